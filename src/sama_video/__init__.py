@@ -1,0 +1,1 @@
+"""SAMA: instruction-guided video editing with factorized semantic anchoring and motion alignment."""

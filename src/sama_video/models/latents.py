@@ -1,0 +1,127 @@
+"""Video pixels to normalised latents and back, whole or in tiles.
+
+Shape legend: B batch, F frames, H W pixels, Z latent channels, f h w latent grid. Pixels are in [-1, 1]. Normalised
+latents are `(mean of the posterior - latents_mean) / latents_std`: what the transformer sees.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKLWan
+from einops import rearrange
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """The official release's tiles, in latent units (height, width).
+
+    Overlapping tiles are averaged under weights that fall off linearly, and the weight of a pixel is the MINIMUM of
+    its vertical and horizontal ramp. diffusers' own VAE tiling blends in another way and gives other pictures.
+    """
+
+    size: tuple[int, int] = (30, 52)
+    stride: tuple[int, int] = (15, 26)
+
+    def __post_init__(self) -> None:
+        if not all(0 < stride <= size for size, stride in zip(self.size, self.stride, strict=True)):
+            raise ValueError(f"a tile's stride must be positive and at most its size, got {self}")
+
+
+def video_to_model_range(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 `[F, H, W, 3]` -> float32 `[1, 3, F, H, W]` in [-1, 1], rounded as the release does."""
+    return rearrange(frames, "f h w c -> 1 c f h w").float() * (2 / 255) - 1
+
+
+def _statistics(vae: AutoencoderKLWan, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    mean = torch.tensor(vae.config.latents_mean).to(like).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std).to(like).view(1, -1, 1, 1, 1)
+    return mean, std
+
+
+def encode_video(vae: AutoencoderKLWan, video: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+    """`[B, 3, F, H, W]` -> normalised latents `[B, Z, f, h, w]`, deterministic."""
+
+    def encode(tile: torch.Tensor) -> torch.Tensor:
+        return vae.encode(tile.to(vae.dtype)).latent_dist.mode()
+
+    if tiling is None:
+        latents = encode(video)
+    else:
+        factor = vae.config.scale_factor_spatial
+        grid = (video.shape[-2] // factor, video.shape[-1] // factor)
+        latents = _blend(video, encode, tiling, grid, in_scale=factor, out_scale=1)
+    mean, std = _statistics(vae, latents)
+    return (latents - mean) / std
+
+
+def decode_latents(vae: AutoencoderKLWan, latents: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+    """Normalised latents `[B, Z, f, h, w]` -> video `[B, 3, F, H, W]` clamped to [-1, 1]."""
+    mean, std = _statistics(vae, latents)
+    latents = (latents * std + mean).to(vae.dtype)
+    if tiling is None:
+        return vae.decode(latents, return_dict=False)[0]
+
+    def decode(tile: torch.Tensor) -> torch.Tensor:
+        return _decode_unclamped(vae, tile)
+
+    factor = vae.config.scale_factor_spatial
+    return _blend(latents, decode, tiling, latents.shape[-2:], in_scale=1, out_scale=factor).clamp(-1.0, 1.0)
+
+
+def _decode_unclamped(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """The decoder without the final clamp: tiles must be blended before they are clamped.
+
+    Other autoencoders than Wan 2.1's decode through their public method.
+    """
+    if not isinstance(vae, AutoencoderKLWan) or vae.config.patch_size is not None:
+        return vae.decode(latents, return_dict=False)[0]
+    vae.clear_cache()
+    hidden_states = vae.post_quant_conv(latents)
+    frames = []
+    for index in range(latents.shape[2]):
+        vae._conv_idx = [0]
+        frames.append(
+            vae.decoder(
+                hidden_states[:, :, index : index + 1],
+                feat_cache=vae._feat_map,
+                feat_idx=vae._conv_idx,
+                first_chunk=index == 0,
+            )
+        )
+    vae.clear_cache()
+    return torch.cat(frames, dim=2)
+
+
+def _spans(length: int, size: int, stride: int) -> list[tuple[int, int]]:
+    """Starts and stops of tiles; none begins where the one before already reaches the end."""
+    return [(a, min(a + size, length)) for a in range(0, length, stride) if a == 0 or a - stride + size < length]
+
+
+def _ramp(length: int, overlap: int, fades_in: bool, fades_out: bool) -> torch.Tensor:
+    weight = torch.ones(length)
+    slope = (torch.arange(overlap) + 1) / max(overlap, 1)
+    if fades_in:
+        weight[:overlap] = slope[:length]
+    if fades_out and overlap:
+        weight[-overlap:] = slope.flip(0)[-length:]
+    return weight
+
+
+def _blend(data, transform, tiling: Tiling, grid: tuple[int, int], in_scale: int, out_scale: int) -> torch.Tensor:
+    """Transform tile by tile; `grid` is the size in latent units, the scales are input and output pixels per unit."""
+    total = weight = None
+    (tile_h, tile_w), (stride_h, stride_w) = tiling.size, tiling.stride
+    for top, bottom in _spans(grid[0], tile_h, stride_h):
+        for left, right in _spans(grid[1], tile_w, stride_w):
+            rows, columns = slice(top * in_scale, bottom * in_scale), slice(left * in_scale, right * in_scale)
+            tile = transform(data[..., rows, columns])
+            if total is None:
+                total = tile.new_zeros(*tile.shape[:-2], grid[0] * out_scale, grid[1] * out_scale)
+                weight = total.new_zeros(total.shape[-2:])
+            ramp_h = _ramp(tile.shape[-2], (tile_h - stride_h) * out_scale, top > 0, bottom < grid[0])
+            ramp_w = _ramp(tile.shape[-1], (tile_w - stride_w) * out_scale, left > 0, right < grid[1])
+            mask = torch.minimum(ramp_h[:, None], ramp_w[None, :]).to(tile)
+            rows, columns = slice(top * out_scale, bottom * out_scale), slice(left * out_scale, right * out_scale)
+            total[..., rows, columns] += tile * mask
+            weight[rows, columns] += mask
+    return total / weight

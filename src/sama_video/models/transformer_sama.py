@@ -1,0 +1,265 @@
+"""The SAMA video diffusion transformer: Wan with a source stream, a semantic stream and type embeddings.
+
+Shape legend: B batch, C latent channels, F H W latent grid, L text tokens, S semantic tokens, D width,
+N tokens of the whole sequence `[source | semantic | target]` (paper section 3.1).
+
+Time convention (stated here once for the whole project): sigma in [0, 1], `timestep = 1000 * sigma`,
+`x_sigma = (1 - sigma) * x_0 + sigma * noise`, and the network predicts `noise - x_0`. The paper writes the same
+flow with time reversed (its `t` is `1 - sigma`).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.configuration_utils import register_to_config
+
+# `DiffusionPipeline.from_pretrained` looks for `ModelMixin` in the module that defines a model class, and
+# `model_index.json` stores this module's path: both are frozen once weights are published.
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.utils import BaseOutput, apply_lora_scale
+from einops import rearrange
+from torch import nn
+
+SOURCE_TYPE, SEMANTIC_TYPE, TARGET_TYPE = 0, 1, 2
+
+
+@dataclass
+class SamaTransformerOutput(BaseOutput):
+    """What the transformer predicts.
+
+    Args:
+        sample: `[B, C, F, H, W]`, the target latents' velocity `noise - x_0`.
+        semantic: `[B, S, semantic_dim]`, the semantic head's prediction, or None without semantic tokens.
+    """
+
+    sample: torch.Tensor
+    semantic: torch.Tensor | None = None
+
+
+class SemanticProjector(nn.Module):
+    """LayerNorm and a two-layer MLP from semantic features to the transformer's width (paper section 3.2)."""
+
+    def __init__(self, semantic_dim: int, hidden_dim: int, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(semantic_dim, eps=1e-6)
+        self.fc1 = nn.Linear(semantic_dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, width)
+
+    def forward(self, semantic_hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act(self.fc1(self.norm(semantic_hidden_states))))
+
+
+class SemanticHead(nn.Module):
+    """Affine LayerNorm and a linear map from the last block's output to semantic features, without modulation."""
+
+    def __init__(self, width: int, semantic_dim: int, eps: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.proj = nn.Linear(width, semantic_dim)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.proj(self.norm(hidden_states))
+
+
+class SamaTransformer3DModel(WanTransformer3DModel):
+    """Wan's transformer over `[source | semantic | target]` tokens (paper sections 3.1 and 3.2).
+
+    The arguments up to `pos_embed_seq_len` are [`~diffusers.WanTransformer3DModel`]'s own. They are spelled out
+    because `from_pretrained` reads them from this signature.
+
+    Args:
+        semantic_dim: width of a semantic token as the vision encoder gives it (SigLIP so400m: 1152).
+        semantic_hidden_dim: width between the projector's two layers.
+        semantic_rope: rotary factor of the semantic tokens. `"zero"` is what the released weights were trained
+            with: their queries and keys vanish, so each attends to all tokens evenly and is seen with logit 0.
+            `"identity"` leaves their queries and keys unrotated.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, ...] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        cross_attn_norm: bool = True,
+        qk_norm: str | None = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = None,
+        added_kv_proj_dim: int | None = None,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        semantic_dim: int = 1152,
+        semantic_hidden_dim: int = 1024,
+        semantic_rope: Literal["zero", "identity"] = "zero",
+    ) -> None:
+        if semantic_rope not in ("zero", "identity"):
+            raise ValueError(f"semantic_rope must be 'zero' or 'identity', got {semantic_rope!r}")
+        super().__init__(
+            patch_size=patch_size,
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=attention_head_dim,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            text_dim=text_dim,
+            freq_dim=freq_dim,
+            ffn_dim=ffn_dim,
+            num_layers=num_layers,
+            cross_attn_norm=cross_attn_norm,
+            qk_norm=qk_norm,
+            eps=eps,
+            image_dim=image_dim,
+            added_kv_proj_dim=added_kv_proj_dim,
+            rope_max_seq_len=rope_max_seq_len,
+            pos_embed_seq_len=pos_embed_seq_len,
+        )
+        width = num_attention_heads * attention_head_dim
+        self.type_embedding = nn.Embedding(3, width)
+        self.semantic_projector = SemanticProjector(semantic_dim, semantic_hidden_dim, width)
+        self.semantic_head = SemanticHead(width, semantic_dim, eps)
+        # A model built on stock Wan weights starts as Wan: types say nothing yet, and the semantic velocity is 0.
+        nn.init.zeros_(self.type_embedding.weight)
+        nn.init.zeros_(self.semantic_head.proj.weight)
+        nn.init.zeros_(self.semantic_head.proj.bias)
+
+    def _embed_latents(self, latents: torch.Tensor, type_id: int) -> torch.Tensor:
+        tokens = rearrange(self.patch_embedding(latents), "b d f h w -> b (f h w) d")
+        return tokens + self.type_embedding.weight[type_id]
+
+    def _semantic_rotary(self, num_tokens: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        sin = like.new_zeros(1, num_tokens, 1, like.shape[-1])
+        cos = torch.ones_like(sin) if self.config.semantic_rope == "identity" else sin
+        return cos, sin
+
+    def _check_streams(
+        self,
+        hidden_states: torch.Tensor,
+        source_hidden_states: torch.Tensor | None,
+        semantic_hidden_states: torch.Tensor | None,
+    ) -> None:
+        for name, latents in (("hidden_states", hidden_states), ("source_hidden_states", source_hidden_states)):
+            if latents is None:
+                continue
+            if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
+                raise ValueError(
+                    f"{name} must be [B, {self.config.in_channels}, F, H, W], got {tuple(latents.shape)}"
+                )
+            if any(size % patch for size, patch in zip(latents.shape[2:], self.config.patch_size, strict=True)):
+                raise ValueError(
+                    f"{name}'s grid {tuple(latents.shape[2:])} must divide by the patch {self.config.patch_size}"
+                )
+            if len(latents) != len(hidden_states):
+                raise ValueError(f"{name} has batch {len(latents)}, hidden_states {len(hidden_states)}")
+        if semantic_hidden_states is not None and (
+            semantic_hidden_states.ndim != 3
+            or semantic_hidden_states.shape[-1] != self.config.semantic_dim
+            or len(semantic_hidden_states) != len(hidden_states)
+        ):
+            raise ValueError(
+                f"semantic_hidden_states must be [{len(hidden_states)}, S, {self.config.semantic_dim}], "
+                f"got {tuple(semantic_hidden_states.shape)}"
+            )
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        source_hidden_states: torch.Tensor | None = None,
+        semantic_hidden_states: torch.Tensor | None = None,
+        encoder_hidden_states_image: torch.Tensor | None = None,
+        return_dict: bool = True,
+        attention_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 (read by the decorator: LoRA scale)
+    ) -> SamaTransformerOutput | tuple[torch.Tensor, torch.Tensor | None]:
+        """Predict the velocity of the noisy target latents and of the noisy semantic tokens.
+
+        Args:
+            hidden_states: `[B, C, F, H, W]` noisy target latents.
+            timestep: `[B]`, 1000 * sigma; or `[B, N]`, one per token of the whole sequence (Wan2.2).
+            encoder_hidden_states: `[B, L, text_dim]` text features.
+            source_hidden_states: `[B, C, F', H', W']` clean source latents on a grid of their own, or None
+                (text-to-video).
+            semantic_hidden_states: `[B, S, semantic_dim]` noisy semantic tokens, or None.
+            encoder_hidden_states_image: Wan's image features for image-to-video variants.
+            return_dict: False returns the tuple `(sample, semantic)`.
+            attention_kwargs: `{"scale": ...}` scales LoRA layers.
+
+        Raises:
+            ValueError: for streams whose shapes do not fit the model or each other.
+        """
+        self._check_streams(hidden_states, source_hidden_states, semantic_hidden_states)
+
+        # 1. Three streams, each with its type embedding and rotary factors, in the order source, semantic, target
+        tokens, rotary = [], []
+        if source_hidden_states is not None:
+            tokens.append(self._embed_latents(source_hidden_states, SOURCE_TYPE))
+            rotary.append(self.rope(source_hidden_states))
+        target_rotary = self.rope(hidden_states)
+        num_semantic = 0
+        if semantic_hidden_states is not None:
+            num_semantic = semantic_hidden_states.shape[1]
+            semantic_tokens = self.semantic_projector(semantic_hidden_states)
+            tokens.append(semantic_tokens + self.type_embedding.weight[SEMANTIC_TYPE])
+            rotary.append(self._semantic_rotary(num_semantic, target_rotary[0]))
+        tokens.append(self._embed_latents(hidden_states, TARGET_TYPE))
+        rotary.append(target_rotary)
+        num_target = tokens[-1].shape[1]
+
+        sequence = torch.cat(tokens, dim=1) if len(tokens) > 1 else tokens[0].contiguous()
+        rotary_emb = tuple(torch.cat(factors, dim=1) for factors in zip(*rotary, strict=True))
+
+        # 2. Conditions: one timestep drives all tokens, the clean source's too, unless one per token is given
+        per_token = timestep.ndim == 2
+        if per_token and timestep.shape[1] != sequence.shape[1]:
+            raise ValueError(
+                f"a timestep per token must cover [source | semantic | target]: expected "
+                f"[{len(sequence)}, {sequence.shape[1]}], got {tuple(timestep.shape)}"
+            )
+        temb, timestep_proj, text, image = self.condition_embedder(
+            timestep.flatten(),
+            encoder_hidden_states,
+            encoder_hidden_states_image,
+            timestep_seq_len=timestep.shape[1] if per_token else None,
+        )
+        timestep_proj = timestep_proj.unflatten(-1, (6, -1))
+        text = text if image is None else torch.cat([image, text], dim=1)
+
+        # 3. Transformer blocks
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                sequence = self._gradient_checkpointing_func(block, sequence, text, timestep_proj, rotary_emb)
+            else:
+                sequence = block(sequence, text, timestep_proj, rotary_emb)
+
+        # 4. Heads: the semantic one reads the last block's raw output, the video one the modulated target tokens
+        semantic = None
+        if num_semantic:
+            semantic = self.semantic_head(sequence[:, -num_target - num_semantic : -num_target])
+        target = sequence[:, -num_target:]
+        temb = temb[:, -num_target:] if per_token else temb.unsqueeze(1)
+        shift, scale = (self.scale_shift_table.unsqueeze(0) + temb.unsqueeze(2)).to(target.device).unbind(dim=2)
+        target = (self.norm_out(target.float()) * (1 + scale) + shift).type_as(target)
+        p_f, p_h, p_w = self.config.patch_size
+        _, _, frames, height, width = hidden_states.shape
+        sample = rearrange(
+            self.proj_out(target),
+            "b (f h w) (pf ph pw c) -> b c (f pf) (h ph) (w pw)",
+            f=frames // p_f,
+            h=height // p_h,
+            w=width // p_w,
+            pf=p_f,
+            ph=p_h,
+            pw=p_w,
+        )
+        if not return_dict:
+            return sample, semantic
+        return SamaTransformerOutput(sample=sample, semantic=semantic)

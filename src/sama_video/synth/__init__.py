@@ -1,0 +1,1 @@
+"""The synthetic engine: (source, instruction, target) samples whose exact target is known."""

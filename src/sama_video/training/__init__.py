@@ -1,0 +1,1 @@
+"""Training: losses, optimizer, loop, and the recipe of the shipped SAMA-Nano."""
