@@ -75,6 +75,8 @@ def _decode_unclamped(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Ten
     """
     if not isinstance(vae, AutoencoderKLWan) or vae.config.patch_size is not None:
         return vae.decode(latents, return_dict=False)[0]
+    if hasattr(vae, "_hf_hook") and hasattr(vae._hf_hook, "pre_forward"):
+        vae._hf_hook.pre_forward(vae)  # offloaded: what `decode` itself would do
     vae.clear_cache()
     hidden_states = vae.post_quant_conv(latents)
     frames = []

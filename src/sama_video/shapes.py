@@ -1,0 +1,77 @@
+"""Sizes: videos, latents, tokens. The only place with 4k+1, division by the VAE's factors, and patch arithmetic."""
+
+import math
+from dataclasses import dataclass
+
+TEMPORAL_FACTOR = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoShape:
+    """A clip in pixels, without batch and channels."""
+
+    num_frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentShape:
+    """A clip on the VAE's grid."""
+
+    frames: int
+    height: int
+    width: int
+
+    @classmethod
+    def from_video(cls, video: VideoShape, spatial_factor: int = 8) -> "LatentShape":
+        """Raises ValueError, with sizes that would do, for a video that the VAE cannot take."""
+        if not is_valid_num_frames(video.num_frames):
+            lower, upper = neighbouring_num_frames(video.num_frames)
+            raise ValueError(f"num_frames must be 4k+1, got {video.num_frames}; use {lower} or {upper}")
+        if video.height % spatial_factor or video.width % spatial_factor:
+            raise ValueError(
+                f"height and width must divide by {spatial_factor}, got {video.height}x{video.width}; use "
+                f"{nearest_multiple(video.height, spatial_factor)}x{nearest_multiple(video.width, spatial_factor)}"
+            )
+        return cls(
+            frames=(video.num_frames - 1) // TEMPORAL_FACTOR + 1,
+            height=video.height // spatial_factor,
+            width=video.width // spatial_factor,
+        )
+
+    def num_tokens(self, patch_size: tuple[int, int, int] = (1, 2, 2)) -> int:
+        return (self.frames // patch_size[0]) * (self.height // patch_size[1]) * (self.width // patch_size[2])
+
+
+def is_valid_num_frames(num_frames: int) -> bool:
+    return num_frames >= 1 and num_frames % TEMPORAL_FACTOR == 1
+
+
+def neighbouring_num_frames(num_frames: int) -> tuple[int, int]:
+    """The largest 4k+1 not above, and the smallest not below."""
+    lower = max(1, (num_frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1)
+    return lower, lower if lower >= num_frames else lower + TEMPORAL_FACTOR
+
+
+def nearest_multiple(length: float, multiple: int) -> int:
+    return max(multiple, round(length / multiple) * multiple)
+
+
+def fit_size(height: float, width: float, area: int, multiple: int) -> tuple[int, int]:
+    """The (height, width) in multiples of `multiple` nearest to the aspect ratio height : width at about `area` pixels.
+
+    Among the neighbours of the exact size, the one whose aspect ratio and area deviate least (the ratio counts more).
+    """
+    scale = math.sqrt(area / (height * width))
+    exact_h, exact_w = height * scale, width * scale
+
+    def neighbours(length: float) -> set[int]:
+        low = math.floor(length / multiple) * multiple
+        return {max(multiple, low), max(multiple, low + multiple)}
+
+    def deviation(size: tuple[int, int]) -> float:
+        ratio = abs(math.log(size[0] / size[1]) - math.log(height / width))
+        return 2 * ratio + abs(math.log(size[0] * size[1] / area))
+
+    return min(((h, w) for h in neighbours(exact_h) for w in neighbours(exact_w)), key=deviation)
