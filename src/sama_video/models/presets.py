@@ -6,6 +6,9 @@ A preset says how large a model is. Weights come from a folder or a hub id; only
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import UserError
+from ..shapes import LatentShape, VideoShape, fit_size, nearest_multiple
+
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
@@ -60,7 +63,7 @@ PRESETS: dict[str, Preset] = {
             "semantic_hidden_dim": 192,
             "semantic_rope": "identity",
         },
-        num_parameters=0,
+        num_parameters=15_905_088,
         native_area=128 * 128,
         native_num_frames=33,
         num_inference_steps=12,
@@ -71,10 +74,54 @@ PRESETS: dict[str, Preset] = {
     "wan2.1-1.3b": Preset(transformer=_wan(12, 30, 8960), num_parameters=1_423_532_480),
     "wan2.2-5b": Preset(
         transformer=_wan(24, 30, 14336, channels=48),
-        num_parameters=0,
+        num_parameters=5_007_674_944,
         spatial_factor=16,
         native_area=704 * 1280,
         native_num_frames=121,
     ),
     "wan2.1-14b": Preset(transformer=_wan(40, 40, 13824), num_parameters=14_300_847_552),
 }
+
+
+def estimate(name: str, height: int | None = None, width: int | None = None, num_frames: int | None = None) -> list[str]:
+    """Lines on a preset at a clip size: sizes, tokens, memory.
+
+    Memory: weights in bfloat16 plus one block's live activations for one branch of guidance; the VAE and the text
+    encoder come on top unless they are offloaded.
+
+    Raises:
+        UserError: for a size that the model cannot take.
+    """
+    preset = PRESETS[name]
+    model = preset.transformer
+    multiple = 2 * preset.spatial_factor
+    if (height is None) != (width is None):
+        raise UserError("give both --height and --width, or neither")
+    if height is None or width is None:
+        height, width = fit_size(9, 16, preset.native_area, multiple)
+    frames = num_frames or preset.native_num_frames
+    try:
+        shape = LatentShape.from_video(VideoShape(num_frames=frames, height=height, width=width), preset.spatial_factor)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if shape.height % 2 or shape.width % 2:
+        raise UserError(
+            f"height and width must divide by {multiple}, got {height}x{width}; use "
+            f"{nearest_multiple(height, multiple)}x{nearest_multiple(width, multiple)}"
+        )
+    per_clip = shape.num_tokens()
+    total = 2 * per_clip + preset.num_semantic_tokens
+    inner = model["num_attention_heads"] * model["attention_head_dim"]
+    activations = total * (8 * inner + model["ffn_dim"]) * 2
+    weights = preset.num_parameters * 2
+    return [
+        f"preset       {name}",
+        f"transformer  {preset.num_parameters:,} parameters, width {inner}, {model['num_layers']} layers",
+        f"clip         {width}x{height}, {frames} frames",
+        f"latents      {model['in_channels']} channels, {shape.frames} x {shape.height} x {shape.width}",
+        f"tokens       {total:,} = source {per_clip:,} + semantic {preset.num_semantic_tokens} + target {per_clip:,}",
+        f"memory       about {(weights + activations) / 2**30:.1f} GiB: weights {weights / 2**30:.1f} in bfloat16, "
+        f"activations {activations / 2**30:.1f}",
+        f"sampling     {preset.num_inference_steps} steps, guidance {preset.guidance_scale:g}",
+        f"weights      {'shipped with the package' if preset.weights else 'not shipped: see docs/weights.md'}",
+    ]

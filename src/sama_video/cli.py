@@ -1,0 +1,381 @@
+"""The `sama` command. Heavy libraries load inside the commands that use them, so `sama --help` is instant."""
+
+import csv
+import json
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .editing import EditSettings
+    from .pipelines.pipeline_sama import SamaPipeline
+
+app = typer.Typer(
+    name="sama",
+    help="Edit videos by instruction with SAMA.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+# What other editors call the same options. Every option may also be written with underscores.
+ALIASES = {
+    "--src-video": "--video",
+    "--video-path": "--video",
+    "--instruction": "--prompt",
+    "--sample-steps": "--num-inference-steps",
+    "--infer-steps": "--num-inference-steps",
+    "--steps": "--num-inference-steps",
+    "--cfg-scale": "--guidance-scale",
+    "--sample-guide-scale": "--guidance-scale",
+    "--sigma-shift": "--flow-shift",
+    "--sample-shift": "--flow-shift",
+    "--max-frames": "--num-frames",
+    "--frame-num": "--num-frames",
+    "--base-seed": "--seed",
+    "--save-file": "--output",
+    "--output-dir": "--output",
+    "--lora-path": "--lora",
+    "--model-path": "--model",
+}
+MANIFEST_VIDEO_COLUMNS = ("src_video", "video", "source_path", "original_video", "video_path")
+MANIFEST_PROMPT_COLUMNS = ("prompt", "instruction", "edit_instruction", "text")
+
+
+def normalise_arguments(arguments: list[str]) -> list[str]:
+    """Other editors' option names, underscores and `--size 832*480` in this command's own words."""
+    result = []
+    pending = iter(arguments)
+    for argument in pending:
+        if argument == "--":
+            return [*result, argument, *pending]
+        if not argument.startswith("--"):
+            result.append(argument)
+            continue
+        name, equals, value = argument.partition("=")
+        name = name.replace("_", "-")
+        name = ALIASES.get(name, name)
+        if name == "--size":
+            size = re.fullmatch(r"(\d+)[*xX](\d+)", value if equals else next(pending, ""))
+            if size is None:
+                raise UserError("--size takes WIDTHxHEIGHT, for example --size 832x480")
+            result += ["--width", size[1], "--height", size[2]]
+        else:
+            result.append(name + equals + value)
+    return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    video: Path
+    prompt: str
+    output: Path
+
+
+def _default_output(video: Path, folder: Path | None = None) -> Path:
+    from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+    known = video.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    suffix = video.suffix if known else ".mp4"
+    return (folder or video.parent) / f"{video.stem}_edited{suffix}"
+
+
+def _first_of(row: dict, names: tuple[str, ...]) -> str | None:
+    return next((str(row[name]) for name in names if row.get(name) not in (None, "")), None)
+
+
+def _read_rows(manifest: Path) -> list[dict]:
+    try:
+        text = manifest.read_text(encoding="utf-8-sig")
+        if manifest.suffix.lower() == ".csv":
+            return list(csv.DictReader(text.splitlines()))
+        if manifest.suffix.lower() == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        if manifest.suffix.lower() == ".json":
+            return json.loads(text)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"cannot read the manifest {manifest} ({error})") from error
+    raise UserError(f"a manifest is .csv, .json or .jsonl, got {manifest.name}")
+
+
+def read_manifest(manifest: Path, folder: Path) -> list[_Job]:
+    """Jobs of a manifest; relative videos are looked for beside it, results go to `folder` unless a row names them."""
+    jobs = []
+    for number, row in enumerate(_read_rows(manifest), start=1):
+        video, prompt = _first_of(row, MANIFEST_VIDEO_COLUMNS), _first_of(row, MANIFEST_PROMPT_COLUMNS)
+        if video is None or prompt is None:
+            raise UserError(
+                f"row {number} of {manifest.name} needs a video ({' or '.join(MANIFEST_VIDEO_COLUMNS)}) and a prompt "
+                f"({' or '.join(MANIFEST_PROMPT_COLUMNS)})"
+            )
+        path = Path(video) if Path(video).is_absolute() else manifest.parent / video
+        named = _first_of(row, ("output",))
+        output = folder / named if named else folder / f"{number:04d}_{_default_output(path).name}"
+        jobs.append(_Job(path, prompt, output))
+    if not jobs:
+        raise UserError(f"{manifest} has no rows")
+    return jobs
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; give a file name, or --manifest for many edits")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists; pass --overwrite to replace it or choose another --output")
+    if not output.parent.is_dir():
+        raise UserError(f"the folder {output.parent} does not exist; make it or choose another --output")
+
+
+@app.command()
+def edit(
+    video: Annotated[Path | None, typer.Argument(help="Source video or image.", show_default=False)] = None,
+    prompt: Annotated[str | None, typer.Argument(help="What to change.", show_default=False)] = None,
+    video_option: Annotated[Path | None, typer.Option("--video", help="The source, as an option.")] = None,
+    prompt_option: Annotated[str | None, typer.Option("--prompt", help="The instruction, as an option.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Result; with --manifest a folder. Default: beside the source.")
+    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="CSV, JSON or JSONL of videos and prompts to edit.")] = None,
+    model: Annotated[str, typer.Option(help="Preset, local folder or hub id.")] = "nano",
+    negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Default: the model's own; 1 is none.")] = None,
+    flow_shift: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    height: Annotated[int | None, typer.Option(help="Working height; default: the source's aspect ratio.")] = None,
+    width: Annotated[int | None, typer.Option(help="Working width.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Working pixels a frame; default: the model's own.")] = None,
+    start: Annotated[float, typer.Option(help="Seconds into the source.")] = 0.0,
+    num_frames: Annotated[int | None, typer.Option(help="Edit so many frames; default: all.")] = None,
+    fit: Annotated[str, typer.Option(help="resize, crop or pad to the working size.")] = "resize",
+    output_size: Annotated[str, typer.Option(help="source or model.")] = "source",
+    detail: Annotated[
+        str | None, typer.Option(help="source brings back the source's resolution, none resizes plainly.")
+    ] = None,
+    crf: Annotated[int, typer.Option(help="x264 quality, lower is better.")] = 16,
+    lora: Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE; may be given again.")] = None,
+    scheduler: Annotated[str, typer.Option(help="euler (the release's) or unipc.")] = "euler",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    offload: Annotated[str, typer.Option(help="none, model, sequential or group.")] = "none",
+    vae_tiling: Annotated[bool, typer.Option(help="Encode and decode in tiles, for large frames.")] = False,
+    compare: Annotated[bool, typer.Option(help="Also write source and result side by side.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done, and stop.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing result.")] = False,
+) -> None:
+    """Edit a video: sama edit clip.mp4 "make it black and white"."""
+    _check_choices(fit=fit, output_size=output_size, detail=detail)
+    video, prompt = video or video_option, prompt if prompt is not None else prompt_option
+    if manifest is not None:
+        jobs = read_manifest(manifest, output or manifest.parent)
+    elif video is None or prompt is None:
+        raise UserError('give a video and an instruction: sama edit clip.mp4 "make it black and white"')
+    else:
+        jobs = [_Job(video, prompt, output or _default_output(video))]
+    pending = _pending(jobs, overwrite, resume=manifest is not None)
+
+    from .editing import EditSettings
+    from .video import VideoReader
+
+    settings = EditSettings(
+        negative_prompt=negative_prompt,
+        seed=seed,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        flow_shift=flow_shift,
+        height=height,
+        width=width,
+        max_pixels=max_pixels,
+        start=start,
+        num_frames=num_frames,
+        fit=fit,  # pyright: ignore[reportArgumentType] (checked above)
+        output_size=output_size,  # pyright: ignore[reportArgumentType]
+        detail=detail,  # pyright: ignore[reportArgumentType]
+        crf=crf,
+    )
+    for job in pending:
+        if not job.prompt.strip():
+            raise UserError('the instruction is empty; say what to change, for example "make it black and white"')
+        VideoReader(job.video)
+
+    from .pipelines.loading import load_pipeline
+
+    pipe = load_pipeline(
+        model, device=device, dtype=dtype, offload=offload, scheduler=scheduler, vae_tiling=vae_tiling, lora=lora
+    )
+    if dry_run:
+        for job in pending:
+            _describe(pipe, job, settings)
+        return
+    for job in pending:
+        _run(pipe, job, settings, model, compare)
+
+
+def _check_choices(**values: str | None) -> None:
+    choices = {"fit": ("resize", "crop", "pad"), "output_size": ("source", "model"), "detail": ("source", "none")}
+    for name, value in values.items():
+        if value is not None and value not in choices[name]:
+            raise UserError(f"--{name.replace('_', '-')} must be one of {', '.join(choices[name])}, got {value!r}")
+
+
+def _pending(jobs: list[_Job], overwrite: bool, resume: bool) -> list[_Job]:
+    pending = [job for job in jobs if overwrite or not (resume and job.output.exists())]
+    if len(pending) < len(jobs):
+        typer.echo(f"{len(jobs) - len(pending)} of {len(jobs)} results exist already")
+    for job in pending:
+        _check_output(job.output, overwrite)
+    return pending
+
+
+def _describe(pipe: "SamaPipeline", job: _Job, settings: "EditSettings") -> None:
+    from .editing import plan_edit
+    from .video import VideoReader
+
+    info = VideoReader(job.video).info
+    plan = plan_edit(
+        info,
+        settings,
+        native_area=pipe.config.native_area,
+        native_num_frames=pipe.config.native_num_frames,
+        pixel_multiple=pipe.pixel_multiple,
+    )
+    frames = settings.num_frames or info.num_frames or "all"
+    typer.echo(
+        f"{job.video} ({info.width}x{info.height}, {float(info.fps):.3f} fps) -> {job.output} "
+        f"({plan.output_size[1]}x{plan.output_size[0]}): {frames} frames, model at "
+        f"{plan.model_size[1]}x{plan.model_size[0]} in windows of {plan.window}, detail {plan.detail}"
+    )
+
+
+class _ProgressBar:
+    """Phases of an edit as bars with the time left; silent where the output is no terminal."""
+
+    def __enter__(self) -> "_ProgressBar":
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self.progress.start()
+        self.tasks = {}
+        return self
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase not in self.tasks:
+            self.tasks[phase] = self.progress.add_task(phase, total=total)
+        self.progress.update(self.tasks[phase], completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def _run(
+    pipe: "SamaPipeline", job: _Job, settings: "EditSettings", model: str, compare: bool, sheet: bool = False
+) -> list[Path]:
+    from .editing import edit_video, hash_weights
+    from .pipelines.loading import resolve_model
+
+    folder = Path(resolve_model(model))
+    provenance = {"name": model, "weights": hash_weights(folder) if folder.is_dir() else model}
+    beside = job.output.with_name(f"{job.output.stem}_compare{job.output.suffix}") if compare else None
+    contact = job.output.with_name(f"{job.output.stem}_contact_sheet.png") if sheet else None
+    started = time.monotonic()
+    with _ProgressBar() as progress:
+        sidecar = edit_video(
+            pipe,
+            job.video,
+            job.prompt,
+            job.output,
+            settings,
+            compare=beside,
+            contact_sheet=contact,
+            provenance=provenance,
+            progress=progress,
+        )
+    for note in sidecar["notes"]:
+        typer.echo(f"note: {note}", err=True)
+    frames = sidecar["source"]["num_frames"]
+    typer.echo(f"{job.output} ({frames} frames in {time.monotonic() - started:.1f} s)")
+    return [path for path in (job.output, beside, contact) if path is not None]
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo")) -> None:
+    """Edit the bundled clip with the shipped model and say where the results lie."""
+    from .editing import EditSettings
+    from .models.presets import ASSETS
+    from .pipelines.loading import load_pipeline
+
+    out.mkdir(parents=True, exist_ok=True)
+    job = _Job(ASSETS / "demo.mp4", "Make it look like an old sepia photograph", out / "city_sepia.mp4")
+    written = _run(load_pipeline("nano"), job, EditSettings(), "nano", compare=True, sheet=True)
+    for label, path in zip(("result", "side by side", "contact sheet"), written, strict=True):
+        typer.echo(f"{label}: {path.resolve()}")
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Option(help="Preset: nano, wan2.1-1.3b, wan2.2-5b or wan2.1-14b.")] = "nano",
+    height: Annotated[int | None, typer.Option(help="Default: the preset's native size at 16:9.")] = None,
+    width: Annotated[int | None, typer.Option()] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Default: the preset's native number.")] = None,
+) -> None:
+    """Sizes, tokens and a memory estimate for a preset and a clip size."""
+    from .models.presets import PRESETS, estimate
+
+    if model not in PRESETS:
+        raise UserError(f"unknown preset {model!r}: use one of {', '.join(PRESETS)}")
+    for line in estimate(model, height, width, num_frames):
+        typer.echo(line)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Checkpoint file or folder, LoRA file, or diffusers folder.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; for a LoRA a .safetensors file.")],
+    to: Annotated[str, typer.Option(help="diffusers, or official for the release's key names.")] = "diffusers",
+    vae: Annotated[Path | None, typer.Option(help="Wan's VAE file, or a folder of diffusers' class.")] = None,
+    text_encoder: Annotated[Path | None, typer.Option(help="Wan's UMT5 file, or a folder of transformers'.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer (google/umt5-xxl).")] = None,
+    num_attention_heads: Annotated[int | None, typer.Option(help="Default: width / 128.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+) -> None:
+    """Convert weights between the official release's files and a folder that every command loads."""
+    from .models.conversion import convert_files
+
+    if to not in ("diffusers", "official"):
+        raise UserError(f"--to must be diffusers or official, got {to!r}")
+    written = convert_files(
+        source,
+        output,
+        to=to,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        num_attention_heads=num_attention_heads,
+        dtype=dtype,
+        overwrite=overwrite,
+    )
+    for path in written:
+        typer.echo(str(path))
+
+
+def main() -> None:
+    """Entry point: bad input ends with one sentence and exit code 2."""
+    try:
+        app(args=normalise_arguments(sys.argv[1:]))
+    except UserError as error:
+        typer.echo(f"sama: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

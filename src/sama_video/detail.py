@@ -1,0 +1,144 @@
+"""Native resolution: bring an edit made at the model's size back to the source's own, guided by the source.
+
+Locally an edit is an affine function of the source's colours: `edit = A @ source + b`. The fit is made at the
+model's size (a colour guided filter, after He, Sun and Tang, "Guided Image Filtering", 2013; the fast form of He and
+Sun, 2015), smoothed in space and time, and applied to the full-size source. Where it does not explain the edit
+(added, removed, replaced content) the plainly upsampled edit takes over.
+
+Shape legend: F frames, h w model size, H W full size. Pictures are float32 `[F, 3, h, w]` or `[3, H, W]` in 0..1.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailSettings:
+    """
+    Args:
+        radius: of the fit's window, in pixels at the model's size.
+        ridge: pull of a window's fit towards the whole frame's, as a variance of colours in 0..1.
+        noise: root mean square error of the fit up to which it is trusted entirely.
+        misfit: the same from which on it is not trusted at all.
+    """
+
+    radius: int = 4
+    ridge: float = 2e-3
+    noise: float = 0.06
+    misfit: float = 0.12
+
+
+def _box(x: torch.Tensor, radius: int) -> torch.Tensor:
+    """Mean over a square window, fewer pixels at the border."""
+    size = 2 * radius + 1
+    return F.avg_pool2d(x, size, stride=1, padding=radius, count_include_pad=False)
+
+
+def _smooth_in_time(x: torch.Tensor) -> torch.Tensor:
+    """Weights 1/4, 1/2, 1/4 over neighbouring frames."""
+    padded = torch.cat([x[:1], x, x[-1:]])
+    return (padded[:-2] + 2 * x + padded[2:]) / 4
+
+
+def _moments(source: torch.Tensor, edit: torch.Tensor, mean) -> tuple[torch.Tensor, ...]:
+    """Means `[.., 3, 1]` and covariances `[.., 3, 3]` of source with itself and with the edit, under `mean`."""
+    pairs = torch.cat(
+        [
+            source,
+            edit,
+            (source[:, :, None] * source[:, None]).flatten(1, 2),
+            (edit[:, :, None] * source[:, None]).flatten(1, 2),
+        ],
+        dim=1,
+    )
+    averaged = mean(pairs).permute(0, 2, 3, 1)
+    mean_source, mean_edit = averaged[..., 0:3, None], averaged[..., 3:6, None]
+    covariance = averaged[..., 6:15].unflatten(-1, (3, 3)) - mean_source @ mean_source.mT
+    cross = averaged[..., 15:24].unflatten(-1, (3, 3)) - mean_edit @ mean_source.mT
+    return mean_source, mean_edit, covariance, cross
+
+
+CHUNK = 16  # frames fitted at once, so that memory does not grow with the clip
+HALO = 2  # frames before and after a chunk that its smoothing in time looks at
+
+
+class JointUpsampler:
+    """Upsamples an edit frame by frame; fits are made for a few frames at a time, when first needed.
+
+    Args:
+        source: `[F, 3, h, w]`, the source resized as the model saw it.
+        edit: `[F, 3, h, w]`, the model's result.
+    """
+
+    def __init__(self, source: torch.Tensor, edit: torch.Tensor, settings: DetailSettings | None = None):
+        if source.shape != edit.shape:
+            raise ValueError(f"source and edit must have one shape, got {tuple(source.shape)}, {tuple(edit.shape)}")
+        self.source, self.edit, self.settings = source, edit, settings or DetailSettings()
+        self._chunk_start: int | None = None
+
+    def _fitted(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coefficients `[1, 12, h, w]` and distrust `[1, 1, h, w]` of one frame."""
+        start = index - index % CHUNK
+        if start != self._chunk_start:
+            first = max(0, start - HALO)
+            frames = slice(first, start + CHUNK + HALO)
+            self._fits = fit(self.source[frames], self.edit[frames], self.settings)
+            self._chunk_start, self._first = start, first
+        at = index - self._first
+        return self._fits[0][at : at + 1], self._fits[1][at : at + 1]
+
+    def upsample(self, index: int, source: torch.Tensor) -> torch.Tensor:
+        """Frame `index` of the edit at the size of `source` `[3, H, W]`, in 0..1."""
+        size = source.shape[-2:]
+        coefficients, distrust = self._fitted(index)
+        explained = _apply(_bilinear(coefficients, size), source[None]).clamp_(0.0, 1.0)
+        if distrust.max() > 0:
+            explained.lerp_(resize_plainly(self.edit[index], size)[None], _bilinear(distrust, size))
+        return explained[0]
+
+
+def fit(source: torch.Tensor, edit: torch.Tensor, settings: DetailSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coefficients `[F, 12, h, w]` of `edit = A @ source + b`, and 0..1 how little to trust them `[F, 1, h, w]`."""
+
+    def window(x: torch.Tensor) -> torch.Tensor:
+        return _box(x, settings.radius)
+
+    def whole_frame(x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(2, 3), keepdim=True)
+
+    identity = torch.eye(3)
+    _, _, covariance, cross = _moments(source, edit, whole_frame)
+    frame_matrix = torch.linalg.solve(covariance + 1e-4 * identity, cross + 1e-4 * identity, left=False)
+    mean_source, mean_edit, covariance, cross = _moments(source, edit, window)
+    ridge = settings.ridge * identity
+    matrix = torch.linalg.solve(covariance + ridge, cross + frame_matrix @ ridge, left=False)
+    offset = mean_edit - matrix @ mean_source
+    coefficients = torch.cat([matrix.flatten(-2), offset.squeeze(-1)], dim=-1).permute(0, 3, 1, 2)
+    coefficients = _smooth_in_time(window(coefficients))
+
+    misfit = (edit - _apply(coefficients, source)).square().mean(dim=1, keepdim=True)
+    error = _smooth_in_time(_box(misfit, settings.radius // 2)).sqrt()
+    distrust = ((error - settings.noise) / (settings.misfit - settings.noise)).clamp(0.0, 1.0)
+    return coefficients, _box(distrust, 1)
+
+
+def _apply(coefficients: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """`A @ source + b` per pixel; coefficients `[F, 12, h, w]`, A by rows."""
+    edit = coefficients[:, 9:12].clone()
+    for column in range(3):
+        edit.addcmul_(coefficients[:, column:9:3], source[:, column : column + 1])
+    return edit
+
+
+def resize_plainly(edit: torch.Tensor, size: tuple[int, int] | torch.Size) -> torch.Tensor:
+    """Bicubic resize of one frame `[3, h, w]`, in 0..1."""
+    if tuple(size) == tuple(edit.shape[-2:]):
+        return edit
+    resized = F.interpolate(edit[None], size=tuple(size), mode="bicubic", antialias=True, align_corners=False)
+    return resized[0].clamp_(0.0, 1.0)
+
+
+def _bilinear(x: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

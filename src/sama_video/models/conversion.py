@@ -1,0 +1,205 @@
+"""`sama convert`: from any of the formats on disk to a pipeline folder, and back to the official names.
+
+Everything is read and checked before anything is written; outputs are written aside and renamed.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, UMT5EncoderModel
+
+from ..errors import UserError
+from .convert_checkpoint import (
+    StateDict,
+    convert_lora_state,
+    load_official_text_encoder,
+    load_official_transformer,
+    load_official_vae,
+    official_text_encoder_state,
+    official_transformer_state,
+    official_vae_state,
+    read_state_dict,
+)
+from .transformer_sama import SamaTransformer3DModel
+
+# Where original Wan folders keep their parts.
+VAE_NAMES = ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "Wan2.1_VAE.safetensors", "Wan2.2_VAE.safetensors")
+TEXT_ENCODER_NAMES = ("models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.safetensors")
+TOKENIZER_NAMES = ("google/umt5-xxl", "tokenizer")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@contextlib.contextmanager
+def _written_aside(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A path beside `output`, a file or a folder, renamed to it at the end and removed if anything goes wrong."""
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists; pass --overwrite to replace it")
+    if not output.parent.is_dir():
+        raise UserError(f"the folder {output.parent} does not exist; make it or choose another output")
+    aside = output.with_name(f".{output.stem}.{os.getpid()}.part{output.suffix}")
+    try:
+        yield aside
+        if output.is_dir():
+            shutil.rmtree(output)
+        os.replace(aside, output)
+    except OSError as error:
+        raise UserError(f"cannot write {output} ({error.strerror or error}); nothing was kept") from error
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        aside.unlink(missing_ok=True)
+
+
+def _found(given: Path | None, folder: Path, names: tuple[str, ...]) -> Path | None:
+    if given is not None:
+        if not given.exists():
+            raise UserError(f"no such file or folder: {given}")
+        return given
+    return next((folder / name for name in names if (folder / name).exists()), None) if folder.is_dir() else None
+
+
+def _is_diffusers(folder: Path, part: str = "") -> bool:
+    return (folder / part / "config.json").is_file()
+
+
+def _load_transformer(source: Path, num_attention_heads: int | None) -> SamaTransformer3DModel:
+    for folder in (source / "transformer", source):
+        if _is_diffusers(folder) and list(folder.glob("diffusion_pytorch_model*")):
+            return load_diffusers_transformer(folder)
+    return load_official_transformer(source, num_attention_heads)
+
+
+def load_diffusers_transformer(folder: Path) -> SamaTransformer3DModel:
+    """A diffusers folder of SAMA's or stock Wan's transformer.
+
+    Raises:
+        UserError: if keys are unknown or missing, other than SAMA's own parts in a stock Wan folder.
+    """
+    try:
+        model, report = SamaTransformer3DModel.from_pretrained(
+            folder, output_loading_info=True, low_cpu_mem_usage=False, torch_dtype="auto"
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"cannot load the transformer in {folder} ({str(error).splitlines()[0]})") from error
+    missing = set(report["missing_keys"])
+    new = {key for key in model.state_dict() if key.startswith(("type_embedding.", "semantic_"))}
+    if (missing and missing != new) or report["unexpected_keys"]:
+        raise UserError(
+            f"{folder} does not hold a SAMA or Wan transformer; nothing was converted. unknown: "
+            f"{', '.join(report['unexpected_keys']) or 'none'}; missing: {', '.join(sorted(missing)) or 'none'}"
+        )
+    return model
+
+
+def _load_vae(path: Path) -> AutoencoderKLWan:
+    return AutoencoderKLWan.from_pretrained(path) if _is_diffusers(path) else load_official_vae(path)
+
+
+def _load_text_encoder(path: Path) -> UMT5EncoderModel:
+    return UMT5EncoderModel.from_pretrained(path) if _is_diffusers(path) else load_official_text_encoder(path)
+
+
+def _is_lora(source: Path) -> bool:
+    if not source.is_file() or source.suffix != ".safetensors":
+        return False
+    from safetensors import safe_open
+
+    with safe_open(source, framework="pt") as file:
+        return any(".lora_" in key for key in file.keys())  # noqa: SIM118 (not a dict)
+
+
+def convert_files(
+    source: Path,
+    output: Path,
+    *,
+    to: str = "diffusers",
+    vae: Path | None = None,
+    text_encoder: Path | None = None,
+    tokenizer: Path | None = None,
+    num_attention_heads: int | None = None,
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Convert what lies at `source`.
+
+    Args:
+        source: a checkpoint of official names (file, or folder of shards), an original Wan folder, a diffusers folder,
+            or a LoRA file.
+        output: for "diffusers" a pipeline folder (a transformer folder if there is no VAE), for "official" a folder
+            of the release's files, for a LoRA a file.
+        to: "diffusers" or "official".
+        vae, text_encoder, tokenizer: where they lie, if not inside `source` under their usual names.
+        num_attention_heads: width / 128 when None.
+        dtype: of the written weights; as stored when None.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: listing every key that does not fit, or saying what is in the way; nothing is then written.
+    """
+    if not source.exists():
+        raise UserError(f"no such file or folder: {source}")
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if _is_lora(source):
+        state = convert_lora_state(read_state_dict(source))
+        with _written_aside(output, overwrite) as aside:
+            save_file({key: value.contiguous() for key, value in state.items()}, aside, metadata={"format": "pt"})
+        return [output]
+
+    transformer = _load_transformer(source, num_attention_heads)
+    vae_path = _found(vae, source, (*VAE_NAMES, "vae"))
+    text_path = _found(text_encoder, source, (*TEXT_ENCODER_NAMES, "text_encoder"))
+    token_path = _found(tokenizer, source, TOKENIZER_NAMES)
+    parts = {
+        "transformer": transformer,
+        "vae": None if vae_path is None else _load_vae(vae_path),
+        "text_encoder": None if text_path is None else _load_text_encoder(text_path),
+    }
+    if dtype is not None:
+        parts = {name: None if part is None else part.to(DTYPES[dtype]) for name, part in parts.items()}
+    with _written_aside(output, overwrite) as aside:
+        if to == "official":
+            _write_official(aside, **parts)
+        else:
+            _write_diffusers(aside, **parts, tokenizer=token_path)
+    return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def _write_official(
+    folder: Path,
+    transformer: SamaTransformer3DModel,
+    vae: AutoencoderKLWan | None,
+    text_encoder: UMT5EncoderModel | None,
+) -> None:
+    folder.mkdir()
+    states: dict[str, StateDict] = {"sama.safetensors": official_transformer_state(transformer)}
+    if isinstance(vae, AutoencoderKLWan):
+        states["Wan2.1_VAE.safetensors"] = official_vae_state(vae)
+    if text_encoder is not None:
+        states["models_t5_umt5-xxl-enc-bf16.safetensors"] = official_text_encoder_state(text_encoder)
+    for name, state in states.items():
+        save_file({key: value.contiguous() for key, value in state.items()}, folder / name)
+
+
+def _write_diffusers(
+    folder: Path,
+    transformer: SamaTransformer3DModel,
+    vae: AutoencoderKLWan | None,
+    text_encoder: UMT5EncoderModel | None,
+    tokenizer: Path | None,
+) -> None:
+    if vae is None:
+        transformer.save_pretrained(folder)
+        return
+    from ..pipelines.pipeline_sama import SamaPipeline
+
+    loaded = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+    SamaPipeline(transformer, vae, text_encoder, loaded).save_pretrained(folder)
