@@ -83,7 +83,7 @@ def load_diffusers_transformer(folder: Path) -> SamaTransformer3DModel:
     """
     try:
         model, report = SamaTransformer3DModel.from_pretrained(
-            folder, output_loading_info=True, low_cpu_mem_usage=False, torch_dtype="auto"
+            folder, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot load the transformer in {folder} ({str(error).splitlines()[0]})") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
-from safetensors import safe_open
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from safetensors.torch import load_file
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -220,12 +220,11 @@ def load_official_transformer(path: str | Path, num_attention_heads: int | None 
     plain_wan = not any(key.startswith(SAMA_KEYS) for key in state)
     _load_strictly(model, state, what, may_miss=SAMA_KEYS if plain_wan else ())
     # The rotary tables are buffers that no checkpoint holds.
-    fresh = SamaTransformer3DModel(**{**config, "num_layers": 0})
-    model.rope = fresh.rope
+    model.rope = WanRotaryPosEmbed(model.config.attention_head_dim, model.config.patch_size, model.config.rope_max_seq_len)
     if plain_wan:
-        dtype = model.proj_out.weight.dtype
-        for name in ("type_embedding", "semantic_projector", "semantic_head"):
-            setattr(model, name, getattr(fresh, name).to(dtype))
+        model.reset_new_parts()
+        for part in (model.type_embedding, model.semantic_projector, model.semantic_head):
+            part.to(model.proj_out.weight.dtype)
     return model.eval()
 
 

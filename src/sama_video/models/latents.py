@@ -10,6 +10,10 @@ import torch
 from diffusers import AutoencoderKLWan
 from einops import rearrange
 
+from .autoencoder_sama_nano import AutoencoderSamaNano
+
+VideoAutoencoder = AutoencoderKLWan | AutoencoderSamaNano
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
@@ -32,13 +36,13 @@ def video_to_model_range(frames: torch.Tensor) -> torch.Tensor:
     return rearrange(frames, "f h w c -> 1 c f h w").float() * (2 / 255) - 1
 
 
-def _statistics(vae: AutoencoderKLWan, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _statistics(vae: VideoAutoencoder, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mean = torch.tensor(vae.config.latents_mean).to(like).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).to(like).view(1, -1, 1, 1, 1)
     return mean, std
 
 
-def encode_video(vae: AutoencoderKLWan, video: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+def encode_video(vae: VideoAutoencoder, video: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
     """`[B, 3, F, H, W]` -> normalised latents `[B, Z, f, h, w]`, deterministic."""
 
     def encode(tile: torch.Tensor) -> torch.Tensor:
@@ -54,7 +58,7 @@ def encode_video(vae: AutoencoderKLWan, video: torch.Tensor, tiling: Tiling | No
     return (latents - mean) / std
 
 
-def decode_latents(vae: AutoencoderKLWan, latents: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+def decode_latents(vae: VideoAutoencoder, latents: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
     """Normalised latents `[B, Z, f, h, w]` -> video `[B, 3, F, H, W]` clamped to [-1, 1]."""
     mean, std = _statistics(vae, latents)
     latents = (latents * std + mean).to(vae.dtype)
@@ -68,7 +72,7 @@ def decode_latents(vae: AutoencoderKLWan, latents: torch.Tensor, tiling: Tiling 
     return _blend(latents, decode, tiling, latents.shape[-2:], in_scale=1, out_scale=factor).clamp(-1.0, 1.0)
 
 
-def _decode_unclamped(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+def _decode_unclamped(vae: VideoAutoencoder, latents: torch.Tensor) -> torch.Tensor:
     """The decoder without the final clamp: tiles must be blended before they are clamped.
 
     Other autoencoders than Wan 2.1's decode through their public method.

@@ -121,14 +121,36 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             rope_max_seq_len=rope_max_seq_len,
             pos_embed_seq_len=pos_embed_seq_len,
         )
-        width = num_attention_heads * attention_head_dim
+        self.reset_new_parts()
+
+    def reset_new_parts(self) -> None:
+        """Make type embeddings, semantic projector and semantic head anew, so that the model starts as Wan.
+
+        Types say nothing yet, and the semantic velocity is 0.
+        """
+        config = self.config
+        width = config.num_attention_heads * config.attention_head_dim
         self.type_embedding = nn.Embedding(3, width)
-        self.semantic_projector = SemanticProjector(semantic_dim, semantic_hidden_dim, width)
-        self.semantic_head = SemanticHead(width, semantic_dim, eps)
-        # A model built on stock Wan weights starts as Wan: types say nothing yet, and the semantic velocity is 0.
+        self.semantic_projector = SemanticProjector(config.semantic_dim, config.semantic_hidden_dim, width)
+        self.semantic_head = SemanticHead(width, config.semantic_dim, config.eps)
         nn.init.zeros_(self.type_embedding.weight)
         nn.init.zeros_(self.semantic_head.proj.weight)
         nn.init.zeros_(self.semantic_head.proj.bias)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As diffusers', and the new parts are initialised where the folder is stock Wan's and lacks them.
+
+        diffusers reports missing weights and leaves them without storage.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.type_embedding.weight.is_meta:
+            dtype, device = model.proj_out.weight.dtype, model.proj_out.weight.device
+            model.reset_new_parts()
+            for part in (model.type_embedding, model.semantic_projector, model.semantic_head):
+                part.to(device, dtype).eval()
+        return loaded
 
     def _embed_latents(self, latents: torch.Tensor, type_id: int) -> torch.Tensor:
         tokens = rearrange(self.patch_embedding(latents), "b d f h w -> b (f h w) d")

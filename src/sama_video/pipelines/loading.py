@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from diffusers import UniPCMultistepScheduler
 
 from ..errors import UserError
@@ -101,8 +103,10 @@ def load_pipeline(
     chosen = DTYPES["float32" if device == "cpu" else "bfloat16"] if dtype == "auto" else DTYPES[dtype]
 
     folder = resolve_model(model)
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.disable_progress_bar()
     try:
-        pipe = SamaPipeline.from_pretrained(folder, torch_dtype=chosen)
+        pipe = SamaPipeline.from_pretrained(folder, dtype=chosen)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot load the model {model} ({first_line}); is it complete, and a SAMA pipeline?") from error

@@ -20,6 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
+from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..shapes import LatentShape, VideoShape, is_valid_num_frames, neighbouring_num_frames, nearest_multiple
@@ -52,13 +53,14 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["text_encoder", "tokenizer"]
+    # Components with a default value must stand here, or `save_pretrained` takes them for settings.
+    _optional_components = ["text_encoder", "tokenizer", "scheduler"]
     _callback_tensor_inputs = ["latents", "semantic_latents", "prompt_embeds", "negative_prompt_embeds"]
 
     def __init__(
         self,
         transformer: SamaTransformer3DModel,
-        vae: AutoencoderKLWan,
+        vae: AutoencoderKLWan | AutoencoderSamaNano,
         text_encoder: UMT5EncoderModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         scheduler: FlowMatchEulerDiscreteScheduler | None = None,

@@ -1,0 +1,186 @@
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from sama_video.models.transformer_sama import SamaTransformer3DModel
+from tests import tiny
+
+WAN_KEYS = {key: value for key, value in tiny.TRANSFORMER.items() if not key.startswith("semantic")}
+
+
+def inputs(batch=1, frames=3, height=6, width=8, semantic=5, source=(3, 6, 8), seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return {
+        "hidden_states": torch.randn(batch, 4, frames, height, width, generator=g),
+        "timestep": torch.full((batch,), 700.0),
+        "encoder_hidden_states": torch.randn(batch, 7, 16, generator=g),
+        "source_hidden_states": torch.randn(batch, 4, *source, generator=g) if source else None,
+        "semantic_hidden_states": torch.randn(batch, semantic, 12, generator=g) if semantic else None,
+    }
+
+
+def test_without_extra_tokens_and_types_it_is_stock_wan():
+    torch.manual_seed(0)
+    wan = WanTransformer3DModel(**WAN_KEYS).eval()
+    sama = SamaTransformer3DModel(**tiny.TRANSFORMER).eval()
+    missing = sama.load_state_dict(wan.state_dict(), strict=False).missing_keys
+    assert all(key.startswith(("type_embedding", "semantic_")) for key in missing)
+    x = inputs(source=None, semantic=0)
+    arguments = {k: x[k] for k in ("hidden_states", "timestep", "encoder_hidden_states")}
+    with torch.no_grad():
+        expected = wan(**arguments).sample
+        assert torch.equal(sama(**arguments).sample, expected)
+        per_token = torch.full((1, 3 * 3 * 4), 700.0)
+        wan_2_2 = wan(**(arguments | {"timestep": per_token})).sample
+        assert torch.equal(sama(**(arguments | {"timestep": per_token})).sample, wan_2_2)
+    torch.testing.assert_close(wan_2_2, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("source", [(3, 6, 8), (2, 4, 10), (1, 6, 8)])
+@pytest.mark.parametrize("semantic", [0, 5, 2 * 65])
+def test_streams_of_every_size(source, semantic):
+    model = tiny.transformer()
+    with torch.no_grad():
+        output = model(**inputs(batch=2, source=source, semantic=semantic))
+    assert output.sample.shape == (2, 4, 3, 6, 8)
+    assert output.semantic is None if semantic == 0 else output.semantic.shape == (2, semantic, 12)
+
+
+def test_batch_entries_do_not_touch_each_other():
+    model = tiny.transformer()
+    x = inputs(batch=2)
+    with torch.no_grad():
+        both = model(**x)
+        second = model(**{key: value[1:] for key, value in x.items()})
+    torch.testing.assert_close(both.sample[1:], second.sample)
+    torch.testing.assert_close(both.semantic[1:], second.semantic)
+
+
+def test_semantic_tokens_are_a_set_under_zero_rope_and_see_everything_evenly():
+    x = inputs()
+    for rope in ("zero", "identity"):
+        model = tiny.transformer(semantic_rope=rope)
+        order = torch.tensor([3, 0, 4, 1, 2])
+        with torch.no_grad():
+            output = model(**x)
+            shuffled = model(**(x | {"semantic_hidden_states": x["semantic_hidden_states"][:, order]}))
+        torch.testing.assert_close(shuffled.semantic, output.semantic[:, order], rtol=1e-4, atol=1e-5)
+    zero, identity = (tiny.transformer(semantic_rope=rope) for rope in ("zero", "identity"))
+    with torch.no_grad():
+        assert (zero(**x).sample - identity(**x).sample).abs().max() > 1e-4
+
+
+def test_zero_rope_makes_queries_and_keys_vanish():
+    model = tiny.transformer(semantic_rope="zero")
+    cos, sin = model._semantic_rotary(5, torch.ones(1, 1, 1, 24))
+    assert cos.abs().sum() == 0
+    assert sin.abs().sum() == 0
+
+
+def test_type_ids_tell_the_streams_apart():
+    model = tiny.transformer()
+    x = inputs()
+    with torch.no_grad():
+        before = model(**x).sample
+        for row in range(3):
+            changed = tiny.transformer()
+            changed.type_embedding.weight[row, ::2] += 1.0
+            assert (changed(**x).sample - before).abs().max() > 1e-3
+
+
+def test_a_timestep_per_token_covers_the_whole_sequence():
+    model = tiny.transformer()
+    x = inputs()
+    tokens = 36 + 5 + 36
+    with torch.no_grad():
+        expected = model(**x)
+        output = model(**(x | {"timestep": torch.full((1, tokens), 700.0)}))
+        torch.testing.assert_close(output.sample, expected.sample, rtol=1e-4, atol=1e-5)
+        clean_source = torch.full((1, tokens), 700.0)
+        clean_source[:, :36] = 0.0
+        assert (model(**(x | {"timestep": clean_source})).sample - expected.sample).abs().max() > 1e-4
+    with pytest.raises(ValueError, match=r"expected \[1, 77\]"):
+        model(**(x | {"timestep": torch.full((1, 36), 700.0)}))
+
+
+def test_gradient_checkpointing_changes_nothing():
+    x = inputs()
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny.transformer().train()
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        output = model(**x)
+        (output.sample.square().mean() + output.semantic.square().mean()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients)
+
+
+def test_attention_backends():
+    model = tiny.transformer()
+    x = inputs()
+    with torch.no_grad():
+        expected = model(**x).sample
+        model.set_attention_backend("_native_math")
+        torch.testing.assert_close(model(**x).sample, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_lora_adapters():
+    from peft import LoraConfig
+
+    model = tiny.transformer()
+    x = inputs()
+    with torch.no_grad():
+        before = model(**x).sample
+        model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+        adapted = model(**x).sample
+        assert (adapted - before).abs().max() > 1e-4
+        torch.testing.assert_close(model(**x, attention_kwargs={"scale": 0.0}).sample, before)
+        model.disable_adapters()
+        torch.testing.assert_close(model(**x).sample, before)
+
+
+def test_save_and_load(tmp_path):
+    model = tiny.transformer(semantic_rope="identity")
+    model.save_pretrained(tmp_path)
+    loaded = SamaTransformer3DModel.from_pretrained(tmp_path)
+    assert loaded.config.semantic_rope == "identity"
+    assert loaded.config.num_attention_heads == 2
+    x = inputs()
+    with torch.no_grad():
+        assert torch.equal(loaded(**x).sample, model(**x).sample)
+
+
+def test_a_stock_wan_folder_lacks_exactly_the_new_weights_and_starts_as_wan(tmp_path):
+    torch.manual_seed(0)
+    wan = WanTransformer3DModel(**WAN_KEYS).eval()
+    wan.save_pretrained(tmp_path)
+    model, report = SamaTransformer3DModel.from_pretrained(tmp_path, output_loading_info=True)
+    new = {key for key in model.state_dict() if key.startswith(("type_embedding.", "semantic_"))}
+    assert set(report["missing_keys"]) == new
+    assert not report["unexpected_keys"]
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    assert model.type_embedding.weight.abs().sum() == 0
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 4, 3, 6, 8, generator=g), torch.tensor([500.0]), torch.randn(1, 7, 16, generator=g)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(*x).sample, wan(*x).sample)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_states": torch.zeros(1, 3, 3, 6, 8)}, r"hidden_states must be \[B, 4"),
+        ({"source_hidden_states": torch.zeros(1, 4, 3, 5, 8)}, "must divide by the patch"),
+        ({"source_hidden_states": torch.zeros(2, 4, 3, 6, 8)}, "batch 2"),
+        ({"semantic_hidden_states": torch.zeros(1, 5, 11)}, "semantic_hidden_states must be"),
+    ],
+)
+def test_streams_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.transformer()(**(inputs() | change))
+
+
+def test_unknown_semantic_rope_is_refused():
+    with pytest.raises(ValueError, match="semantic_rope"):
+        SamaTransformer3DModel(**(tiny.TRANSFORMER | {"semantic_rope": "shifted"}))
