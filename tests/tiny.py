@@ -37,7 +37,7 @@ def vae(seed: int = 0) -> AutoencoderKLWan:
 
 
 def pipeline(seed: int = 0, text: bool = True, **settings) -> SamaPipeline:
-    settings = {"num_semantic_tokens": 5, "max_sequence_length": 8, "native_area": 32 * 32} | settings
+    settings = {"num_semantic_tokens": 5, "max_sequence_length": 24, "native_area": 32 * 32} | settings
     parts = {"transformer": transformer(seed), "vae": vae(seed)}
     if text:
         tokenizer = train_tokenizer(num_samples=200, vocab_size=300)

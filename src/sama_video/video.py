@@ -15,6 +15,7 @@ import av
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
+from av.codec.context import Flags
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from .errors import UserError
@@ -25,7 +26,10 @@ VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".m4v"}
 # MPEG program streams have no index, so their seeks land anywhere near.
 SEEK_MARGIN = 5.0
 TIME_TOLERANCE = Fraction(1, 100_000)
-BT709, BT601 = 1, 5
+USUAL_RATES = tuple(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 120)) + tuple(
+    Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)
+)
+BT709 = 1
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,11 @@ class VideoReader:
                 raise UserError(f"{self.path} holds no frame that can be decoded; is the download complete?")
             height, width = _upright_size(first, stream)
             self.start_pts = first.pts or 0
-            rate = stream.average_rate or stream.guessed_rate or stream.base_rate or Fraction(25)
+            rate = _named_rate(Fraction(stream.average_rate or stream.guessed_rate or stream.base_rate or 25))
             self.info = VideoInfo(
                 height=height,
                 width=width,
-                fps=Fraction(rate),
+                fps=rate,
                 num_frames=stream.frames,
                 has_audio=bool(container.streams.audio),
                 is_image=False,
@@ -184,6 +188,11 @@ class VideoReader:
                     if previous is not None and start < previous[1] + 1 / self.info.fps:
                         yield previous
                     return
+
+
+def _named_rate(rate: Fraction) -> Fraction:
+    """The usual rate within a hundredth of a percent: times rounded to a file's clock blur the average a little."""
+    return next((usual for usual in USUAL_RATES if abs(rate / usual - 1) < Fraction(1, 10_000)), rate)
 
 
 def _upright_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
@@ -280,11 +289,15 @@ class VideoWriter:
         ticks = str(time_base.denominator * max(1, -(-10_000 // time_base.denominator)))
         options = {"movflags": "+faststart", "video_track_timescale": ticks}
         self.container = av.open(str(path), "w", options=options)
-        stream = self.container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
+        encoding = {"crf": str(crf), "preset": "veryfast"}
+        if time_base != 1 / fps:
+            encoding["bf"] = "0"  # MP4 sums durations in decoding order: reordered frames of unequal length blur them
+        stream = self.container.add_stream("libx264", rate=fps, options=encoding)
         stream.height, stream.width = height + self.pad[0], width + self.pad[1]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = time_base
+        context.flags |= Flags.frame_duration  # the last picture lasts as long as it did
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = ColorRange.MPEG
         self.stream = stream

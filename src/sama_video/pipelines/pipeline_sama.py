@@ -202,7 +202,7 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if not isinstance(video, np.ndarray | torch.Tensor):
             video = np.stack([np.asarray(frame.convert("RGB")) for frame in video])
         if isinstance(video, np.ndarray):
-            video = rearrange(torch.from_numpy(np.ascontiguousarray(video)), "f h w c -> f c h w")
+            video = torch.from_numpy(np.ascontiguousarray(video)).movedim(-1, 1)
         if video.ndim != 4 or video.shape[1] != 3 or len(video) == 0:
             raise ValueError(f"a video is frames [F, 3, H, W] (arrays: [F, H, W, 3]), got {tuple(video.shape)}")
         video = video[:num_frames]

@@ -1,0 +1,196 @@
+import json
+from fractions import Fraction
+
+import av
+import numpy as np
+import PIL.Image
+import pytest
+
+from sama_video.editing import EditSettings, edit_video, plan_edit, window_starts
+from sama_video.errors import UserError
+from sama_video.video import VideoInfo, VideoReader
+from tests import tiny
+from tests.clips import write_clip
+
+QUICK = EditSettings(num_inference_steps=1)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline(native_num_frames=9, default_num_inference_steps=1)
+
+
+def edit(pipe, source, output, settings=QUICK, **kwargs):
+    return edit_video(pipe, source, "make it red", output, settings, **kwargs)
+
+
+def has_sound(path):
+    with av.open(str(path)) as container:
+        return bool(container.streams.audio)
+
+
+SOURCES = {
+    "sound.mp4": {"num_frames": 10, "sound": True},
+    "phone.mp4": {"num_frames": 6, "rotation": 90, "sound": True},
+    "cinema.mp4": {"num_frames": 7, "fps": Fraction(24000, 1001)},
+    "variable.mp4": {"times": [Fraction(t, 1000) for t in (0, 40, 50, 200, 210, 500)], "fps": Fraction(30)},
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_result_keeps_frames_fps_ratio_and_sound(name, pipe, tmp_path):
+    source = write_clip(tmp_path / name, **SOURCES[name])
+    output = tmp_path / "out.mp4"
+    edit(pipe, source, output)
+    before, after = VideoReader(source), VideoReader(output)
+    times = [[frame.time for frame in reader.frames()] for reader in (before, after)]
+    assert len(times[0]) == len(times[1])
+    assert all(abs(a - b) < Fraction(1, 20_000) for a, b in zip(*times, strict=True))
+    assert after.info.fps == before.info.fps
+    assert (after.info.height, after.info.width) == (before.info.height, before.info.width)
+    assert has_sound(output) == has_sound(source)
+
+
+def test_an_image_stays_an_image(pipe, tmp_path):
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 61, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    edit(pipe, tmp_path / "a.png", tmp_path / "b.png", compare=tmp_path / "c.png", contact_sheet=tmp_path / "d.png")
+    assert PIL.Image.open(tmp_path / "b.png").size == (61, 90)
+    assert PIL.Image.open(tmp_path / "c.png").size == (122, 90)
+    with pytest.raises(UserError, match="cannot write .mp4"):
+        edit(pipe, tmp_path / "a.png", tmp_path / "b.mp4")
+
+
+def test_same_seed_same_file(pipe, tmp_path):
+    source = write_clip(tmp_path / "a.mp4")
+    for name in ("x.mp4", "y.mp4"):
+        edit(pipe, source, tmp_path / name)
+    assert (tmp_path / "x.mp4").read_bytes() == (tmp_path / "y.mp4").read_bytes()
+    edit(pipe, source, tmp_path / "z.mp4", EditSettings(num_inference_steps=1, seed=1))
+    assert (tmp_path / "z.mp4").read_bytes() != (tmp_path / "x.mp4").read_bytes()
+
+
+def test_start_and_num_frames_cut_a_piece(pipe, tmp_path):
+    source = write_clip(tmp_path / "a.mp4", 48, sound=True)
+    edit(pipe, source, tmp_path / "b.mp4", EditSettings(num_inference_steps=1, start=1.0, num_frames=6))
+    frames = list(VideoReader(tmp_path / "b.mp4").frames())
+    assert [frame.time for frame in frames] == [Fraction(i, 24) for i in range(6)]
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert float(container.streams.audio[0].duration * container.streams.audio[0].time_base) < 0.4
+
+
+def test_a_damaged_file_is_edited_as_far_as_it_decodes(pipe, tmp_path):
+    whole = write_clip(tmp_path / "whole.mkv", 48).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    faststart = tmp_path / "whole.mp4"
+    edit(pipe, write_clip(tmp_path / "a.mp4", 48), faststart)
+    data = faststart.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    sidecar = edit(pipe, tmp_path / "cut.mp4", tmp_path / "b.mp4")
+    decoded = sidecar["source"]["num_frames"]
+    assert 0 < decoded < 48
+    assert f"{decoded} of 48 frames" in sidecar["notes"][0]
+    sidecar = edit(pipe, tmp_path / "cut.mkv", tmp_path / "c.mp4")
+    assert 0 < sidecar["source"]["num_frames"] < 48
+
+
+def test_the_sidecar_holds_what_made_the_result(pipe, tmp_path):
+    source = write_clip(tmp_path / "a.mp4")
+    edit(pipe, source, tmp_path / "b.mp4", provenance={"name": "tiny", "weights": "sha256:0"})
+    sidecar = json.loads((tmp_path / "b.json").read_text())
+    assert sidecar["prompt"] == "make it red"
+    assert sidecar["settings"]["seed"] == 0
+    assert sidecar["settings"]["guidance_scale"] == 5.0
+    assert sidecar["model"]["weights"] == "sha256:0"
+    assert sidecar["versions"]["torch"].startswith("2.")
+    assert sidecar["model_size"] == {"height": 32, "width": 32} or sidecar["model_size"]["height"] % 16 == 0
+
+
+def test_long_clips_go_through_windows(pipe, tmp_path):
+    source = write_clip(tmp_path / "a.mp4", 30)
+    sidecar = edit(pipe, source, tmp_path / "b.mp4")
+    assert len(sidecar["windows"]) == 4
+    assert len(list(VideoReader(tmp_path / "b.mp4").frames())) == 30
+
+
+@pytest.mark.parametrize(("frames", "window"), [(9, 9), (10, 9), (33, 33), (100, 33), (217, 33)])
+def test_windows_cover_everything_and_overlap(frames, window):
+    starts = window_starts(frames, window, 4)
+    assert starts[0] == 0
+    assert starts[-1] + window >= frames
+    assert all(0 < b - a <= window - 4 for a, b in zip(starts, starts[1:], strict=False))
+
+
+def plan(info=(480, 640), **settings):
+    info = VideoInfo(*info, Fraction(25), 30, has_audio=False, is_image=False)
+    return plan_edit(info, EditSettings(**settings), native_area=128 * 128, native_num_frames=33, pixel_multiple=16)
+
+
+def test_plans():
+    assert plan().model_size == (112, 144)
+    assert plan().output_size == (480, 640)
+    assert plan().detail == "source"
+    assert plan(info=(96, 112)).detail == "none"
+    assert plan(output_size="model").output_size == (112, 144)
+    assert plan(output_size="model").detail == "none"
+    crop = plan(height=128, width=128, fit="crop")
+    assert crop.area == (0, 80, 480, 480)
+    assert crop.output_size == (480, 480)
+    pad = plan(height=128, width=128, fit="pad")
+    assert pad.area == (-80, 0, 640, 640)
+    assert pad.output_size == (480, 640)
+    assert plan(height=128, width=128, fit="pad", output_size="model").output_size == (96, 128)
+    assert plan(max_pixels=256 * 256).model_size == (224, 304)
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop", "pad"])
+@pytest.mark.parametrize("detail", ["source", "none"])
+def test_every_fit_gives_the_planned_size(fit, detail, pipe, tmp_path):
+    source = write_clip(tmp_path / "a.mp4", 2)
+    settings = EditSettings(num_inference_steps=1, height=32, width=32, fit=fit, detail=detail)
+    edit(pipe, source, tmp_path / "b.mp4", settings)
+    info = VideoReader(tmp_path / "b.mp4").info
+    assert (info.height, info.width) == ((96, 96) if fit == "crop" else (96, 128))
+
+
+def test_padding_comes_off_where_it_was_put(pipe, tmp_path, monkeypatch):
+    source = write_clip(tmp_path / "a.mp4", 1)
+    monkeypatch.setattr("sama_video.editing.edit_frames", lambda _pipe, frames, *_: __import__("torch").from_numpy(frames).movedim(-1, 1) / 255)
+    settings = EditSettings(height=96, width=96, fit="pad", detail="source")
+    edit(pipe, source, tmp_path / "b.mp4", settings)
+    before, after = (next(VideoReader(tmp_path / name).frames()).pixels.astype(int) for name in ("a.mp4", "b.mp4"))
+    assert np.abs(before - after).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_frames": 0}, "--num-frames must be at least 1"),
+        ({"start": -1.0}, "--start must be at least 0"),
+        ({"num_inference_steps": 0}, "--num-inference-steps must be at least 1"),
+        ({"crf": 99}, "--crf must lie in 0..51"),
+        ({"height": 64}, "both --height and --width"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(UserError, match=message):
+        EditSettings(**settings)
+
+
+def test_sizes_the_model_cannot_take(pipe, tmp_path):
+    with pytest.raises(UserError, match="use --height 96 --width 112"):
+        edit(pipe, write_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", EditSettings(height=100, width=110))
+    with pytest.raises(UserError, match="instruction is empty"):
+        edit_video(pipe, tmp_path / "a.mp4", " ", tmp_path / "b.mp4", QUICK)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4"]
+
+
+def test_a_failure_while_writing_leaves_nothing(pipe, tmp_path, monkeypatch):
+    source = write_clip(tmp_path / "a.mp4")
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sama_video.video.VideoWriter.write", full_disk)
+    with pytest.raises(UserError, match="the disk is full"):
+        edit(pipe, source, tmp_path / "b.mp4", compare=tmp_path / "c.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4"]
