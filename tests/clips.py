@@ -8,7 +8,7 @@ import numpy as np
 
 
 def picture(index: int, height: int = 96, width: int = 128) -> np.ndarray:
-    """A smooth, moving, colourful picture that says its index: a bright bar stands `4 * index` columns from the left."""
+    """A smooth, moving picture that says its index: a bright bar stands `4 * index` columns from the left."""
     y, x = np.mgrid[0:height, 0:width]
     red = 120 + 60 * np.sin((x + 3 * index) / 17)
     green = 110 + 60 * np.cos((y - 2 * index) / 13)
@@ -68,7 +68,9 @@ def write_clip(
                 frame = av.AudioFrame.from_ndarray(np.stack([block, block]), format="fltp", layout="stereo")
                 frame.sample_rate, frame.pts, frame.time_base = 44100, start, Fraction(1, 44100)
                 if audio.codec_context.format.name != "fltp":
-                    frame = av.AudioResampler(format=audio.codec_context.format.name, layout="stereo").resample(frame)[0]
+                    frame = av.AudioResampler(format=audio.codec_context.format.name, layout="stereo").resample(frame)[
+                        0
+                    ]
                 container.mux(audio.encode(frame))
             container.mux(audio.encode())
     return path

@@ -8,7 +8,9 @@ from sama_video.synth.looks import LOOKS
 
 def psnr(a, b, mask=None):
     error = (a - b).square().mean(dim=1, keepdim=True)
-    return float(-10 * torch.log10(error.mean() if mask is None else (error * mask).sum() / mask.expand_as(error).sum()))
+    return float(
+        -10 * torch.log10(error.mean() if mask is None else (error * mask).sum() / mask.expand_as(error).sum())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,9 @@ def paint(video, radius=0.2):
     y = ((torch.arange(height) + 0.5) / height - 0.5).view(-1, 1)
     x = ((torch.arange(width) + 0.5) / width - 0.5).view(1, -1) * 4 / 3
     mask = ((y**2 + x**2) < radius**2).float()
-    pattern = torch.stack([0.5 + 0.5 * torch.sin(x * 25) + 0 * y, 0.2 + 0 * (x + y), 0.5 + 0.5 * torch.cos(y * 31) + 0 * x])
+    pattern = torch.stack(
+        [0.5 + 0.5 * torch.sin(x * 25) + 0 * y, 0.2 + 0 * (x + y), 0.5 + 0.5 * torch.cos(y * 31) + 0 * x]
+    )
     return video * (1 - mask) + pattern * mask, mask
 
 

@@ -21,7 +21,9 @@ def test_errors_say_what_would_do():
         LatentShape.from_video(VideoShape(num_frames=49, height=479, width=833))
 
 
-@pytest.mark.parametrize(("height", "width"), [(480, 640), (720, 1280), (1920, 1080), (405, 720), (272, 640), (100, 100)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(480, 640), (720, 1280), (1920, 1080), (405, 720), (272, 640), (100, 100)]
+)
 @pytest.mark.parametrize(("area", "multiple"), [(128 * 128, 16), (480 * 832, 16), (704 * 1280, 32)])
 def test_fit_size_keeps_ratio_and_area(height, width, area, multiple):
     h, w = fit_size(height, width, area, multiple)

@@ -58,7 +58,9 @@ def test_rotation_metadata_is_applied(rotation, tmp_path):
     assert (reader.info.height, reader.info.width) == upright
     pixels = next(reader.frames()).pixels
     assert pixels.shape[:2] == upright
-    unrotated = min(range(4), key=lambda k: np.abs(np.rot90(pixels, k)[:96, :96].astype(int) - picture(0)[:96, :96]).mean())
+    unrotated = min(
+        range(4), key=lambda k: np.abs(np.rot90(pixels, k)[:96, :96].astype(int) - picture(0)[:96, :96]).mean()
+    )
     assert np.abs(np.rot90(pixels, unrotated).astype(int) - picture(0)).mean() < 6
     assert unrotated != 0
     small = next(reader.frames(size=(64, 48))).pixels
@@ -100,7 +102,9 @@ def test_variable_frame_times_are_kept(tmp_path):
     frames = read(path)
     assert [frame.time for frame in frames] == times
     assert regular_time_base(times, VideoReader(path).info.fps) == Fraction(1, 90000)
-    assert regular_time_base([Fraction(i * 1001, 24000) for i in range(9)], Fraction(24000, 1001)) == Fraction(1001, 24000)
+    assert regular_time_base([Fraction(i * 1001, 24000) for i in range(9)], Fraction(24000, 1001)) == Fraction(
+        1001, 24000
+    )
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mpg"])

@@ -140,7 +140,8 @@ def edit(
     video_option: Annotated[Path | None, typer.Option("--video", help="The source, as an option.")] = None,
     prompt_option: Annotated[str | None, typer.Option("--prompt", help="The instruction, as an option.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Result; with --manifest a folder. Default: beside the source.")
+        Path | None,
+        typer.Option("--output", "-o", help="Result; with --manifest a folder. Default: beside the source."),
     ] = None,
     manifest: Annotated[Path | None, typer.Option(help="CSV, JSON or JSONL of videos and prompts to edit.")] = None,
     model: Annotated[str, typer.Option(help="Preset, local folder or hub id.")] = "nano",

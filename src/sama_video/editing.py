@@ -115,7 +115,7 @@ class EditPlan:
 def plan_edit(
     info: VideoInfo, settings: EditSettings, *, native_area: int, native_num_frames: int, pixel_multiple: int
 ) -> EditPlan:
-    """Sizes for a source and a model. Raises UserError, with sizes that do, for a working size the model cannot take."""
+    """Sizes for a source and a model. Raises UserError, with sizes that do, for one that the model cannot take."""
     if settings.height is not None and settings.width is not None:
         size = (settings.height, settings.width)
         if size[0] % pixel_multiple or size[1] % pixel_multiple:
@@ -431,7 +431,9 @@ def _sidecar(
     resolved = replace(
         settings,
         num_inference_steps=settings.num_inference_steps or pipe.config.default_num_inference_steps,
-        guidance_scale=pipe.config.default_guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
+        guidance_scale=pipe.config.default_guidance_scale
+        if settings.guidance_scale is None
+        else settings.guidance_scale,
         flow_shift=pipe.config.default_flow_shift if settings.flow_shift is None else settings.flow_shift,
         detail=plan.detail,
     )

@@ -147,7 +147,7 @@ class VideoReader:
             pixels = self._read_image()
             if size is not None and size != pixels.shape[:2]:
                 image = PIL.Image.fromarray(pixels)
-                pixels = np.array(image.resize(size[::-1], PIL.Image.Resampling.BICUBIC))
+                pixels = np.array(image.resize((size[1], size[0]), PIL.Image.Resampling.BICUBIC))
             yield Frame(pixels, Fraction(0), Fraction(0))
             return
         count = 0
@@ -165,8 +165,10 @@ class VideoReader:
     def _timed(self, container: av.container.InputContainer) -> Iterator[tuple[av.VideoFrame, Fraction]]:
         for index, frame in enumerate(self._decode(container)):
             # Some raw streams carry no times: count frames at the average rate instead.
-            has_time = frame.pts is not None
-            yield frame, (frame.pts - self.start_pts) * self.time_base if has_time else index / self.info.fps
+            if frame.pts is None:
+                yield frame, index / self.info.fps
+            else:
+                yield frame, (frame.pts - self.start_pts) * self.time_base
 
     def _from(self, start: Fraction) -> Iterator[tuple[av.VideoFrame, Fraction]]:
         margin = SEEK_MARGIN
@@ -255,7 +257,9 @@ def check_output_suffix(path: Path, is_image: bool) -> None:
     """Raises UserError for a suffix that cannot hold the result."""
     allowed = IMAGE_SUFFIXES if is_image else VIDEO_SUFFIXES
     if path.suffix.lower() not in allowed:
-        raise UserError(f"cannot write {path.suffix or 'a file without suffix'}; use one of {', '.join(sorted(allowed))}")
+        raise UserError(
+            f"cannot write {path.suffix or 'a file without suffix'}; use one of {', '.join(sorted(allowed))}"
+        )
 
 
 class VideoWriter:
@@ -385,8 +389,7 @@ class _Sound:
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
     """uint8 `[H, W, 3]` to a picture file, in the format of its suffix."""
-    options = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
-    PIL.Image.fromarray(pixels).save(path, **options)
+    PIL.Image.fromarray(pixels).save(path, quality=95)
 
 
 def regular_time_base(frames_times: list[Fraction], fps: Fraction) -> Fraction:

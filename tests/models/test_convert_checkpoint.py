@@ -72,13 +72,10 @@ def test_bf16_shards_and_pytorch_files(tmp_path):
         assert equal(official_transformer_state(model), state)
 
 
-def test_plain_wan_starts_with_new_parts():
+def test_plain_wan_starts_with_new_parts(tmp_path):
     state = {k: v for k, v in load_file(DIT).items() if not k.startswith(("segment", "siglip", "semantic"))}
-    torch.save(state, path := FOLDER.parent / "plain.pth")
-    try:
-        model = load_official_transformer(path, HEADS)
-    finally:
-        path.unlink()
+    torch.save(state, tmp_path / "plain.pth")
+    model = load_official_transformer(tmp_path / "plain.pth", HEADS)
     assert not any(parameter.is_meta for parameter in model.parameters())
     assert model.type_embedding.weight.abs().sum() == 0
 
@@ -102,7 +99,7 @@ def test_strict(change, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_heads_and_other_architectures(tmp_path):
+def test_wrong_heads_and_other_architectures():
     with pytest.raises(UserError, match="does not split into"):
         load_official_transformer(DIT)
     with pytest.raises(UserError, match="not a Wan VAE"):
@@ -178,7 +175,7 @@ def test_lora_alpha_and_unknown_modules():
     plain = convert_lora_state(lora())
     key = "transformer.blocks.0.attn1.to_q.lora_B.weight"
     torch.testing.assert_close(scaled[key], plain[key] * 0.5)
-    with pytest.raises(UserError, match="unknown: blocks.0.nothing.lora_A.weight"):
+    with pytest.raises(UserError, match=r"unknown: blocks\.0\.nothing"):
         convert_lora_state(lora() | {"blocks.0.nothing.lora_A.weight": torch.zeros(2, 96)})
     assert index()["configs"]["tiny24"]["dit"]["dim"] == 96
 

@@ -9,15 +9,21 @@ linear and what the learned decoder gains over its transpose.
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from torch import nn
 
 PATCH = (4, 8, 8)
 PATCH_VALUES = 3 * 4 * 8 * 8
+
+
+def _zeroed(layer: nn.Conv3d) -> nn.Conv3d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 class _RefineBlock(nn.Module):
@@ -27,10 +33,8 @@ class _RefineBlock(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(8, width)
         self.spatial = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1))
-        self.temporal = nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0))
+        self.temporal = _zeroed(nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0)))
         self.act = nn.SiLU()
-        nn.init.zeros_(self.temporal.weight)
-        nn.init.zeros_(self.temporal.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states + self.temporal(self.act(self.spatial(self.norm(hidden_states))))
@@ -60,16 +64,12 @@ class AutoencoderSamaNano(ModelMixin, ConfigMixin):
         super().__init__()
         if (scale_factor_temporal, scale_factor_spatial) != (PATCH[0], PATCH[1]):
             raise ValueError(f"the patch is fixed at {PATCH}; scale factors must be {PATCH[0]} and {PATCH[1]}")
-        self.register_to_config(
-            latents_mean=latents_mean or [0.0] * z_dim, latents_std=latents_std or [1.0] * z_dim
-        )
+        self.register_to_config(latents_mean=latents_mean or [0.0] * z_dim, latents_std=latents_std or [1.0] * z_dim)
         self.components = nn.Parameter(torch.zeros(z_dim, PATCH_VALUES), requires_grad=False)
         self.patch_mean = nn.Parameter(torch.zeros(PATCH_VALUES), requires_grad=False)
         self.refine_in = nn.Conv3d(z_dim, decoder_width, (1, 3, 3), padding=(0, 1, 1))
         self.refine = nn.ModuleList(_RefineBlock(decoder_width) for _ in range(decoder_layers))
-        self.refine_out = nn.Conv3d(decoder_width, PATCH_VALUES, 1)
-        nn.init.zeros_(self.refine_out.weight)
-        nn.init.zeros_(self.refine_out.bias)
+        self.refine_out = _zeroed(nn.Conv3d(decoder_width, PATCH_VALUES, 1))
 
     def patchify(self, video: torch.Tensor) -> torch.Tensor:
         """`[B, 3, F, H, W]` with F = 4k + 1 and sides that divide by 8 -> `[B, k + 1, h, w, 768]`."""
@@ -84,6 +84,7 @@ class AutoencoderSamaNano(ModelMixin, ConfigMixin):
         video = rearrange(patches, "b f h w (c p q r) -> b c (f p) (h q) (w r)", c=3, p=4, q=8, r=8)
         return video[:, :, 3:]
 
+    @apply_forward_hook
     def encode(self, video: torch.Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:
         """`[B, 3, F, H, W]` in [-1, 1] -> a deterministic distribution over latents `[B, Z, f, h, w]`."""
         latents = (self.patchify(video) - self.patch_mean) @ self.components.T
@@ -93,13 +94,18 @@ class AutoencoderSamaNano(ModelMixin, ConfigMixin):
         )
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
-    def decode(self, latents: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
-        """`[B, Z, f, h, w]` -> `[B, 3, F, H, W]` clamped to [-1, 1]."""
+    def decode_unclamped(self, latents: torch.Tensor) -> torch.Tensor:
+        """`[B, Z, f, h, w]` -> `[B, 3, F, H, W]` about [-1, 1]."""
         linear = rearrange(latents, "b z f h w -> b f h w z") @ self.components + self.patch_mean
         std = torch.tensor(self.config.latents_std, device=latents.device, dtype=latents.dtype)
         hidden_states = self.refine_in(latents / std.view(1, -1, 1, 1, 1))
         for block in self.refine:
             hidden_states = block(hidden_states)
         refinement = rearrange(self.refine_out(hidden_states), "b v f h w -> b f h w v")
-        video = self.unpatchify(linear + refinement).clamp(-1.0, 1.0)
+        return self.unpatchify(linear + refinement)
+
+    @apply_forward_hook
+    def decode(self, latents: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple:
+        """`[B, Z, f, h, w]` -> `[B, 3, F, H, W]` clamped to [-1, 1]."""
+        video = self.decode_unclamped(latents).clamp(-1.0, 1.0)
         return DecoderOutput(sample=video) if return_dict else (video,)

@@ -82,9 +82,7 @@ def load_diffusers_transformer(folder: Path) -> SamaTransformer3DModel:
         UserError: if keys are unknown or missing, other than SAMA's own parts in a stock Wan folder.
     """
     try:
-        model, report = SamaTransformer3DModel.from_pretrained(
-            folder, output_loading_info=True
-        )
+        model, report = SamaTransformer3DModel.from_pretrained(folder, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot load the transformer in {folder} ({str(error).splitlines()[0]})") from error
     missing = set(report["missing_keys"])
@@ -159,17 +157,17 @@ def convert_files(
     text_path = _found(text_encoder, source, (*TEXT_ENCODER_NAMES, "text_encoder"))
     token_path = _found(tokenizer, source, TOKENIZER_NAMES)
     parts = {
-        "transformer": transformer,
         "vae": None if vae_path is None else _load_vae(vae_path),
         "text_encoder": None if text_path is None else _load_text_encoder(text_path),
     }
     if dtype is not None:
+        transformer.to(DTYPES[dtype])  # pyright: ignore[reportArgumentType] (diffusers wraps `to`)
         parts = {name: None if part is None else part.to(DTYPES[dtype]) for name, part in parts.items()}
     with _written_aside(output, overwrite) as aside:
         if to == "official":
-            _write_official(aside, **parts)
+            _write_official(aside, transformer, **parts)
         else:
-            _write_diffusers(aside, **parts, tokenizer=token_path)
+            _write_diffusers(aside, transformer, **parts, tokenizer=token_path)
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 

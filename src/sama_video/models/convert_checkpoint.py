@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -220,7 +221,9 @@ def load_official_transformer(path: str | Path, num_attention_heads: int | None 
     plain_wan = not any(key.startswith(SAMA_KEYS) for key in state)
     _load_strictly(model, state, what, may_miss=SAMA_KEYS if plain_wan else ())
     # The rotary tables are buffers that no checkpoint holds.
-    model.rope = WanRotaryPosEmbed(model.config.attention_head_dim, model.config.patch_size, model.config.rope_max_seq_len)
+    model.rope = WanRotaryPosEmbed(
+        model.config.attention_head_dim, model.config.patch_size, model.config.rope_max_seq_len
+    )
     if plain_wan:
         model.reset_new_parts()
         for part in (model.type_embedding, model.semantic_projector, model.semantic_head):
@@ -296,7 +299,10 @@ def load_official_vae(path: str | Path) -> AutoencoderKLWan:
     what = "a Wan VAE"
     state = {key.removeprefix("model."): value for key, value in read_state_dict(path).items()}
     _need(state, what, "conv1.weight", "conv2.weight", "encoder.conv1.weight", "decoder.head.2.weight")
-    config = {"base_dim": state["encoder.conv1.weight"].shape[0], "z_dim": state["conv2.weight"].shape[0]}
+    config: dict[str, Any] = {
+        "base_dim": state["encoder.conv1.weight"].shape[0],
+        "z_dim": state["conv2.weight"].shape[0],
+    }
     wan22 = _is_wan22_vae(state)
     if wan22:
         config |= {
@@ -374,7 +380,9 @@ def convert_lora_state(state: StateDict) -> StateDict:
     names = {new for _, new in TRANSFORMER_KEYS}
     converted, alphas, unknown = {}, {}, []
     for key, value in state.items():
-        module, _, leaf = re.sub(r"^(diffusion_model|pipe\.dit|transformer|base_model\.model)\.", "", key).partition(".lora_")
+        module, _, leaf = re.sub(r"^(diffusion_model|pipe\.dit|transformer|base_model\.model)\.", "", key).partition(
+            ".lora_"
+        )
         if not leaf and module.endswith(".alpha"):
             module, leaf = module.removesuffix(".alpha"), "alpha"
         is_diffusers = re.sub(r"\.\d+\.", ".{i}.", module, count=1) in names

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from einops import rearrange
 
 from .autoencoder_sama_nano import AutoencoderSamaNano
@@ -69,18 +70,19 @@ def decode_latents(vae: VideoAutoencoder, latents: torch.Tensor, tiling: Tiling 
         return _decode_unclamped(vae, tile)
 
     factor = vae.config.scale_factor_spatial
-    return _blend(latents, decode, tiling, latents.shape[-2:], in_scale=1, out_scale=factor).clamp(-1.0, 1.0)
+    grid = (latents.shape[-2], latents.shape[-1])
+    return _blend(latents, decode, tiling, grid, in_scale=1, out_scale=factor).clamp(-1.0, 1.0)
 
 
 def _decode_unclamped(vae: VideoAutoencoder, latents: torch.Tensor) -> torch.Tensor:
     """The decoder without the final clamp: tiles must be blended before they are clamped.
 
-    Other autoencoders than Wan 2.1's decode through their public method.
+    diffusers offers none for Wan's VAE, so this walks its decoder frame by frame as `AutoencoderKLWan.decode` does.
     """
-    if not isinstance(vae, AutoencoderKLWan) or vae.config.patch_size is not None:
-        return vae.decode(latents, return_dict=False)[0]
     if hasattr(vae, "_hf_hook") and hasattr(vae._hf_hook, "pre_forward"):
         vae._hf_hook.pre_forward(vae)  # offloaded: what `decode` itself would do
+    if isinstance(vae, AutoencoderSamaNano):
+        return vae.decode_unclamped(latents)
     vae.clear_cache()
     hidden_states = vae.post_quant_conv(latents)
     frames = []
@@ -95,7 +97,8 @@ def _decode_unclamped(vae: VideoAutoencoder, latents: torch.Tensor) -> torch.Ten
             )
         )
     vae.clear_cache()
-    return torch.cat(frames, dim=2)
+    video = torch.cat(frames, dim=2)
+    return video if vae.config.patch_size is None else unpatchify(video, patch_size=vae.config.patch_size)
 
 
 def _spans(length: int, size: int, stride: int) -> list[tuple[int, int]]:
@@ -124,10 +127,12 @@ def _blend(data, transform, tiling: Tiling, grid: tuple[int, int], in_scale: int
             if total is None:
                 total = tile.new_zeros(*tile.shape[:-2], grid[0] * out_scale, grid[1] * out_scale)
                 weight = total.new_zeros(total.shape[-2:])
+            assert weight is not None
             ramp_h = _ramp(tile.shape[-2], (tile_h - stride_h) * out_scale, top > 0, bottom < grid[0])
             ramp_w = _ramp(tile.shape[-1], (tile_w - stride_w) * out_scale, left > 0, right < grid[1])
             mask = torch.minimum(ramp_h[:, None], ramp_w[None, :]).to(tile)
             rows, columns = slice(top * out_scale, bottom * out_scale), slice(left * out_scale, right * out_scale)
             total[..., rows, columns] += tile * mask
             weight[rows, columns] += mask
+    assert total is not None
     return total / weight

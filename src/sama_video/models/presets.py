@@ -83,7 +83,9 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def estimate(name: str, height: int | None = None, width: int | None = None, num_frames: int | None = None) -> list[str]:
+def estimate(
+    name: str, height: int | None = None, width: int | None = None, num_frames: int | None = None
+) -> list[str]:
     """Lines on a preset at a clip size: sizes, tokens, memory.
 
     Memory: weights in bfloat16 plus one block's live activations for one branch of guidance; the VAE and the text

@@ -97,8 +97,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         added_kv_proj_dim: int | None = None,
         rope_max_seq_len: int = 1024,
         pos_embed_seq_len: int | None = None,
-        semantic_dim: int = 1152,
-        semantic_hidden_dim: int = 1024,
+        semantic_dim: int = 1152,  # noqa: ARG002 (read from the config)
+        semantic_hidden_dim: int = 1024,  # noqa: ARG002
         semantic_rope: Literal["zero", "identity"] = "zero",
     ) -> None:
         if semantic_rope not in ("zero", "identity"):
@@ -171,9 +171,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             if latents is None:
                 continue
             if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
-                raise ValueError(
-                    f"{name} must be [B, {self.config.in_channels}, F, H, W], got {tuple(latents.shape)}"
-                )
+                raise ValueError(f"{name} must be [B, {self.config.in_channels}, F, H, W], got {tuple(latents.shape)}")
             if any(size % patch for size, patch in zip(latents.shape[2:], self.config.patch_size, strict=True)):
                 raise ValueError(
                     f"{name}'s grid {tuple(latents.shape[2:])} must divide by the patch {self.config.patch_size}"
@@ -258,6 +256,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         # 3. Transformer blocks
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
+                assert self._gradient_checkpointing_func is not None
                 sequence = self._gradient_checkpointing_func(block, sequence, text, timestep_proj, rotary_emb)
             else:
                 sequence = block(sequence, text, timestep_proj, rotary_emb)

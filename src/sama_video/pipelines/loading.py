@@ -9,7 +9,7 @@ import transformers
 from diffusers import UniPCMultistepScheduler
 
 from ..errors import UserError
-from ..models.convert_checkpoint import read_state_dict, convert_lora_state
+from ..models.convert_checkpoint import convert_lora_state, read_state_dict
 from ..models.presets import PRESETS
 from .pipeline_sama import SamaPipeline
 
@@ -40,7 +40,9 @@ def resolve_model(model: str) -> str:
         raise UserError(f"{model} is a file; convert it first: sama convert {model} FOLDER, then --model FOLDER")
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         return model
-    raise UserError(f"unknown model {model!r}: give one of {', '.join(PRESETS)}, a local folder or a hub id (owner/name)")
+    raise UserError(
+        f"unknown model {model!r}: give one of {', '.join(PRESETS)}, a local folder or a hub id (owner/name)"
+    )
 
 
 def _check_folder(folder: Path) -> None:
@@ -99,7 +101,9 @@ def load_pipeline(
         if value not in allowed:
             raise UserError(f"--{name} must be one of {', '.join(allowed)}, got {value!r}")
     if offload in ("model", "sequential") and device == "cpu":
-        raise UserError(f"--offload {offload} moves weights to an accelerator, and this run is on the CPU; leave it out")
+        raise UserError(
+            f"--offload {offload} moves weights to an accelerator, and this run is on the CPU; leave it out"
+        )
     chosen = DTYPES["float32" if device == "cpu" else "bfloat16"] if dtype == "auto" else DTYPES[dtype]
 
     folder = resolve_model(model)
@@ -109,7 +113,9 @@ def load_pipeline(
         pipe = SamaPipeline.from_pretrained(folder, dtype=chosen)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot load the model {model} ({first_line}); is it complete, and a SAMA pipeline?") from error
+        raise UserError(
+            f"cannot load the model {model} ({first_line}); is it complete, and a SAMA pipeline?"
+        ) from error
     pipe.set_progress_bar_config(disable=True)
     if scheduler == "unipc":
         pipe.scheduler = UniPCMultistepScheduler(

@@ -7,7 +7,7 @@ The time convention is that of `models/transformer_sama.py`.
 import html
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import ftfy
 import numpy as np
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
 from ..models.transformer_sama import SamaTransformer3DModel
-from ..shapes import LatentShape, VideoShape, is_valid_num_frames, neighbouring_num_frames, nearest_multiple
+from ..shapes import LatentShape, VideoShape, is_valid_num_frames, nearest_multiple, neighbouring_num_frames
 from .pipeline_output import SamaPipelineOutput
 
 Video = Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor
@@ -54,8 +54,13 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     # Components with a default value must stand here, or `save_pretrained` takes them for settings.
-    _optional_components = ["text_encoder", "tokenizer", "scheduler"]
-    _callback_tensor_inputs = ["latents", "semantic_latents", "prompt_embeds", "negative_prompt_embeds"]
+    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "scheduler"]
+    _callback_tensor_inputs: ClassVar[list[str]] = [
+        "latents",
+        "semantic_latents",
+        "prompt_embeds",
+        "negative_prompt_embeds",
+    ]
 
     def __init__(
         self,
@@ -100,7 +105,7 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
 
     def enable_vae_tiling(self, tile_size: tuple[int, int] = (30, 52), tile_stride: tuple[int, int] = (15, 26)) -> None:
         """Encode the source and decode the result in tiles as the release does (latent units, see `Tiling`)."""
-        self.vae_tiling = Tiling(size=tuple(tile_size), stride=tuple(tile_stride))
+        self.vae_tiling = Tiling(size=(tile_size[0], tile_size[1]), stride=(tile_stride[0], tile_stride[1]))
 
     def disable_vae_tiling(self) -> None:
         self.vae_tiling = None
@@ -173,7 +178,8 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Text features `[B, L, D]` of prompts and, for guidance, negative prompts (empty text if None)."""
         device = device or self._execution_device
-        dtype = dtype or self.transformer.dtype
+        dtype = self.transformer.dtype if dtype is None else dtype
+        assert dtype is not None
         if prompt_embeds is None:
             assert prompt is not None
             prompt_embeds = self._encode_text([prompt] if isinstance(prompt, str) else prompt, device, dtype)
@@ -189,7 +195,9 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             negative_prompt_embeds = self._encode_text(negative, device, dtype)
         return prompt_embeds, negative_prompt_embeds.to(device, dtype)
 
-    def prepare_video(self, video: Video, height: int | None, width: int | None, num_frames: int | None) -> torch.Tensor:
+    def prepare_video(
+        self, video: Video, height: int | None, width: int | None, num_frames: int | None
+    ) -> torch.Tensor:
         """Frames -> float32 `[1, 3, F, H, W]` in [-1, 1]: the first `num_frames`, resized, the last repeated to 4k+1.
 
         Args:
@@ -253,11 +261,11 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
             self.scheduler.set_shift(flow_shift)
             sigmas = np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1]
-            self.scheduler.set_timesteps(sigmas=sigmas, device=device)
+            self.scheduler.set_timesteps(sigmas=sigmas.tolist(), device=device)
         else:
             self.scheduler.register_to_config(flow_shift=flow_shift)
             self.scheduler.set_timesteps(num_inference_steps, device=device)
-        return self.scheduler.timesteps
+        return torch.as_tensor(self.scheduler.timesteps)
 
     def _batches_guidance(self, num_tokens: int, device: torch.device) -> bool:
         """Whether both guidance branches go through the transformer at once.
@@ -305,21 +313,28 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         batched: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Guidance on the text alone, for both streams: the negative branch keeps source and semantic tokens."""
-        streams = (latents, semantic_latents, timestep, source_latents)
         if negative_prompt_embeds is None:
-            return self._predict(*streams, prompt_embeds)
+            return self._predict(latents, semantic_latents, timestep, source_latents, prompt_embeds)
+
+        def guided(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+            return negative + guidance_scale * (positive - negative)
+
+        def twice(x: torch.Tensor | None) -> torch.Tensor | None:
+            return None if x is None else torch.cat([x, x])
+
         if batched:
-            twice = [None if x is None else torch.cat([x, x]) for x in (latents, semantic_latents, source_latents)]
             both = torch.cat([prompt_embeds, negative_prompt_embeds])
-            velocity, semantic = self._predict(twice[0], twice[1], timestep, twice[2], both)
-            positive, negative = velocity.chunk(2)
-            pair = None if semantic is None else semantic.chunk(2)
-        else:
-            positive, semantic_positive = self._predict(*streams, prompt_embeds)
-            negative, semantic_negative = self._predict(*streams, negative_prompt_embeds)
-            pair = None if semantic_positive is None else (semantic_positive, semantic_negative)
-        velocity = negative + guidance_scale * (positive - negative)
-        return velocity, None if pair is None else pair[1] + guidance_scale * (pair[0] - pair[1])
+            velocity, semantic = self._predict(
+                torch.cat([latents, latents]), twice(semantic_latents), timestep, twice(source_latents), both
+            )
+            return guided(*velocity.chunk(2)), None if semantic is None else guided(*semantic.chunk(2))
+        positive, semantic = self._predict(latents, semantic_latents, timestep, source_latents, prompt_embeds)
+        negative, semantic_negative = self._predict(
+            latents, semantic_latents, timestep, source_latents, negative_prompt_embeds
+        )
+        if semantic is None or semantic_negative is None:
+            return guided(positive, negative), None
+        return guided(positive, negative), guided(semantic, semantic_negative)
 
     def _step(
         self,
@@ -419,7 +434,8 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             source_latents = source_latents.expand(batch_size, -1, -1, -1, -1)
             height, width = pixels.shape[-2:]
         _, padded_frames = neighbouring_num_frames(wanted_frames)
-        assert height is not None and width is not None
+        assert height is not None
+        assert width is not None
         shape = LatentShape.from_video(
             VideoShape(num_frames=padded_frames, height=height, width=width), self.vae.config.scale_factor_spatial
         )
@@ -433,33 +449,35 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         batched = self._batches_guidance(num_tokens, device)
 
         # 5. Denoise
-        with self.progress_bar(total=len(timesteps)) as progress_bar:
+        with self.progress_bar(total=len(timesteps)) as progress_bar:  # pyright: ignore[reportCallIssue] (untyped)
             for index, timestep in enumerate(timesteps):
                 velocity, semantic_velocity = self._predict_with_guidance(
                     latents, semantic_latents, timestep, source_latents,
                     prompt_embeds, negative_prompt_embeds, guidance, batched,
                 )  # fmt: skip
-                latents, semantic_latents = self._step(
-                    velocity, semantic_velocity, timestep, latents, semantic_latents
-                )
+                latents, semantic_latents = self._step(velocity, semantic_velocity, timestep, latents, semantic_latents)
                 if callback_on_step_end is not None:
-                    known = {
+                    known: dict[str, Any] = {
                         "latents": latents,
                         "semantic_latents": semantic_latents,
                         "prompt_embeds": prompt_embeds,
                         "negative_prompt_embeds": negative_prompt_embeds,
                     }
                     tensors = {name: known[name] for name in callback_on_step_end_tensor_inputs}
-                    known |= callback_on_step_end(self, index, timestep, tensors) or {}
-                    latents, semantic_latents = known["latents"], known["semantic_latents"]
-                    prompt_embeds, negative_prompt_embeds = known["prompt_embeds"], known["negative_prompt_embeds"]
+                    changed: dict[str, Any] = callback_on_step_end(self, index, timestep, tensors) or {}
+                    latents = changed.get("latents", latents)
+                    semantic_latents = changed.get("semantic_latents", semantic_latents)
+                    prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
+                    negative_prompt_embeds = changed.get("negative_prompt_embeds", negative_prompt_embeds)
                 progress_bar.update()
 
         # 6. Decode, without the frames that were added to reach 4k+1
         if output_type == "latent":
             frames = latents
         else:
-            frames = self._to_output(decode_latents(self.vae, latents, self.vae_tiling)[:, :, :wanted_frames], output_type)
+            frames = self._to_output(
+                decode_latents(self.vae, latents, self.vae_tiling)[:, :, :wanted_frames], output_type
+            )
         self.maybe_free_model_hooks()
         if not return_dict:
             return (frames,)

@@ -4,6 +4,7 @@ A pool belongs to one split: every eighth shot and every eighth photograph is ke
 ever in both splits.
 """
 
+import itertools
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ def find_shots(film: np.ndarray, threshold: float = 22.0, min_frames: int = 12) 
     coarse = film[:, ::8, ::8].astype(np.int16)
     change = np.abs(np.diff(coarse, axis=0)).mean(axis=(1, 2, 3))
     cuts = [0, *(np.flatnonzero(change > threshold) + 1).tolist(), len(film)]
-    return [Shot(a, b) for a, b in zip(cuts, cuts[1:], strict=False) if b - a >= min_frames]
+    return [Shot(a, b) for a, b in itertools.pairwise(cuts) if b - a >= min_frames]
 
 
 def load_photos(folder: Path, short_side: int = 320) -> list[np.ndarray]:
@@ -41,7 +42,9 @@ def load_photos(folder: Path, short_side: int = 320) -> list[np.ndarray]:
             image = image.convert("RGB")
             scale = short_side / min(image.size)
             if scale < 1.0:
-                image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+                image = image.resize(
+                    (round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS
+                )
             photos.append(np.array(image))
     return photos
 
@@ -108,9 +111,7 @@ class ClipPool:
         top, left, crop_h, crop_w = (first + t * (last - first)).unbind(1)
         rows = (top[:, None] + (torch.arange(height) + 0.5) / height * crop_h[:, None]) / full_h * 2 - 1
         columns = (left[:, None] + (torch.arange(width) + 0.5) / width * crop_w[:, None]) / full_w * 2 - 1
-        grid = torch.stack(
-            [columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], dim=-1
-        )
+        grid = torch.stack([columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)], dim=-1)
         photo = photo.expand(num_frames, -1, -1, -1)
         return F.grid_sample(photo, grid, mode="bilinear", padding_mode="border", align_corners=False)
 

@@ -27,42 +27,95 @@ TRAIN_WORDINGS: dict[str, Wording] = {
     "grayscale": Wording(
         adjectives=("black and white", "grayscale", "greyscale", "monochrome", "gray", "black & white", "colorless"),
         nouns=("a black and white look", "a grayscale filter", "a monochrome style", "black and white", "grayscale"),
-        sentences=("remove all colour", "remove the color", "desaturate the video", "take the colors out", "desaturate it completely", "drain all colour from the clip"),
+        sentences=(
+            "remove all colour",
+            "remove the color",
+            "desaturate the video",
+            "take the colors out",
+            "desaturate it completely",
+            "drain all colour from the clip",
+        ),
     ),
     "sepia": Wording(
         adjectives=("sepia", "sepia toned", "brown and old like an antique photo", "look like an old photograph"),
         nouns=("a sepia tone", "a sepia filter", "an old photograph look", "a brownish vintage tone", "sepia"),
-        sentences=("age it like an old photo", "tint everything sepia", "turn it into an antique brown film", "make it look like an old film"),
+        sentences=(
+            "age it like an old photo",
+            "tint everything sepia",
+            "turn it into an antique brown film",
+            "make it look like an old film",
+        ),
     ),
     "negative": Wording(
         adjectives=("negative", "inverted", "look like a film negative", "color inverted"),
         nouns=("a negative effect", "inverted colors", "a film negative look", "a color inversion", "a negative"),
-        sentences=("invert the colors", "invert all colours", "flip the colors to their opposites", "invert it", "swap dark and light"),
+        sentences=(
+            "invert the colors",
+            "invert all colours",
+            "flip the colors to their opposites",
+            "invert it",
+            "swap dark and light",
+        ),
     ),
     "night": Wording(
         adjectives=("night", "look like night", "nighttime", "look like it was filmed at night", "take place at night"),
         nouns=("a night look", "a night time mood", "moonlight", "a moonlit night atmosphere", "day for night"),
-        sentences=("turn day into night", "change the time of day to night", "set the scene at night", "let it be night", "relight the scene with moonlight"),
+        sentences=(
+            "turn day into night",
+            "change the time of day to night",
+            "set the scene at night",
+            "let it be night",
+            "relight the scene with moonlight",
+        ),
     ),
     "warm": Wording(
         adjectives=("warmer", "warm", "look warm and sunny", "golden", "more orange"),
         nouns=("a warm tone", "warm colors", "a golden hour look", "a warm color grade", "warm light", "sunset colors"),
-        sentences=("warm up the colors", "shift the colors towards orange", "use a warmer white balance", "raise the color temperature"),
+        sentences=(
+            "warm up the colors",
+            "shift the colors towards orange",
+            "use a warmer white balance",
+            "raise the color temperature",
+        ),
     ),
     "cold": Wording(
         adjectives=("colder", "cold", "cooler", "look cold and icy", "more blue", "bluish"),
-        nouns=("a cold tone", "cool colors", "an icy blue look", "a cold color grade", "cold winter light", "a blue tint"),
-        sentences=("cool down the colors", "shift the colors towards blue", "use a cooler white balance", "lower the color temperature"),
+        nouns=(
+            "a cold tone",
+            "cool colors",
+            "an icy blue look",
+            "a cold color grade",
+            "cold winter light",
+            "a blue tint",
+        ),
+        sentences=(
+            "cool down the colors",
+            "shift the colors towards blue",
+            "use a cooler white balance",
+            "lower the color temperature",
+        ),
     ),
     "brighter": Wording(
         adjectives=("brighter", "bright", "lighter", "better lit", "much brighter"),
         nouns=("more light", "a brighter exposure", "more brightness", "higher brightness"),
-        sentences=("brighten the video", "increase the brightness", "raise the exposure", "lighten it", "turn up the brightness"),
+        sentences=(
+            "brighten the video",
+            "increase the brightness",
+            "raise the exposure",
+            "lighten it",
+            "turn up the brightness",
+        ),
     ),
     "darker": Wording(
         adjectives=("darker", "dark", "dimmer", "less bright", "much darker"),
         nouns=("less light", "a darker exposure", "less brightness", "lower brightness"),
-        sentences=("darken the video", "decrease the brightness", "lower the exposure", "dim it", "turn down the brightness"),
+        sentences=(
+            "darken the video",
+            "decrease the brightness",
+            "lower the exposure",
+            "dim it",
+            "turn down the brightness",
+        ),
     ),
     "high contrast": Wording(
         adjectives=("high contrast", "more contrasty", "punchier", "stronger in contrast"),
@@ -81,7 +134,13 @@ TRAIN_WORDINGS: dict[str, Wording] = {
     ),
     "green": Wording(
         adjectives=("green", "look like night vision", "greenish", "look like the matrix"),
-        nouns=("a green tint", "a night vision look", "a matrix style", "a green filter", "a green monochrome screen look"),
+        nouns=(
+            "a green tint",
+            "a night vision look",
+            "a matrix style",
+            "a green filter",
+            "a green monochrome screen look",
+        ),
         sentences=("tint everything green", "turn it green", "show it through night vision goggles", "colour it green"),
     ),
     "blurred": Wording(
@@ -92,7 +151,13 @@ TRAIN_WORDINGS: dict[str, Wording] = {
     "pixelated": Wording(
         adjectives=("pixelated", "blocky", "look like pixel art", "pixelized", "look like an 8-bit video game"),
         nouns=("a pixelation effect", "a mosaic", "a pixel art style", "big pixels", "an 8-bit look", "a pixel mosaic"),
-        sentences=("pixelate the video", "turn it into pixel art", "censor it with a mosaic", "pixelate everything", "make big square pixels"),
+        sentences=(
+            "pixelate the video",
+            "turn it into pixel art",
+            "censor it with a mosaic",
+            "pixelate everything",
+            "make big square pixels",
+        ),
     ),
 }
 

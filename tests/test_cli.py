@@ -1,0 +1,154 @@
+"""The command as a user runs it: a process of its own, judged by its output, files and exit code."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sama_video.cli import normalise_arguments
+from sama_video.errors import UserError
+from sama_video.models.presets import ASSETS
+from sama_video.video import VideoReader
+from tests.clips import write_clip
+
+QUICK = ("--num-inference-steps", "1", "--num-frames", "2")
+
+
+def sama(*arguments, cwd=None):
+    command = [sys.executable, "-m", "sama_video.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def refused(result, *words):
+    """Exit code 2, one line, the words in it, and no traceback."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+    return True
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_clip(tmp_path / "clip.mp4", 5)
+
+
+def test_edit_writes_beside_the_source_and_never_overwrites(clip):
+    result = sama("edit", clip, "make it black and white", *QUICK, "--compare")
+    assert result.returncode == 0, result.stderr
+    output = clip.with_name("clip_edited.mp4")
+    assert str(output) in result.stdout
+    assert VideoReader(output).info.num_frames == 2
+    assert VideoReader(clip.with_name("clip_edited_compare.mp4")).info.width == 256
+    sidecar = json.loads(output.with_suffix(".json").read_text())
+    assert sidecar["model"]["weights"].startswith("sha256:")
+    before = output.read_bytes()
+    assert refused(sama("edit", clip, "make it sepia", *QUICK), "exists; pass --overwrite")
+    assert output.read_bytes() == before
+    assert sama("edit", clip, "make it negative", *QUICK, "--overwrite").returncode == 0
+    assert output.read_bytes() != before
+
+
+def test_other_editors_names(clip):
+    output = clip.with_name("out.mp4")
+    result = sama(
+        "edit", "--src_video", clip, "--instruction", "make it sepia", "--save_file", output,
+        "--sample_steps", "1", "--max_frames=2", "--size", "64*48", "--base_seed", "3", "--cfg_scale", "1.5",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    sidecar = json.loads(output.with_suffix(".json").read_text())
+    assert sidecar["model_size"] == {"height": 48, "width": 64}
+    assert sidecar["settings"]["seed"] == 3
+    assert sidecar["settings"]["guidance_scale"] == 1.5
+    with pytest.raises(UserError, match="WIDTHxHEIGHT"):
+        normalise_arguments(["--size", "big"])
+    assert normalise_arguments(["a", "--x_y=1_2", "--", "--z_z"]) == ["a", "--x-y=1_2", "--", "--z_z"]
+
+
+def test_dry_run_writes_nothing(clip):
+    result = sama("edit", clip, "make it sepia", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert "128x96" in result.stdout
+    assert "model at" in result.stdout
+    assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_a_batch_goes_on_where_it_stopped(clip, tmp_path):
+    manifest = tmp_path / "jobs.csv"
+    manifest.write_text("src_video,prompt,output\nclip.mp4,make it sepia,a.mp4\nclip.mp4,make it green,b.mp4\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert sama("edit", "--manifest", manifest, "-o", out, *QUICK).returncode == 0
+    first = (out / "a.mp4").read_bytes()
+    (out / "b.mp4").unlink()
+    result = sama("edit", "--manifest", manifest, "-o", out, *QUICK)
+    assert "1 of 2 results exist already" in result.stdout
+    assert (out / "a.mp4").read_bytes() == first
+    assert (out / "b.mp4").exists()
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(json.dumps({"video": str(clip), "instruction": "make it cold"}) + "\n")
+    assert sama("edit", "--manifest", jobs, "-o", out, *QUICK).returncode == 0
+    assert (out / "0001_clip_edited.mp4").exists()
+
+
+def test_bad_input(clip, tmp_path):
+    (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "half").mkdir()
+    index = json.loads((ASSETS / "nano" / "model_index.json").read_text())
+    (tmp_path / "half" / "model_index.json").write_text(json.dumps(index))
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    cases = [
+        (("edit", tmp_path / "none.mp4", "x"), ("no such video", "check the path")),
+        (("edit", tmp_path / "text.mp4", "x"), ("not a video",)),
+        (("edit", clip, " "), ("instruction is empty",)),
+        (("edit", clip), ("give a video and an instruction",)),
+        (("edit", clip, "x", "--model", "huge"), ("unknown model 'huge'", "nano")),
+        (("edit", clip, "x", "--model", "wan2.1-14b"), ("weights do not ship", "sama convert")),
+        (("edit", clip, "x", "--model", tmp_path / "half"), ("lacks the folder", "fetch it again")),
+        (("edit", clip, "x", "--model", tmp_path), ("no model_index.json",)),
+        (("edit", clip, "x", "-o", tmp_path / "no" / "out.mp4"), ("does not exist",)),
+        (("edit", clip, "x", "-o", tmp_path / "out.txt"), ("cannot write .txt",)),
+        (("edit", clip, "x", "--height", 100, "--width", 100), ("use --height 96 --width 96",)),
+        (("edit", clip, "x", "--num-frames", 0), ("--num-frames must be at least 1",)),
+        (("edit", clip, "x", "--fit", "stretch"), ("--fit must be one of",)),
+        (("edit", clip, "x", "--device", "cuda"), ("no CUDA device",)),
+        (("edit", clip, "x", "--lora", "none.safetensors"), ("no such LoRA",)),
+        (("edit", "--manifest", tmp_path / "none.csv"), ("cannot read the manifest",)),
+        (("info", "--model", "huge"), ("unknown preset",)),
+        (("info", "--num-frames", 48), ("use 45 or 49",)),
+        (("convert", tmp_path / "none", tmp_path / "out"), ("no such file or folder",)),
+        (("convert", clip, tmp_path / "out"), ("damaged or not a weights file",)),
+    ]
+    for arguments, words in cases:
+        assert refused(sama(*arguments), *words), arguments
+    if os.geteuid() != 0:  # root may write anywhere
+        assert refused(sama("edit", clip, "x", "-o", locked / "out.mp4", *QUICK), "read-only")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_usage_errors_have_exit_code_2(clip):
+    result = sama("edit", clip, "x", "--no-such-option")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_info():
+    result = sama("info", "--model", "wan2.1-14b", "--height", "480", "--width", "832")
+    assert result.returncode == 0, result.stderr
+    assert "14,300,847,552 parameters" in result.stdout
+    assert "tokens       65,585 = source 32,760 + semantic 65 + target 32,760" in result.stdout
+
+
+def test_help_and_version_stay_light():
+    heavy = ("torch", "diffusers", "transformers", "av", "numpy")
+    code = f"import sys; import sama_video, sama_video.cli; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    result = sama("--help")
+    assert result.returncode == 0
+    for command in ("edit", "convert", "info", "demo"):
+        assert command in result.stdout
