@@ -350,7 +350,7 @@ def convert(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
 ) -> None:
     """Convert weights between the official release's files and a folder that every command loads."""
-    from .models.conversion import convert_files
+    from .conversion import convert_files
 
     if to not in ("diffusers", "official"):
         raise UserError(f"--to must be diffusers or official, got {to!r}")

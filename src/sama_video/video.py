@@ -216,6 +216,7 @@ def _to_rgb(frame: av.VideoFrame, size: tuple[int, int] | None, info: VideoInfo)
         # Files that do not say follow the players' convention: BT.709 from 720 lines on.
         src_colorspace=None if frame.colorspace in (1, 4, 5, 7, 9) else _default_colorspace(frame.height),
         interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND,
+        threads=1,  # a frame is too small a piece of work: threads cost more than they bring
     ).to_ndarray()
     if has_alpha:
         rgb = (rgb[..., :3].astype(np.uint16) * rgb[..., 3:] // 255).astype(np.uint8)
@@ -327,7 +328,7 @@ class VideoWriter:
         if any(self.pad):
             pixels = np.pad(pixels, ((0, self.pad[0]), (0, self.pad[1]), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=Interpolation.BICUBIC
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=Interpolation.BICUBIC, threads=1
         )
         picture.pts = round(frame.time / self.time_base)
         picture.time_base = self.time_base

@@ -6,7 +6,7 @@ from accelerate import init_empty_weights
 from safetensors.torch import load_file, save_file
 
 from sama_video.errors import UserError
-from sama_video.models.conversion import convert_files
+from sama_video.conversion import convert_files
 from sama_video.models.convert_checkpoint import (
     convert_lora_state,
     load_official_text_encoder,

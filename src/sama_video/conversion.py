@@ -14,8 +14,8 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, UMT5EncoderModel
 
-from ..errors import UserError
-from .convert_checkpoint import (
+from .errors import UserError
+from .models.convert_checkpoint import (
     StateDict,
     convert_lora_state,
     load_official_text_encoder,
@@ -26,7 +26,8 @@ from .convert_checkpoint import (
     official_vae_state,
     read_state_dict,
 )
-from .transformer_sama import SamaTransformer3DModel
+from .models.transformer_sama import SamaTransformer3DModel
+from .pipelines.pipeline_sama import SamaPipeline
 
 # Where original Wan folders keep their parts.
 VAE_NAMES = ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "Wan2.1_VAE.safetensors", "Wan2.2_VAE.safetensors")
@@ -197,7 +198,5 @@ def _write_diffusers(
     if vae is None:
         transformer.save_pretrained(folder)
         return
-    from ..pipelines.pipeline_sama import SamaPipeline
-
     loaded = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
     SamaPipeline(transformer, vae, text_encoder, loaded).save_pretrained(folder)
