@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -99,6 +100,8 @@ def test_bad_input(clip, tmp_path):
     (tmp_path / "half").mkdir()
     index = json.loads((ASSETS / "nano" / "model_index.json").read_text())
     (tmp_path / "half" / "model_index.json").write_text(json.dumps(index))
+    shutil.copytree(ASSETS / "nano", tmp_path / "cut")
+    os.truncate(tmp_path / "cut" / "transformer" / "diffusion_pytorch_model.safetensors", 1_000_000)
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
     before = sorted(path.name for path in tmp_path.rglob("*"))
@@ -110,6 +113,7 @@ def test_bad_input(clip, tmp_path):
         (("edit", clip, "x", "--model", "huge"), ("unknown model 'huge'", "nano")),
         (("edit", clip, "x", "--model", "wan2.1-14b"), ("weights do not ship", "sama convert")),
         (("edit", clip, "x", "--model", tmp_path / "half"), ("lacks the folder", "fetch it again")),
+        (("edit", clip, "x", "--model", tmp_path / "cut"), ("cannot load the model", "is it complete")),
         (("edit", clip, "x", "--model", tmp_path), ("no model_index.json",)),
         (("edit", clip, "x", "-o", tmp_path / "no" / "out.mp4"), ("does not exist",)),
         (("edit", clip, "x", "-o", tmp_path / "out.txt"), ("cannot write .txt",)),

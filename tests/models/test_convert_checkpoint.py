@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
 from sama_video.errors import UserError
@@ -106,6 +107,23 @@ def test_wrong_heads_and_other_architectures():
         load_official_vae(T5)
     with pytest.raises(UserError, match="not a UMT5"):
         load_official_text_encoder(VAE)
+
+
+def test_wan_2_2_vae(tmp_path):
+    """Names of Wan2.2's VAE: levels nested, a level's resampling after its two (encoder) or three (decoder) blocks."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=8, decoder_base_dim=16, z_dim=48, is_residual=True, in_channels=12, out_channels=12, patch_size=2,
+        scale_factor_spatial=16, latents_mean=[0.0] * 48, latents_std=[1.0] * 48,
+    ).eval()  # fmt: skip
+    state = official_vae_state(vae)
+    assert "encoder.downsamples.0.downsamples.2.resample.1.weight" in state
+    assert "decoder.upsamples.0.upsamples.3.time_conv.weight" in state
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "vae.safetensors")
+    loaded = load_official_vae(tmp_path / "vae.safetensors")
+    assert loaded.config.scale_factor_spatial == 16
+    assert loaded.config.latents_std[-1] == 0.7744
+    assert equal(loaded.state_dict(), vae.state_dict())
 
 
 def test_damaged_files_and_pickles(tmp_path):

@@ -260,8 +260,10 @@ def _vae_keys(wan22: bool) -> tuple[tuple[str, str], ...]:
                 old_down = f"encoder.downsamples.{level}.downsamples.{layer}"
                 old_up = f"decoder.upsamples.{level}.upsamples.{layer}"
                 keys += [(f"{old_down}.{a}", f"{down}.resnets.{layer}.{b}") for a, b in residual]
-                keys += [(f"{old_down}.{a}", f"{down}.downsampler.{b}") for a, b in resample]
-                keys += [(f"{old_up}.{a}", f"{up}.upsampler.{b}") for a, b in resample]
+                if layer == 2:  # after two residual blocks
+                    keys += [(f"{old_down}.{a}", f"{down}.downsampler.{b}") for a, b in resample]
+                if layer == 3:  # after three
+                    keys += [(f"{old_up}.{a}", f"{up}.upsampler.{b}") for a, b in resample]
             else:
                 flat = 4 * level + layer
                 old_down, old_up = f"encoder.downsamples.{flat}", f"decoder.upsamples.{flat}"

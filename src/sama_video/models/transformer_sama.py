@@ -153,8 +153,11 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         return loaded
 
     def _embed_latents(self, latents: torch.Tensor, type_id: int) -> torch.Tensor:
-        tokens = rearrange(self.patch_embedding(latents), "b d f h w -> b (f h w) d")
-        return tokens + self.type_embedding.weight[type_id]
+        return self._with_type(rearrange(self.patch_embedding(latents), "b d f h w -> b (f h w) d"), type_id)
+
+    def _with_type(self, tokens: torch.Tensor, type_id: int) -> torch.Tensor:
+        # Through the module's forward, not its weight: offloading hooks bring weights in there.
+        return tokens + self.type_embedding(torch.tensor([type_id], device=tokens.device))
 
     def _semantic_rotary(self, num_tokens: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         sin = like.new_zeros(1, num_tokens, 1, like.shape[-1])
@@ -227,8 +230,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         num_semantic = 0
         if semantic_hidden_states is not None:
             num_semantic = semantic_hidden_states.shape[1]
-            semantic_tokens = self.semantic_projector(semantic_hidden_states)
-            tokens.append(semantic_tokens + self.type_embedding.weight[SEMANTIC_TYPE])
+            tokens.append(self._with_type(self.semantic_projector(semantic_hidden_states), SEMANTIC_TYPE))
             rotary.append(self._semantic_rotary(num_semantic, target_rotary[0]))
         tokens.append(self._embed_latents(hidden_states, TARGET_TYPE))
         rotary.append(target_rotary)

@@ -1,0 +1,121 @@
+"""Every command and Python block of README and docs runs as written.
+
+Commands on weights that cannot ship run on tiny stand-ins of the same formats, made here, with one sampling step at a
+small working size appended.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import UMT5Config, UMT5EncoderModel
+
+from sama_video.models.convert_checkpoint import official_text_encoder_state, official_transformer_state
+from sama_video.models.transformer_sama import SamaTransformer3DModel
+from sama_video.training.nano import train_tokenizer
+from tests import golden
+from tests.clips import write_clip
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STAND_INS = ("sama-14b",)
+
+
+def blocks(language):
+    for document in DOCUMENTS:
+        for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", document.read_text(), re.DOTALL)):
+            yield pytest.param(block, id=f"{document.stem}-{number}")
+
+
+def commands(block):
+    return [shlex.split(line, comments=True) for line in block.strip().splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    write_clip(folder / "clip.mp4", 24, sound=True)
+    (folder / "jobs.csv").write_text("video,prompt\nclip.mp4,make it green\n")
+    (folder / "results").mkdir()
+    (folder / "weights").mkdir()
+    torch.manual_seed(0)
+    transformer = SamaTransformer3DModel(
+        num_attention_heads=1, num_layers=1, ffn_dim=64, text_dim=64, freq_dim=32, semantic_dim=24, semantic_hidden_dim=16
+    )
+    state = official_transformer_state(transformer)
+    save_file(state, folder / "weights" / "sama.safetensors")
+    tokenizer = train_tokenizer(num_samples=100, vocab_size=300)
+    tokenizer.save_pretrained(folder / "weights" / "umt5-xxl")
+    config = UMT5Config(vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
+    text_state = official_text_encoder_state(UMT5EncoderModel(config))
+    torch.save(text_state, folder / "weights" / "models_t5_umt5-xxl-enc-bf16.pth")
+    vae_state = load_file(golden.FOLDER / "vae_dim8_weights.safetensors")
+    torch.save(vae_state, folder / "weights" / "Wan2.1_VAE.pth")
+    wan = folder / "Wan2.1-T2V-14B"
+    wan.mkdir()
+    plain = {k: v for k, v in state.items() if not k.startswith(("segment", "siglip", "semantic"))}
+    save_file(plain, wan / "diffusion_pytorch_model.safetensors")
+    torch.save(vae_state, wan / "Wan2.1_VAE.pth")
+    lora = {f"blocks.0.self_attn.q.lora_{x}.default.weight": torch.randn(s) for x, s in (("A", (2, 128)), ("B", (128, 2)))}
+    save_file(lora, folder / "lora.safetensors")
+    return folder
+
+
+def run(command, folder):
+    if command[0] == "make":
+        assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    if command[0] == "python":
+        arguments = [sys.executable, *command[1:]]
+    else:
+        assert command[0] == "sama", command
+        arguments = [sys.executable, "-m", "sama_video.cli", *command[1:]]
+        if command[1] == "edit":
+            small = any(name in command for name in STAND_INS)
+            arguments += ["--num-inference-steps", "1", *(["--max-pixels", "2048"] if small else []), "--overwrite"]
+        if command[1] == "convert":
+            arguments += ["--overwrite"]
+    result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
+
+
+@pytest.mark.parametrize("block", blocks("bash"))
+def test_commands(block, workplace):
+    for command in commands(block):
+        if "sama-14b" in command and command[1] == "edit" and not (workplace / "sama-14b").exists():
+            run(commands((ROOT / "docs" / "weights.md").read_text().split("```bash")[1].split("```")[0])[0], workplace)
+        run(command, workplace)
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python(block, workplace):
+    result = subprocess.run([sys.executable, "-c", block], cwd=workplace, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_links_lead_somewhere():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk():
+    text = (ROOT / "README.md").read_text().split("src/sama_video/\n")[1].split("```")[0]
+    named, folder = set(), ""
+    for line in text.splitlines():
+        match = re.match(r"( +)(\S+)", line)
+        if match is None:
+            continue
+        indent, name = len(match[1]), match[2]
+        if name.endswith("/"):
+            folder = name
+        else:
+            named.add(name if indent == 2 else folder + name)
+    package = ROOT / "src" / "sama_video"
+    on_disk = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
+    assert named == on_disk
