@@ -22,13 +22,25 @@ def main() -> None:
     print(setting())
     print("sama --help; baseline: python -c 'import typer, rich'")
     report("help", *compare(lambda: run(*SAMA, "--help"), lambda: run(sys.executable, "-c", "import typer, rich"), 9))
-    print("sama edit, 33 frames of 640x480 with detail, the nano at its own steps; baseline: importing torch and diffusers")
+    print(
+        "sama edit, 33 frames of 640x480 with detail, the nano at its own steps; baseline: importing torch and diffusers"
+    )
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
         for _ in range(3):
             started = time.perf_counter()
             output = str(Path(folder) / "out.mp4")
-            run(*SAMA, "edit", str(ASSETS / "demo.mp4"), "make it sepia", "-o", output, "--num-frames", "33", "--overwrite")
+            run(
+                *SAMA,
+                "edit",
+                str(ASSETS / "demo.mp4"),
+                "make it sepia",
+                "-o",
+                output,
+                "--num-frames",
+                "33",
+                "--overwrite",
+            )
             seconds.append(time.perf_counter() - started)
         started = time.perf_counter()
         run(sys.executable, "-c", "import torch, diffusers, transformers; from diffusers import AutoencoderKLWan")

@@ -27,7 +27,8 @@ def main() -> None:
     whole = torch.randn(1, 16, 30, 20, 20)
     print("width 512, 8 layers, 2 x 1500 tokens, float32, batch 1; baseline: WanTransformer3DModel on 3000 tokens")
     report(
-        "forward", *compare(lambda: sama(half, timestep, text, source_hidden_states=half), lambda: wan(whole, timestep, text))
+        "forward",
+        *compare(lambda: sama(half, timestep, text, source_hidden_states=half), lambda: wan(whole, timestep, text)),
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from common import setting
 
 from sama_video.detail import JointUpsampler, resize_plainly
-from sama_video.editing import EditSettings, edit_frames, plan_edit, read_at_model_size
+from sama_video.editing import EditSettings, edit_frames, plan_for, read_at_model_size
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.synth.instructions import EVALUATION
 from sama_video.synth.looks import LOOKS
@@ -69,13 +69,7 @@ def main() -> None:
     settings = EditSettings(num_frames=arguments.num_frames, num_inference_steps=steps)
     for clip in arguments.clips:
         reader = VideoReader(clip)
-        plan = plan_edit(
-            reader.info,
-            settings,
-            native_area=pipe.config.native_area,
-            native_num_frames=pipe.config.native_num_frames,
-            pixel_multiple=pipe.pixel_multiple,
-        )
+        plan = plan_for(pipe, reader.info, settings)
         frames = read_at_model_size(reader, plan, settings).frames
         source, middle, pairs = to_tensor(frames), len(frames) // 2, []
         for look, make in LOOKS.items():
@@ -83,7 +77,10 @@ def main() -> None:
             edit = edit_frames(pipe, frames, EVALUATION[look][0], settings, plan.window, lambda *_: None)
             before, after = psnr(source, exact), psnr(edit, exact)
             full = psnr_at_full_size(reader, settings, look, JointUpsampler(source, edit))
-            print(f"| {clip.stem} | {look} | {before:.1f} | {after:.1f} | {after - before:+.1f} | {full:.1f} |", flush=True)
+            print(
+                f"| {clip.stem} | {look} | {before:.1f} | {after:.1f} | {after - before:+.1f} | {full:.1f} |",
+                flush=True,
+            )
             pairs.append((edit[middle], exact[middle]))
         if arguments.sheets:
             arguments.sheets.mkdir(parents=True, exist_ok=True)

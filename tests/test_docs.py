@@ -45,7 +45,13 @@ def workplace(tmp_path_factory):
     (folder / "weights").mkdir()
     torch.manual_seed(0)
     transformer = SamaTransformer3DModel(
-        num_attention_heads=1, num_layers=1, ffn_dim=64, text_dim=64, freq_dim=32, semantic_dim=24, semantic_hidden_dim=16
+        num_attention_heads=1,
+        num_layers=1,
+        ffn_dim=64,
+        text_dim=64,
+        freq_dim=32,
+        semantic_dim=24,
+        semantic_hidden_dim=16,
     )
     state = official_transformer_state(transformer)
     save_file(state, folder / "weights" / "sama.safetensors")
@@ -61,7 +67,9 @@ def workplace(tmp_path_factory):
     plain = {k: v for k, v in state.items() if not k.startswith(("segment", "siglip", "semantic"))}
     save_file(plain, wan / "diffusion_pytorch_model.safetensors")
     torch.save(vae_state, wan / "Wan2.1_VAE.pth")
-    lora = {f"blocks.0.self_attn.q.lora_{x}.default.weight": torch.randn(s) for x, s in (("A", (2, 128)), ("B", (128, 2)))}
+    lora = {
+        f"blocks.0.self_attn.q.lora_{x}.default.weight": torch.randn(s) for x, s in (("A", (2, 128)), ("B", (128, 2)))
+    }
     save_file(lora, folder / "lora.safetensors")
     return folder
 

@@ -1,4 +1,4 @@
-"""Imports point one way: `shapes, video, detail <- synth, models <- pipelines <- editing, conversion, training <- cli`."""
+"""Imports point one way, from `cli` down to `errors`: the layers below, and never upwards or sideways."""
 
 import ast
 from pathlib import Path
@@ -8,6 +8,7 @@ import sama_video
 ROOT = Path(sama_video.__file__).parent
 LAYERS = (
     {"errors"},
+    {"files"},
     {"shapes", "video", "detail"},
     {"synth", "models"},
     {"pipelines"},

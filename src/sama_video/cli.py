@@ -236,17 +236,11 @@ def _pending(jobs: list[_Job], overwrite: bool, resume: bool) -> list[_Job]:
 
 
 def _describe(pipe: "SamaPipeline", job: _Job, settings: "EditSettings") -> None:
-    from .editing import plan_edit
+    from .editing import plan_for
     from .video import VideoReader
 
     info = VideoReader(job.video).info
-    plan = plan_edit(
-        info,
-        settings,
-        native_area=pipe.config.native_area,
-        native_num_frames=pipe.config.native_num_frames,
-        pixel_multiple=pipe.pixel_multiple,
-    )
+    plan = plan_for(pipe, info, settings)
     frames = settings.num_frames or info.num_frames or "all"
     typer.echo(
         f"{job.video} ({info.width}x{info.height}, {float(info.fps):.3f} fps) -> {job.output} "

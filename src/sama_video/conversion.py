@@ -3,10 +3,6 @@
 Everything is read and checked before anything is written; outputs are written aside and renamed.
 """
 
-import contextlib
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, UMT5EncoderModel
 
 from .errors import UserError
+from .files import written_aside
 from .models.convert_checkpoint import (
     StateDict,
     convert_lora_state,
@@ -34,27 +31,6 @@ VAE_NAMES = ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "Wan2.1_VAE.safetensors", "Wan2
 TEXT_ENCODER_NAMES = ("models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.safetensors")
 TOKENIZER_NAMES = ("google/umt5-xxl", "tokenizer")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@contextlib.contextmanager
-def _written_aside(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A path beside `output`, a file or a folder, renamed to it at the end and removed if anything goes wrong."""
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists; pass --overwrite to replace it")
-    if not output.parent.is_dir():
-        raise UserError(f"the folder {output.parent} does not exist; make it or choose another output")
-    aside = output.with_name(f".{output.stem}.{os.getpid()}.part{output.suffix}")
-    try:
-        yield aside
-        if output.is_dir():
-            shutil.rmtree(output)
-        os.replace(aside, output)
-    except OSError as error:
-        raise UserError(f"cannot write {output} ({error.strerror or error}); nothing was kept") from error
-    finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        aside.unlink(missing_ok=True)
 
 
 def _found(given: Path | None, folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -145,11 +121,13 @@ def convert_files(
     """
     if not source.exists():
         raise UserError(f"no such file or folder: {source}")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists; pass --overwrite to replace it")
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if _is_lora(source):
         state = convert_lora_state(read_state_dict(source))
-        with _written_aside(output, overwrite) as aside:
+        with written_aside(output) as aside:
             save_file({key: value.contiguous() for key, value in state.items()}, aside, metadata={"format": "pt"})
         return [output]
 
@@ -164,7 +142,7 @@ def convert_files(
     if dtype is not None:
         transformer.to(DTYPES[dtype])  # pyright: ignore[reportArgumentType] (diffusers wraps `to`)
         parts = {name: None if part is None else part.to(DTYPES[dtype]) for name, part in parts.items()}
-    with _written_aside(output, overwrite) as aside:
+    with written_aside(output) as aside:
         if to == "official":
             _write_official(aside, transformer, **parts)
         else:

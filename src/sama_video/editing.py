@@ -20,6 +20,7 @@ import torch
 
 from .detail import JointUpsampler, resize_plainly
 from .errors import UserError
+from .files import written_aside
 from .shapes import fit_size, nearest_multiple
 from .video import (
     Frame,
@@ -29,7 +30,6 @@ from .video import (
     check_output_suffix,
     regular_time_base,
     write_image,
-    written_aside,
 )
 
 if TYPE_CHECKING:
@@ -140,6 +140,17 @@ def plan_edit(
         output_size=output_size,
         detail="none" if settings.output_size == "model" else detail,
         window=native_num_frames,
+    )
+
+
+def plan_for(pipe: "SamaPipeline", info: VideoInfo, settings: EditSettings) -> EditPlan:
+    """`plan_edit` for the model of a pipeline."""
+    return plan_edit(
+        info,
+        settings,
+        native_area=pipe.config.native_area,
+        native_num_frames=pipe.config.native_num_frames,
+        pixel_multiple=pipe.pixel_multiple,
     )
 
 
@@ -273,13 +284,7 @@ def edit_video(
         raise UserError('the instruction is empty; say what to change, for example "make it black and white"')
     reader = VideoReader(video)
     check_output_suffix(output, reader.info.is_image)
-    plan = plan_edit(
-        reader.info,
-        settings,
-        native_area=pipe.config.native_area,
-        native_num_frames=pipe.config.native_num_frames,
-        pixel_multiple=pipe.pixel_multiple,
-    )
+    plan = plan_for(pipe, reader.info, settings)
 
     # 1. Read at the model's size
     clip = read_at_model_size(reader, plan, settings)

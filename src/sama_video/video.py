@@ -4,8 +4,6 @@ Frames are uint8 `[H, W, 3]`. Times are exact fractions of a second from the beg
 """
 
 import contextlib
-import errno
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -227,31 +225,6 @@ def _to_rgb(frame: av.VideoFrame, size: tuple[int, int] | None, info: VideoInfo)
 
 def _default_colorspace(height: int) -> Colorspace:
     return Colorspace.ITU709 if height >= 720 else Colorspace.ITU601
-
-
-@contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed to it at the end, removed if anything goes wrong.
-
-    Raises:
-        UserError: for a folder that is missing or read-only, or a full disk.
-    """
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    if not path.parent.is_dir():
-        raise UserError(f"the folder {path.parent} does not exist; make it or choose another --output")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"the folder {path.parent} is read-only; choose another --output")
-    try:
-        yield aside
-        os.replace(aside, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"the disk is full: free some space in {path.parent}; nothing was kept") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"cannot write to {path.parent} ({error.strerror}); choose another --output") from error
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def check_output_suffix(path: Path, is_image: bool) -> None:

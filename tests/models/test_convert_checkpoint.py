@@ -6,8 +6,8 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
-from sama_video.errors import UserError
 from sama_video.conversion import convert_files
+from sama_video.errors import UserError
 from sama_video.models.convert_checkpoint import (
     convert_lora_state,
     load_official_text_encoder,

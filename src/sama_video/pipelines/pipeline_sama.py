@@ -469,7 +469,8 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
                     semantic_latents = changed.get("semantic_latents", semantic_latents)
                     prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
                     negative_prompt_embeds = changed.get("negative_prompt_embeds", negative_prompt_embeds)
-                    assert latents is not None and prompt_embeds is not None
+                    assert latents is not None
+                    assert prompt_embeds is not None
                 progress_bar.update()
 
         # 6. Decode, without the frames that were added to reach 4k+1
