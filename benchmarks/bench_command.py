@@ -21,7 +21,8 @@ def run(*command: str) -> None:
 def main() -> None:
     print(setting())
     print("sama --help; baseline: python -c 'import typer, rich'")
-    report("help", *compare(lambda: run(*SAMA, "--help"), lambda: run(sys.executable, "-c", "import typer, rich"), 9))
+    baseline = (sys.executable, "-c", "import typer, rich")
+    report("help", *compare(lambda: run(*SAMA, "--help"), lambda: run(*baseline), rounds=9))
     print(
         "sama edit, 33 frames of 640x480 with detail, the nano at its own steps; baseline: importing torch and diffusers"
     )
@@ -45,8 +46,8 @@ def main() -> None:
         started = time.perf_counter()
         run(sys.executable, "-c", "import torch, diffusers, transformers; from diffusers import AutoencoderKLWan")
         imports = time.perf_counter() - started
-    edit = statistics.median(seconds)
-    print(f"edit: {edit:.1f} s, of which importing libraries {imports:.1f} s, ratio {edit / imports:.2f}")
+    median = statistics.median(seconds)
+    print(f"edit: {median:.1f} s, of which importing libraries {imports:.1f} s, ratio {median / imports:.2f}")
 
 
 if __name__ == "__main__":

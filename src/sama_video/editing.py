@@ -183,15 +183,18 @@ def _to_pixels(picture: torch.Tensor) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadClip:
-    """The source at the model's size: frames `[F, h, w, 3]` and their exact times and durations."""
+    """The source at the model's size: frames `[F, h, w, 3]`, their exact times and durations.
+
+    Times count from the first frame, which the source shows at `begin`.
+    """
 
     frames: np.ndarray
+    begin: Fraction
     times: list[Fraction]
     durations: list[Fraction]
 
 
 def read_at_model_size(reader: VideoReader, plan: EditPlan, settings: EditSettings) -> ReadClip:
-    """Frames resized to the model's size, and their times counted from the first of them."""
     whole = plan.area == (0, 0, plan.info.height, plan.info.width)
     frames, times, durations = [], [], []
     for frame in reader.frames(settings.start, settings.num_frames, plan.model_size if whole else None):
@@ -201,7 +204,8 @@ def read_at_model_size(reader: VideoReader, plan: EditPlan, settings: EditSettin
         frames.append(pixels)
         times.append(frame.time)
         durations.append(frame.duration)
-    return ReadClip(frames=np.stack(frames), times=[time - times[0] for time in times], durations=durations)
+    since_begin = [time - times[0] for time in times]
+    return ReadClip(frames=np.stack(frames), begin=times[0], times=since_begin, durations=durations)
 
 
 def window_starts(num_frames: int, window: int, overlap: int) -> list[int]:
@@ -361,7 +365,7 @@ def _write_videos(
     fps = plan.info.fps
     time_base = regular_time_base(clip.times, fps)
     height, width = plan.output_size
-    sound = {"sound": reader.path, "sound_start": Fraction(settings.start)} if plan.info.has_audio else {}
+    sound = {"sound": reader.path, "sound_start": clip.begin} if plan.info.has_audio else {}
     with contextlib.ExitStack() as stack:
 
         def writer(path: Path, columns: int) -> VideoWriter:
