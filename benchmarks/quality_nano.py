@@ -2,8 +2,9 @@
 
 For every clip and look, 33 frames and an instruction whose wording was never trained on. PSNR in dB against the
 exact look, computed from the source: of the unedited source (the baseline), of the model at its own size, and of the
-result at the clip's size with joint upsampling. Writes a table and a contact sheet per clip (top: source; then pairs
-of rows, model above exact look).
+result at the clip's size with joint upsampling. "Model to source" is how near the edit still is to the unedited
+source: less than "model" means that it is nearer to the look. Writes a table and a contact sheet per clip (left: the
+source; then pairs of rows, model above exact look).
 """
 
 import argparse
@@ -65,7 +66,7 @@ def main() -> None:
     steps = arguments.num_inference_steps or pipe.config.default_num_inference_steps
     print(setting())
     print(f"model {arguments.model}, {arguments.num_frames} frames, {steps} steps, seed 0\n")
-    print("| clip | look | source | model | gain | full size |\n|---|---|---|---|---|---|")
+    print("| clip | look | source | model | gain | model to source | full size |\n|---|---|---|---|---|---|---|")
     settings = EditSettings(num_frames=arguments.num_frames, num_inference_steps=steps)
     for clip in arguments.clips:
         reader = VideoReader(clip)
@@ -75,12 +76,10 @@ def main() -> None:
         for look, make in LOOKS.items():
             exact = make(source)
             edit = edit_frames(pipe, frames, EVALUATION[look][0], settings, plan.window, lambda *_: None)
-            before, after = psnr(source, exact), psnr(edit, exact)
             full = psnr_at_full_size(reader, settings, look, JointUpsampler(source, edit))
-            print(
-                f"| {clip.stem} | {look} | {before:.1f} | {after:.1f} | {after - before:+.1f} | {full:.1f} |",
-                flush=True,
-            )
+            before, after = psnr(source, exact), psnr(edit, exact)
+            scores = f"{before:.1f} | {after:.1f} | {after - before:+.1f} | {psnr(edit, source):.1f} | {full:.1f}"
+            print(f"| {clip.stem} | {look} | {scores} |", flush=True)
             pairs.append((edit[middle], exact[middle]))
         if arguments.sheets:
             arguments.sheets.mkdir(parents=True, exist_ok=True)
