@@ -79,12 +79,12 @@ class _Job:
     output: Path
 
 
-def _default_output(video: Path, folder: Path | None = None) -> Path:
+def _default_output(video: Path) -> Path:
     from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
     known = video.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
     suffix = video.suffix if known else ".mp4"
-    return (folder or video.parent) / f"{video.stem}_edited{suffix}"
+    return video.with_name(f"{video.stem}_edited{suffix}")
 
 
 def _first_of(row: dict, names: tuple[str, ...]) -> str | None:
