@@ -75,6 +75,18 @@ def test_an_added_object_is_neither_smeared_nor_ghosted(clip):
     assert psnr(joint, exact, 1 - mask) > psnr(plain, exact, 1 - mask) + 3
 
 
+def test_a_blur_is_not_undone(clip):
+    full, small = clip
+    edit, exact = LOOKS["blurred"](small), LOOKS["blurred"](full)
+    joint = upsample(small, edit, full)
+    assert psnr(joint, exact) > 45
+
+    def sharpness(video):
+        return (video[..., 1:] - video[..., :-1]).square().mean().sqrt()
+
+    assert sharpness(joint) < 1.3 * sharpness(exact) < 0.5 * sharpness(full)
+
+
 def test_chunks_do_not_show(clip):
     full, small = clip
     times = (CHUNK + 5) // 5 + 1

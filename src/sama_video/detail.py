@@ -22,12 +22,15 @@ class DetailSettings:
         ridge: pull of a window's fit towards the whole frame's, as a variance of colours in 0..1.
         noise: root mean square error of the fit up to which it is trusted entirely.
         misfit: the same from which on it is not trusted at all.
+        removed: share of the source's fine detail below which the edit counts as having removed it (a blur); from
+            twice that share on it does not.
     """
 
     radius: int = 4
     ridge: float = 2e-3
     noise: float = 0.06
     misfit: float = 0.12
+    removed: float = 0.35
 
 
 def _box(x: torch.Tensor, radius: int) -> torch.Tensor:
@@ -60,6 +63,7 @@ def _moments(source: torch.Tensor, edit: torch.Tensor, mean) -> tuple[torch.Tens
     return mean_source, mean_edit, covariance, cross
 
 
+VISIBLE = 1 / 255  # detail below one level of eight bits is none
 CHUNK = 16  # frames fitted at once, so that memory does not grow with the clip
 HALO = 2  # frames before and after a chunk that its smoothing in time looks at
 
@@ -118,10 +122,19 @@ def fit(source: torch.Tensor, edit: torch.Tensor, settings: DetailSettings) -> t
     coefficients = torch.cat([matrix.flatten(-2), offset.squeeze(-1)], dim=-1).permute(0, 3, 1, 2)
     coefficients = _smooth_in_time(window(coefficients))
 
-    misfit = (edit - _apply(coefficients, source)).square().mean(dim=1, keepdim=True)
-    error = _smooth_in_time(_box(misfit, settings.radius // 2)).sqrt()
+    explained = _apply(coefficients, source)
+    error = _smooth_in_time(_box(_power(edit - explained), settings.radius // 2)).sqrt()
     distrust = ((error - settings.noise) / (settings.misfit - settings.noise)).clamp(0.0, 1.0)
-    return coefficients, _box(distrust, 1)
+    # An edit without fine detail where the fit would bring some is a blur: bringing it back would undo the edit.
+    detail, kept = (_smooth_in_time(window(_power(x - _box(x, 1)))).sqrt() for x in (explained, edit))
+    blurred = (2.0 - kept / (settings.removed * detail + 1e-6)).clamp(0.0, 1.0)
+    visible = (detail / VISIBLE - 1.0).clamp(0.0, 1.0)
+    return coefficients, _box(torch.maximum(distrust, blurred * visible), 1)
+
+
+def _power(x: torch.Tensor) -> torch.Tensor:
+    """Mean square over the colours, `[F, 1, h, w]`."""
+    return x.square().mean(dim=1, keepdim=True)
 
 
 def _apply(coefficients: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
