@@ -23,7 +23,7 @@ def main() -> None:
     print("sama --help; baseline: python -c 'import typer, rich'")
     baseline = (sys.executable, "-c", "import typer, rich")
     report("help", *compare(lambda: run(*SAMA, "--help"), lambda: run(*baseline), rounds=9))
-    print(print("sama edit, 33 frames of 640x480 with detail; baseline: importing torch, diffusers, transformers"))
+    print("sama edit, 33 frames of 640x480 with detail; baseline: importing torch, diffusers, transformers")
     with tempfile.TemporaryDirectory() as folder:
         seconds = []
         for _ in range(3):
