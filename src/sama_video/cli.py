@@ -309,7 +309,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the results.")] = Pa
     from .pipelines.loading import load_pipeline
 
     out.mkdir(parents=True, exist_ok=True)
-    job = _Job(ASSETS / "demo.mp4", "Make it look like an old sepia photograph", out / "city_sepia.mp4")
+    job = _Job(ASSETS / "demo.mp4", "Make the scene look like it is night", out / "cup_night.mp4")
     written = _run(load_pipeline("nano"), job, EditSettings(), "nano", compare=True, sheet=True)
     for label, path in zip(("result", "side by side", "contact sheet"), written, strict=True):
         typer.echo(f"{label}: {path.resolve()}")
