@@ -215,8 +215,9 @@ def edit(
         for job in pending:
             _describe(pipe, job, settings)
         return
+    provenance = _provenance(model)
     for job in pending:
-        _run(pipe, job, settings, model, compare)
+        _run(pipe, job, settings, provenance, compare)
 
 
 def _check_choices(**values: str | None) -> None:
@@ -271,14 +272,20 @@ class _ProgressBar:
         self.progress.stop()
 
 
-def _run(
-    pipe: "SamaPipeline", job: _Job, settings: "EditSettings", model: str, compare: bool, sheet: bool = False
-) -> list[Path]:
-    from .editing import edit_video, hash_weights
+def _provenance(model: str) -> dict:
+    """Name and hash of a model's weights, for the JSON file beside a result."""
+    from .editing import hash_weights
     from .pipelines.loading import resolve_model
 
     folder = Path(resolve_model(model))
-    provenance = {"name": model, "weights": hash_weights(folder) if folder.is_dir() else model}
+    return {"name": model, "weights": hash_weights(folder) if folder.is_dir() else model}
+
+
+def _run(
+    pipe: "SamaPipeline", job: _Job, settings: "EditSettings", provenance: dict, compare: bool, sheet: bool = False
+) -> list[Path]:
+    from .editing import edit_video
+
     beside = job.output.with_name(f"{job.output.stem}_compare{job.output.suffix}") if compare else None
     contact = job.output.with_name(f"{job.output.stem}_contact_sheet.png") if sheet else None
     started = time.monotonic()
@@ -310,7 +317,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the results.")] = Pa
 
     out.mkdir(parents=True, exist_ok=True)
     job = _Job(ASSETS / "demo.mp4", "Make the scene look like it is night", out / "cup_night.mp4")
-    written = _run(load_pipeline("nano"), job, EditSettings(), "nano", compare=True, sheet=True)
+    written = _run(load_pipeline("nano"), job, EditSettings(), _provenance("nano"), compare=True, sheet=True)
     for label, path in zip(("result", "side by side", "contact sheet"), written, strict=True):
         typer.echo(f"{label}: {path.resolve()}")
 

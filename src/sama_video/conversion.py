@@ -5,7 +5,6 @@ Everything is read and checked before anything is written; outputs are written a
 
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, UMT5EncoderModel
@@ -13,6 +12,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 from .errors import UserError
 from .files import written_aside
 from .models.convert_checkpoint import (
+    SAMA_KEYS,
     StateDict,
     convert_lora_state,
     load_official_text_encoder,
@@ -24,13 +24,13 @@ from .models.convert_checkpoint import (
     read_state_dict,
 )
 from .models.transformer_sama import SamaTransformer3DModel
+from .pipelines.loading import DTYPES
 from .pipelines.pipeline_sama import SamaPipeline
 
 # Where original Wan folders keep their parts.
 VAE_NAMES = ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "Wan2.1_VAE.safetensors", "Wan2.2_VAE.safetensors")
 TEXT_ENCODER_NAMES = ("models_t5_umt5-xxl-enc-bf16.pth", "models_t5_umt5-xxl-enc-bf16.safetensors")
 TOKENIZER_NAMES = ("google/umt5-xxl", "tokenizer")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def _found(given: Path | None, folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -41,8 +41,8 @@ def _found(given: Path | None, folder: Path, names: tuple[str, ...]) -> Path | N
     return next((folder / name for name in names if (folder / name).exists()), None) if folder.is_dir() else None
 
 
-def _is_diffusers(folder: Path, part: str = "") -> bool:
-    return (folder / part / "config.json").is_file()
+def _is_diffusers(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
 def _load_transformer(source: Path, num_attention_heads: int | None) -> SamaTransformer3DModel:
@@ -63,7 +63,7 @@ def load_diffusers_transformer(folder: Path) -> SamaTransformer3DModel:
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"cannot load the transformer in {folder} ({str(error).splitlines()[0]})") from error
     missing = set(report["missing_keys"])
-    new = {key for key in model.state_dict() if key.startswith(("type_embedding.", "semantic_"))}
+    new = {key for key in model.state_dict() if key.startswith(SAMA_KEYS)}
     if (missing and missing != new) or report["unexpected_keys"]:
         raise UserError(
             f"{folder} does not hold a SAMA or Wan transformer; nothing was converted. unknown: "

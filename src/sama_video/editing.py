@@ -165,6 +165,8 @@ def _edited_area(info: VideoInfo, size: tuple[int, int], fit: str) -> tuple[int,
 
 def _cut(pixels: np.ndarray, area: tuple[int, int, int, int]) -> np.ndarray:
     """The area of a picture; beyond its border the nearest pixel is repeated."""
+    if area == (0, 0, *pixels.shape[:2]):
+        return pixels
     top, left, height, width = area
     rows = np.clip(np.arange(top, top + height), 0, pixels.shape[0] - 1)
     columns = np.clip(np.arange(left, left + width), 0, pixels.shape[1] - 1)

@@ -225,9 +225,7 @@ def load_official_transformer(path: str | Path, num_attention_heads: int | None 
         model.config.attention_head_dim, model.config.patch_size, model.config.rope_max_seq_len
     )
     if plain_wan:
-        model.reset_new_parts()
-        for part in (model.type_embedding, model.semantic_projector, model.semantic_head):
-            part.to(model.proj_out.weight.dtype)
+        model.reset_new_parts(like=model.proj_out.weight)
     return model.eval()
 
 

@@ -123,10 +123,10 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         )
         self.reset_new_parts()
 
-    def reset_new_parts(self) -> None:
+    def reset_new_parts(self, like: torch.Tensor | None = None) -> None:
         """Make type embeddings, semantic projector and semantic head anew, so that the model starts as Wan.
 
-        Types say nothing yet, and the semantic velocity is 0.
+        Types say nothing yet, and the semantic velocity is 0. Device and dtype are those of `like`.
         """
         config = self.config
         width = config.num_attention_heads * config.attention_head_dim
@@ -136,6 +136,9 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         nn.init.zeros_(self.type_embedding.weight)
         nn.init.zeros_(self.semantic_head.proj.weight)
         nn.init.zeros_(self.semantic_head.proj.bias)
+        if like is not None:
+            for part in (self.type_embedding, self.semantic_projector, self.semantic_head):
+                part.to(like.device, like.dtype).train(self.training)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -146,10 +149,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.type_embedding.weight.is_meta:
-            dtype, device = model.proj_out.weight.dtype, model.proj_out.weight.device
-            model.reset_new_parts()
-            for part in (model.type_embedding, model.semantic_projector, model.semantic_head):
-                part.to(device, dtype).eval()
+            model.reset_new_parts(like=model.proj_out.weight)
         return loaded
 
     def _embed_latents(self, latents: torch.Tensor, type_id: int) -> torch.Tensor:

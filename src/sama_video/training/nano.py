@@ -24,8 +24,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import PATCH_VALUES, AutoencoderSamaNano
+from ..models.latents import encode_video
 from ..models.presets import PRESETS
 from ..models.transformer_sama import SamaTransformer3DModel
+from ..shapes import LatentShape, VideoShape
 from ..synth.clips import ClipPool, load_photos
 from ..synth.instructions import sample_instruction
 from ..synth.looks import LOOKS
@@ -201,9 +203,7 @@ def fit_linear_codec(vae: AutoencoderSamaNano, pool: ClipPool, num_clips: int = 
 
 def encode_clips(vae: AutoencoderSamaNano, clips: torch.Tensor) -> torch.Tensor:
     """`[B, F, 3, H, W]` in 0..1 -> normalised latents `[B, Z, f, h, w]`."""
-    latents = vae.encode((clips * 2 - 1).transpose(1, 2)).latent_dist.mode()
-    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    return latents / std
+    return encode_video(vae, (clips * 2 - 1).transpose(1, 2))
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,8 @@ class NanoTrainer:
         rng = random.Random(self.step)
         generator = torch.Generator().manual_seed(self.step)
         frames, height, width = shape = rng.choice(stage.shapes)
-        tokens = 2 * ((frames - 1) // 4 + 1) * (height // 16) * (width // 16)
+        grid = LatentShape.from_video(VideoShape(num_frames=frames, height=height, width=width))
+        tokens = 2 * grid.num_tokens()
         batch = draw_batch(self.pool, shape, max(1, stage.tokens_per_step // tokens), rng)
         with torch.no_grad():
             source, target = encode_clips(self.vae, batch.source), encode_clips(self.vae, batch.target)
