@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from .errors import UserError
 from .files import written_aside
+from .models.autoencoder_sama_nano import AutoencoderSamaNano
 from .models.convert_checkpoint import (
     SAMA_KEYS,
     StateDict,
@@ -23,6 +24,7 @@ from .models.convert_checkpoint import (
     official_vae_state,
     read_state_dict,
 )
+from .models.latents import VideoAutoencoder
 from .models.transformer_sama import SamaTransformer3DModel
 from .pipelines.loading import DTYPES
 from .pipelines.pipeline_sama import SamaPipeline
@@ -72,8 +74,11 @@ def load_diffusers_transformer(folder: Path) -> SamaTransformer3DModel:
     return model
 
 
-def _load_vae(path: Path) -> AutoencoderKLWan:
-    return AutoencoderKLWan.from_pretrained(path) if _is_diffusers(path) else load_official_vae(path)
+def _load_vae(path: Path) -> VideoAutoencoder:
+    if not _is_diffusers(path):
+        return load_official_vae(path)
+    is_nano = AutoencoderKLWan.load_config(path).get("_class_name") == AutoencoderSamaNano.__name__
+    return (AutoencoderSamaNano if is_nano else AutoencoderKLWan).from_pretrained(path)
 
 
 def _load_text_encoder(path: Path) -> UMT5EncoderModel:
@@ -153,12 +158,12 @@ def convert_files(
 def _write_official(
     folder: Path,
     transformer: SamaTransformer3DModel,
-    vae: AutoencoderKLWan | None,
+    vae: VideoAutoencoder | None,
     text_encoder: UMT5EncoderModel | None,
 ) -> None:
     folder.mkdir()
     states: dict[str, StateDict] = {"sama.safetensors": official_transformer_state(transformer)}
-    if isinstance(vae, AutoencoderKLWan):
+    if isinstance(vae, AutoencoderKLWan):  # the nano's own has no official names
         states["Wan2.1_VAE.safetensors"] = official_vae_state(vae)
     if text_encoder is not None:
         states["models_t5_umt5-xxl-enc-bf16.safetensors"] = official_text_encoder_state(text_encoder)
@@ -169,7 +174,7 @@ def _write_official(
 def _write_diffusers(
     folder: Path,
     transformer: SamaTransformer3DModel,
-    vae: AutoencoderKLWan | None,
+    vae: VideoAutoencoder | None,
     text_encoder: UMT5EncoderModel | None,
     tokenizer: Path | None,
 ) -> None:

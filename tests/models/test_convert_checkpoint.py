@@ -156,6 +156,18 @@ def test_a_pipeline_folder_and_back(tmp_path):
         convert_files(DIT, tmp_path / "pipe", num_attention_heads=HEADS)
 
 
+def test_the_shipped_model_under_the_official_names(tmp_path):
+    nano = PRESETS["nano"]
+    convert_files(nano.weights, tmp_path / "official", to="official")
+    assert not list((tmp_path / "official").glob("*VAE*"))
+    loaded = load_official_transformer(
+        tmp_path / "official" / "sama.safetensors", nano.transformer["num_attention_heads"]
+    )
+    shipped = load_file(nano.weights / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert loaded.state_dict().keys() == shipped.keys()
+    assert all(torch.equal(value.half(), shipped[key]) for key, value in loaded.state_dict().items())
+
+
 def test_an_original_wan_folder(tmp_path):
     wan = tmp_path / "Wan2.1-T2V"
     wan.mkdir()
