@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sama_video.cli import normalise_arguments
+from sama_video.cli.app import normalise_arguments
 from sama_video.errors import UserError
 from sama_video.models.presets import ASSETS
 from sama_video.video import VideoReader
@@ -150,7 +150,7 @@ def test_info():
 
 def test_help_and_version_stay_light():
     heavy = ("torch", "diffusers", "transformers", "av", "numpy")
-    code = f"import sys; import sama_video, sama_video.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys; import sama_video, sama_video.cli.app; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
     result = sama("--help")
     assert result.returncode == 0

@@ -10,9 +10,10 @@ LAYERS = (
     {"errors"},
     {"files"},
     {"shapes", "video", "detail"},
-    {"synth", "models"},
+    {"judge", "synth", "models"},
     {"pipelines"},
-    {"editing", "conversion", "training"},
+    {"data"},
+    {"curation", "editing", "conversion", "training"},
     {"cli"},
 )
 

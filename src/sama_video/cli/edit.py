@@ -1,8 +1,7 @@
-"""The `sama` command. Heavy libraries load inside the commands that use them, so `sama --help` is instant."""
+"""`sama edit` and `sama demo`."""
 
 import csv
 import json
-import re
 import sys
 import time
 from dataclasses import dataclass
@@ -11,65 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:
-    from .editing import EditSettings
-    from .pipelines.pipeline_sama import SamaPipeline
+    from ..editing import EditSettings
+    from ..pipelines.pipeline_sama import SamaPipeline
 
-app = typer.Typer(
-    name="sama",
-    help="Edit videos by instruction with SAMA.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-
-# What other editors call the same options. Every option may also be written with underscores.
-ALIASES = {
-    "--src-video": "--video",
-    "--video-path": "--video",
-    "--instruction": "--prompt",
-    "--sample-steps": "--num-inference-steps",
-    "--infer-steps": "--num-inference-steps",
-    "--steps": "--num-inference-steps",
-    "--cfg-scale": "--guidance-scale",
-    "--sample-guide-scale": "--guidance-scale",
-    "--sigma-shift": "--flow-shift",
-    "--sample-shift": "--flow-shift",
-    "--max-frames": "--num-frames",
-    "--frame-num": "--num-frames",
-    "--base-seed": "--seed",
-    "--save-file": "--output",
-    "--output-dir": "--output",
-    "--lora-path": "--lora",
-    "--model-path": "--model",
-}
 MANIFEST_VIDEO_COLUMNS = ("src_video", "video", "source_path", "original_video", "video_path")
 MANIFEST_PROMPT_COLUMNS = ("prompt", "instruction", "edit_instruction", "text")
-
-
-def normalise_arguments(arguments: list[str]) -> list[str]:
-    """Other editors' option names, underscores and `--size 832*480` in this command's own words."""
-    result = []
-    pending = iter(arguments)
-    for argument in pending:
-        if argument == "--":
-            return [*result, argument, *pending]
-        if not argument.startswith("--"):
-            result.append(argument)
-            continue
-        name, equals, value = argument.partition("=")
-        name = name.replace("_", "-")
-        name = ALIASES.get(name, name)
-        if name == "--size":
-            size = re.fullmatch(r"(\d+)[*xX](\d+)", value if equals else next(pending, ""))
-            if size is None:
-                raise UserError("--size takes WIDTHxHEIGHT, for example --size 832x480")
-            result += ["--width", size[1], "--height", size[2]]
-        else:
-            result.append(name + equals + value)
-    return result
 
 
 @dataclass(frozen=True)
@@ -80,7 +28,7 @@ class _Job:
 
 
 def _default_output(video: Path) -> Path:
-    from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
     known = video.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
     suffix = video.suffix if known else ".mp4"
@@ -133,7 +81,6 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise UserError(f"the folder {output.parent} does not exist; make it or choose another --output")
 
 
-@app.command()
 def edit(
     video: Annotated[Path | None, typer.Argument(help="Source video or image.", show_default=False)] = None,
     prompt: Annotated[str | None, typer.Argument(help="What to change.", show_default=False)] = None,
@@ -182,8 +129,8 @@ def edit(
         jobs = [_Job(video, prompt, output or _default_output(video))]
     pending = _pending(jobs, overwrite, resume=manifest is not None)
 
-    from .editing import EditSettings
-    from .video import VideoReader
+    from ..editing import EditSettings
+    from ..video import VideoReader
 
     settings = EditSettings(
         negative_prompt=negative_prompt,
@@ -206,7 +153,7 @@ def edit(
             raise UserError('the instruction is empty; say what to change, for example "make it black and white"')
         VideoReader(job.video)
 
-    from .pipelines.loading import load_pipeline
+    from ..pipelines.loading import load_pipeline
 
     pipe = load_pipeline(
         model, device=device, dtype=dtype, offload=offload, scheduler=scheduler, vae_tiling=vae_tiling, lora=lora
@@ -237,8 +184,8 @@ def _pending(jobs: list[_Job], overwrite: bool, resume: bool) -> list[_Job]:
 
 
 def _describe(pipe: "SamaPipeline", job: _Job, settings: "EditSettings") -> None:
-    from .editing import plan_for
-    from .video import VideoReader
+    from ..editing import plan_for
+    from ..video import VideoReader
 
     info = VideoReader(job.video).info
     plan = plan_for(pipe, info, settings)
@@ -274,8 +221,8 @@ class _ProgressBar:
 
 def _provenance(model: str) -> dict:
     """Name and hash of a model's weights, for the JSON file beside a result."""
-    from .editing import hash_weights
-    from .pipelines.loading import resolve_model
+    from ..editing import hash_weights
+    from ..pipelines.loading import resolve_model
 
     folder = Path(resolve_model(model))
     return {"name": model, "weights": hash_weights(folder) if folder.is_dir() else model}
@@ -284,7 +231,7 @@ def _provenance(model: str) -> dict:
 def _run(
     pipe: "SamaPipeline", job: _Job, settings: "EditSettings", provenance: dict, compare: bool, sheet: bool = False
 ) -> list[Path]:
-    from .editing import edit_video
+    from ..editing import edit_video
 
     beside = job.output.with_name(f"{job.output.stem}_compare{job.output.suffix}") if compare else None
     contact = job.output.with_name(f"{job.output.stem}_contact_sheet.png") if sheet else None
@@ -308,76 +255,14 @@ def _run(
     return [path for path in (job.output, beside, contact) if path is not None]
 
 
-@app.command()
 def demo(out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo")) -> None:
     """Edit the bundled clip with the shipped model and say where the results lie."""
-    from .editing import EditSettings
-    from .models.presets import ASSETS
-    from .pipelines.loading import load_pipeline
+    from ..editing import EditSettings
+    from ..models.presets import ASSETS
+    from ..pipelines.loading import load_pipeline
 
     out.mkdir(parents=True, exist_ok=True)
     job = _Job(ASSETS / "demo.mp4", "Make the scene look like it is night", out / "cup_night.mp4")
     written = _run(load_pipeline("nano"), job, EditSettings(), _provenance("nano"), compare=True, sheet=True)
     for label, path in zip(("result", "side by side", "contact sheet"), written, strict=True):
         typer.echo(f"{label}: {path.resolve()}")
-
-
-@app.command()
-def info(
-    model: Annotated[str, typer.Option(help="Preset: nano, wan2.1-1.3b, wan2.2-5b or wan2.1-14b.")] = "nano",
-    height: Annotated[int | None, typer.Option(help="Default: the preset's native size at 16:9.")] = None,
-    width: Annotated[int | None, typer.Option()] = None,
-    num_frames: Annotated[int | None, typer.Option(help="Default: the preset's native number.")] = None,
-) -> None:
-    """Sizes, tokens and a memory estimate for a preset and a clip size."""
-    from .models.presets import PRESETS, estimate
-
-    if model not in PRESETS:
-        raise UserError(f"unknown preset {model!r}: use one of {', '.join(PRESETS)}")
-    for line in estimate(model, height, width, num_frames):
-        typer.echo(line)
-
-
-@app.command()
-def convert(
-    source: Annotated[Path, typer.Argument(help="Checkpoint file or folder, LoRA file, or diffusers folder.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write; for a LoRA a .safetensors file.")],
-    to: Annotated[str, typer.Option(help="diffusers, or official for the release's key names.")] = "diffusers",
-    vae: Annotated[Path | None, typer.Option(help="Wan's VAE file, or a folder of diffusers' class.")] = None,
-    text_encoder: Annotated[Path | None, typer.Option(help="Wan's UMT5 file, or a folder of transformers'.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer (google/umt5-xxl).")] = None,
-    num_attention_heads: Annotated[int | None, typer.Option(help="Default: width / 128.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
-) -> None:
-    """Convert weights between the official release's files and a folder that every command loads."""
-    from .conversion import convert_files
-
-    if to not in ("diffusers", "official"):
-        raise UserError(f"--to must be diffusers or official, got {to!r}")
-    written = convert_files(
-        source,
-        output,
-        to=to,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        num_attention_heads=num_attention_heads,
-        dtype=dtype,
-        overwrite=overwrite,
-    )
-    for path in written:
-        typer.echo(str(path))
-
-
-def main() -> None:
-    """Entry point: bad input ends with one sentence and exit code 2."""
-    try:
-        app(args=normalise_arguments(sys.argv[1:]))
-    except UserError as error:
-        typer.echo(f"sama: {error}", err=True)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,54 @@
+"""`sama info` and `sama convert`: weights and their sizes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError
+
+
+def info(
+    model: Annotated[str, typer.Option(help="Preset: nano, wan2.1-1.3b, wan2.2-5b or wan2.1-14b.")] = "nano",
+    height: Annotated[int | None, typer.Option(help="Default: the preset's native size at 16:9.")] = None,
+    width: Annotated[int | None, typer.Option()] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Default: the preset's native number.")] = None,
+) -> None:
+    """Sizes, tokens and a memory estimate for a preset and a clip size."""
+    from ..models.presets import PRESETS, estimate
+
+    if model not in PRESETS:
+        raise UserError(f"unknown preset {model!r}: use one of {', '.join(PRESETS)}")
+    for line in estimate(model, height, width, num_frames):
+        typer.echo(line)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Checkpoint file or folder, LoRA file, or diffusers folder.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; for a LoRA a .safetensors file.")],
+    to: Annotated[str, typer.Option(help="diffusers, or official for the release's key names.")] = "diffusers",
+    vae: Annotated[Path | None, typer.Option(help="Wan's VAE file, or a folder of diffusers' class.")] = None,
+    text_encoder: Annotated[Path | None, typer.Option(help="Wan's UMT5 file, or a folder of transformers'.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer (google/umt5-xxl).")] = None,
+    num_attention_heads: Annotated[int | None, typer.Option(help="Default: width / 128.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+) -> None:
+    """Convert weights between the official release's files and a folder that every command loads."""
+    from ..conversion import convert_files
+
+    if to not in ("diffusers", "official"):
+        raise UserError(f"--to must be diffusers or official, got {to!r}")
+    written = convert_files(
+        source,
+        output,
+        to=to,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        num_attention_heads=num_attention_heads,
+        dtype=dtype,
+        overwrite=overwrite,
+    )
+    for path in written:
+        typer.echo(str(path))

@@ -1,0 +1,1 @@
+"""From files and the engine to batches: manifests, pretext tasks, anchor frames, buckets, caches."""
