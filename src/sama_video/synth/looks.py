@@ -1,102 +1,163 @@
-"""Global looks: exact, deterministic edits of a whole clip.
+"""Global looks: exact edits of a whole clip, in whole numbers, so that every machine gives the same bytes.
 
-Every look maps `[F, 3, H, W]` in 0..1 to the same shape and range. Spatial looks (blur, pixelation) are defined
-relative to the frame's short side, so that the same look means the same picture at every size.
+Every look maps uint8 `[F, H, W, 3]` to uint8 of the same shape. Spatial looks (blur, pixelation, sketch, vignette) are
+defined relative to the frame's short side, so that the same look means the same picture at every size.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 
-Look = Callable[[torch.Tensor], torch.Tensor]
+from .draw import resize
 
-LUMA = torch.tensor([0.299, 0.587, 0.114])
+Look = Callable[[np.ndarray], np.ndarray]
 
-
-def luma(video: torch.Tensor) -> torch.Tensor:
-    """Rec. 601 luma, `[F, 1, H, W]`."""
-    return (video * LUMA.to(video).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601
+UNIT = 4096  # weights are rounded to 1 / UNIT; sums stay below 2^24, hence exact in float32
 
 
-def _colour_matrix(rows: list[list[float]], offset: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Look:
-    def look(video: torch.Tensor) -> torch.Tensor:
-        matrix = torch.tensor(rows).to(video)
-        shifted = torch.einsum("rc,fchw->frhw", matrix, video) + torch.tensor(offset).to(video).view(1, 3, 1, 1)
-        return shifted.clamp(0.0, 1.0)
+def _weighted(pixels: np.ndarray, matrix: Sequence[Sequence[float]], offset: Sequence[float]) -> np.ndarray:
+    weights = np.array([[round(UNIT * value) for value in row] for row in matrix], dtype=np.float32)
+    shift = np.array([round(UNIT * 255 * value) + UNIT // 2 for value in offset], dtype=np.float32)
+    sums = pixels.astype(np.float32) @ weights.T
+    sums += shift
+    np.clip(sums, 0, 255 * UNIT + UNIT - 1, out=sums)
+    return (sums.astype(np.int32) // UNIT).astype(np.uint8)
+
+
+def _colour_matrix(matrix: Sequence[Sequence[float]], offset: Sequence[float] = (0.0, 0.0, 0.0)) -> Look:
+    def look(video: np.ndarray) -> np.ndarray:
+        return _weighted(video, matrix, offset)
 
     return look
 
 
-def grayscale(video: torch.Tensor) -> torch.Tensor:
-    return luma(video).expand(-1, 3, -1, -1).contiguous()
+def _curve(level: Callable[[float], float]) -> Look:
+    """The same curve 0..1 -> 0..1 on every channel."""
+    levels = [math.floor(255 * min(max(level(value / 255), 0.0), 1.0) + 0.5) for value in range(256)]
+    table = np.array(levels, dtype=np.uint8)
+
+    def look(video: np.ndarray) -> np.ndarray:
+        return table[video]
+
+    return look
 
 
-def negative(video: torch.Tensor) -> torch.Tensor:
-    return 1.0 - video
+def luma(video: np.ndarray) -> np.ndarray:
+    """uint8 `[F, H, W]`."""
+    return _weighted(video, (LUMA,), (0.0,))[..., 0]
 
 
-def brighter(video: torch.Tensor) -> torch.Tensor:
-    return 1.0 - (1.0 - video) ** 1.7
+def grayscale(video: np.ndarray) -> np.ndarray:
+    return np.repeat(luma(video)[..., None], 3, axis=-1)
 
 
-def darker(video: torch.Tensor) -> torch.Tensor:
-    return video * 0.5
+def _saturation(factor: float) -> Look:
+    rows = [[(1 - factor) * weight + factor * (i == j) for j, weight in enumerate(LUMA)] for i in range(3)]
+    return _colour_matrix(rows)
 
 
-def high_contrast(video: torch.Tensor) -> torch.Tensor:
-    return ((video - 0.5) * 1.7 + 0.5).clamp(0.0, 1.0)
-
-
-def faded(video: torch.Tensor) -> torch.Tensor:
-    return video * 0.5 + 0.35
-
-
-def vivid(video: torch.Tensor) -> torch.Tensor:
-    gray = luma(video)
-    return (gray + (video - gray) * 2.0).clamp(0.0, 1.0)
-
-
-def blurred(video: torch.Tensor) -> torch.Tensor:
-    """Gaussian blur with a sigma of 2.5 % of the short side."""
-    sigma = 0.025 * min(video.shape[-2:])
+@lru_cache(maxsize=64)
+def _blur_matrix(length: int, sigma: float) -> np.ndarray:
+    """`[length, length]`: Gaussian weights in units of 1 / UNIT, beyond the edge the edge pixel again."""
     radius = max(1, round(3 * sigma))
-    taps = torch.arange(-radius, radius + 1, dtype=video.dtype, device=video.device)
-    kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    rows = F.pad(video, (radius, radius, radius, radius), mode="replicate")
-    rows = F.conv2d(rows.flatten(0, 1).unsqueeze(1), kernel.unsqueeze(2))
-    return F.conv2d(rows, kernel.unsqueeze(3)).view_as(video)
+    taps = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
+    weights = [round(UNIT * tap / sum(taps)) for tap in taps]
+    weights[radius] += UNIT - sum(weights)
+    matrix = np.zeros((length, length), dtype=np.float32)
+    for row in range(length):
+        for offset, weight in zip(range(-radius, radius + 1), weights, strict=True):
+            matrix[row, min(max(row + offset, 0), length - 1)] += weight
+    return matrix
 
 
-def pixelated(video: torch.Tensor) -> torch.Tensor:
+def _blur(pixels: np.ndarray, share: float) -> np.ndarray:
+    """Gaussian blur of uint8 `[F, H, W, C]` with a sigma of `share` of the short side."""
+    frames, height, width, channels = pixels.shape
+    sigma = share * min(height, width)
+    rows = _blur_matrix(height, sigma) @ pixels.astype(np.float32).reshape(frames, height, -1)
+    rows = ((rows.astype(np.int32) + UNIT // 2) // UNIT).astype(np.float32).reshape(frames * height, width, channels)
+    columns = _blur_matrix(width, sigma) @ rows
+    return ((columns.astype(np.int32) + UNIT // 2) // UNIT).astype(np.uint8).reshape(pixels.shape)
+
+
+def blurred(video: np.ndarray) -> np.ndarray:
+    """Gaussian blur with a sigma of 2.5 % of the short side."""
+    return _blur(video, 0.025)
+
+
+def pixelated(video: np.ndarray) -> np.ndarray:
     """Square blocks of one sixteenth of the short side, counted from the top left corner."""
-    height, width = video.shape[-2:]
+    height, width = video.shape[1:3]
     rows = max(1, round(height * 16 / min(height, width)))
     columns = max(1, round(width * 16 / min(height, width)))
-    blocks = F.adaptive_avg_pool2d(video, (rows, columns))
-    return F.interpolate(blocks, size=(height, width), mode="nearest-exact")
+    blocks = resize(np.moveaxis(video, 0, 2), rows, columns)
+    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    return np.ascontiguousarray(np.moveaxis(blocks[row][:, column], 2, 0))
 
 
-sepia = _colour_matrix([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]])
-night = _colour_matrix([[0.20, 0.10, 0.05], [0.05, 0.30, 0.10], [0.10, 0.20, 0.45]])
-warm = _colour_matrix([[1.15, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.65]], (0.06, 0.02, 0.0))
-cold = _colour_matrix([[0.65, 0.0, 0.0], [0.0, 0.95, 0.0], [0.0, 0.0, 1.15]], (0.0, 0.02, 0.08))
-green = _colour_matrix([[0.15, 0.25, 0.05], [0.30, 0.60, 0.15], [0.10, 0.20, 0.05]], (0.0, 0.05, 0.0))
+def posterized(video: np.ndarray) -> np.ndarray:
+    """Four levels a channel."""
+    return (video // 64 * 85).astype(np.uint8)
+
+
+THERMAL = ((0, 0, 60), (70, 0, 150), (200, 20, 100), (250, 120, 10), (255, 220, 60), (255, 255, 220))
+
+
+def thermal(video: np.ndarray) -> np.ndarray:
+    """Brightness as heat: from dark blue over purple, red and yellow to white."""
+    place = np.arange(256)[:, None] * (len(THERMAL) - 1)
+    low, fraction = np.minimum(place // 255, len(THERMAL) - 2), place
+    stops = np.array(THERMAL)
+    fraction = place - low * 255
+    table = (stops[low[:, 0]] * (255 - fraction) + stops[low[:, 0] + 1] * fraction) // 255
+    return table.astype(np.uint8)[luma(video)]
+
+
+def sketch(video: np.ndarray) -> np.ndarray:
+    """Dark pencil lines on white paper, where brightness changes."""
+    grey = luma(video)
+    surround = _blur(grey[..., None], 0.02)[..., 0]
+    ratio = np.minimum(grey.astype(np.int32) * 255 // np.maximum(surround, 1), 255)
+    lines = np.maximum(ratio * 2 - 255, 0).astype(np.uint8)
+    return np.repeat(lines[..., None], 3, axis=-1)
+
+
+@lru_cache(maxsize=16)
+def _vignette_gain(height: int, width: int) -> np.ndarray:
+    """`[H, W, 1]` in 0..256: full in the middle, nothing left in the corners."""
+    y = (2 * np.arange(height) + 1 - height) * 1024 // height
+    x = (2 * np.arange(width) + 1 - width) * 1024 // width
+    radius = (y[:, None] ** 2 + x[None] ** 2) // 2048  # 0 in the middle, 1024 in the corners
+    return np.clip(256 - (radius - 180) * 256 // 700, 0, 256).astype(np.uint16)[..., None]
+
+
+def vignette(video: np.ndarray) -> np.ndarray:
+    """Dark corners."""
+    return ((video * _vignette_gain(*video.shape[1:3])) >> 8).astype(np.uint8)
+
 
 LOOKS: dict[str, Look] = {
     "grayscale": grayscale,
-    "sepia": sepia,
-    "negative": negative,
-    "night": night,
-    "warm": warm,
-    "cold": cold,
-    "brighter": brighter,
-    "darker": darker,
-    "high contrast": high_contrast,
-    "faded": faded,
-    "vivid": vivid,
-    "green": green,
+    "sepia": _colour_matrix([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]]),
+    "negative": _curve(lambda v: 1.0 - v),
+    "night": _colour_matrix([[0.20, 0.10, 0.05], [0.05, 0.30, 0.10], [0.10, 0.20, 0.45]]),
+    "warm": _colour_matrix([[1.15, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.65]], (0.06, 0.02, 0.0)),
+    "cold": _colour_matrix([[0.65, 0.0, 0.0], [0.0, 0.95, 0.0], [0.0, 0.0, 1.15]], (0.0, 0.02, 0.08)),
+    "brighter": _curve(lambda v: 1.0 - (1.0 - v) ** 1.7),
+    "darker": _curve(lambda v: 0.5 * v),
+    "high contrast": _curve(lambda v: (v - 0.5) * 1.7 + 0.5),
+    "faded": _curve(lambda v: 0.5 * v + 0.35),
+    "vivid": _saturation(2.0),
+    "green": _colour_matrix([[0.15, 0.25, 0.05], [0.30, 0.60, 0.15], [0.10, 0.20, 0.05]], (0.0, 0.05, 0.0)),
     "blurred": blurred,
     "pixelated": pixelated,
+    "posterized": posterized,
+    "solarized": _curve(lambda v: v if v < 0.5 else 1.0 - v),
+    "thermal": thermal,
+    "sketch": sketch,
+    "vignette": vignette,
+    "purple": _colour_matrix([[0.35, 0.45, 0.15], [0.10, 0.20, 0.08], [0.40, 0.50, 0.25]], (0.05, 0.0, 0.12)),
 }

@@ -1,0 +1,362 @@
+"""The edit families: each turns a scene into the scene that its instruction asks for.
+
+Families carry the benchmarks' names. An edit says enough for its target to be determined, or is marked as not exact
+(loosely worded: "add a fox"). A family that cannot act on a scene returns None, and another scene is drawn.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .backgrounds import Place, draw_place
+from .composition import (
+    SUBTITLE_COLOURS,
+    draw_motion,
+    draw_sprite,
+    draw_subtitle,
+    grid_point,
+    is_visible,
+    named_motion,
+)
+from .draw import Draw
+from .instructions import GRID, HALF, JOINS, MOTIONS, SIZE_WORDS, SUBTITLES, TWICE, fill, look_instruction, with_article
+from .language import references
+from .lettering import CANONICAL_FONT
+from .looks import LOOKS
+from .render import Changed
+from .scene import Scene, Subtitle, Thing
+from .sprites import ATTRIBUTES, COLOURS, tile_of
+
+VISIBLE_CHANGE = 14.0  # mean grey levels within an object, below which a change would hardly be seen
+COMPOUND_PARTS = (
+    "local_add",
+    "local_remove",
+    "replace",
+    "local_change",
+    "background_change",
+    "global_style",
+    "subtitle_edit",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """A scene after an edit, and the words that ask for it.
+
+    Args:
+        kind: family and variant, for instance "local_change/colour".
+        clause: imperative, without a final mark.
+        changed: what it touches in the source scene and in the target scene.
+        exact: whether the words determine the target.
+    """
+
+    kind: str
+    target: Scene
+    clause: str
+    changed: Changed
+    exact: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a family works on.
+
+    Args:
+        scene: to be edited.
+        seen: scenes in which an expression must mean the same: the source, and `scene` if an edit came before.
+        taken: keys of things that an edit before has touched.
+        loose: ask for a loosely worded edit where the family has one.
+        moving: a clip; else a single picture.
+    """
+
+    scene: Scene
+    seen: tuple[Scene, ...]
+    split: str
+    draw: Draw
+    loose: bool
+    moving: bool
+    taken: frozenset[int] = frozenset()
+
+    def words(self, key: str, **slots: str) -> str:
+        return fill(key, self.split, self.draw, **slots)
+
+    def pick(self, several: bool = True) -> tuple[str, frozenset[int]] | None:
+        """An expression and the keys of the things that it means; None if nothing can be pointed at."""
+        free = [thing for thing in self.scene.things if thing.key not in self.taken]
+        groups = {(thing.key,) for thing in free}
+        if several and free:
+            groups |= {tuple(t.key for t in free if t.sprite.name == thing.sprite.name) for thing in free}
+            groups.add(tuple(thing.key for thing in free))
+        # Sorted: the order of a set differs from run to run.
+        choices = [(frozenset(group), references(self.seen, frozenset(group))) for group in sorted(groups)]
+        choices = [(keys, words) for keys, words in choices if words]
+        if not choices:
+            return None
+        keys, words = self.draw.choice(choices)
+        return self.draw.choice(words), keys
+
+
+Family = Callable[[Request], Edit | None]
+
+
+def local_add(request: Request) -> Edit | None:
+    draw, scene = request.draw, request.scene
+    named = frozenset(thing.sprite.name for seen in request.seen for thing in seen.things)
+    sprite = draw_sprite(draw, request.split, avoid=named)
+    size = draw.choice(tuple(SIZE_WORDS))
+    colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.35) else None
+    place = draw.choice(tuple(GRID))
+    name = draw.choice(tuple(MOTIONS)) if request.moving else "still"
+    motion = named_motion(name, grid_point(place))
+    if motion is None:
+        return None
+    key = max((thing.key for seen in request.seen for thing in seen.things), default=-1) + 1
+    spins = 1 if name == "spin" else 0
+    new = Thing(key=key, sprite=sprite, size=size, colour=colour, motion=motion, spins=spins)
+    if request.loose:
+        new = replace(new, motion=draw_motion(draw, request.moving), spins=0)
+    if not is_visible(new, list(scene.things)):
+        return None
+    tint = f"{colour} " if colour else ""
+    if request.loose:
+        clause = request.words("local_add/loose", new=with_article(f"{tint}{sprite.name}"))
+    else:
+        slots = {
+            "new": with_article(f"{draw.choice(SIZE_WORDS[size])} {tint}{sprite.name}"),
+            "where": draw.choice(GRID[place]),
+        }
+        if request.moving:
+            clause = request.words("local_add", motion=draw.choice(MOTIONS[name]), **slots)
+        else:
+            clause = request.words("local_add/still", **slots)
+    return Edit(
+        kind="local_add",
+        target=replace(scene, things=(*scene.things, new)),
+        clause=clause,
+        changed=Changed(things=frozenset((key,))),
+        exact=not request.loose,
+    )
+
+
+def local_remove(request: Request) -> Edit | None:
+    picked = request.pick()
+    if picked is None:
+        return None
+    what, keys = picked
+    rest = tuple(thing for thing in request.scene.things if thing.key not in keys)
+    return Edit(
+        kind="local_remove",
+        target=replace(request.scene, things=rest),
+        clause=request.words("local_remove", what=what),
+        changed=Changed(things=keys),
+    )
+
+
+def replace_things(request: Request) -> Edit | None:
+    picked = request.pick()
+    if picked is None:
+        return None
+    what, keys = picked
+    draw, scene = request.draw, request.scene
+    named = frozenset(thing.sprite.name for seen in request.seen for thing in seen.things)
+    sprite = draw_sprite(draw, request.split, avoid=named)
+    colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.25) else None
+    tint = f"{colour} " if colour else ""
+    new = f"{tint}{sprite.plural}" if len(keys) > 1 else with_article(f"{tint}{sprite.name}")
+    clause = (
+        request.words("replace/loose", what=what) if request.loose else request.words("replace", what=what, new=new)
+    )
+
+    def change(thing: Thing) -> Thing:
+        return replace(thing, sprite=sprite, colour=colour)
+
+    return _changed_things(request, "replace", keys, change, clause, exact=not request.loose)
+
+
+def _changed_things(
+    request: Request,
+    kind: str,
+    keys: frozenset[int],
+    change: Callable[[Thing], Thing],
+    clause: str,
+    exact: bool = True,
+) -> Edit | None:
+    things = tuple(change(thing) if thing.key in keys else thing for thing in request.scene.things)
+    return Edit(
+        kind=kind,
+        target=replace(request.scene, things=things),
+        clause=clause,
+        changed=Changed(things=keys),
+        exact=exact,
+    )
+
+
+def _looks_different(before: Thing, after: Thing) -> bool:
+    first = tile_of(before.sprite, before.colour, before.attribute).astype(np.int16)
+    second = tile_of(after.sprite, after.colour, after.attribute).astype(np.int16)
+    inside = (first[..., 3] > 0) | (second[..., 3] > 0)
+    return float(abs(first - second)[inside].mean()) > VISIBLE_CHANGE
+
+
+def local_change(request: Request) -> Edit | None:
+    variant = request.draw.weighted((_change_colour, _change_size, _change_attribute, _change_shadow), (4, 3, 4, 1))
+    return variant(request)
+
+
+def _change_colour(request: Request) -> Edit | None:
+    picked = request.pick()
+    if picked is None:
+        return None
+    what, keys = picked
+    colour = request.draw.choice(tuple(COLOURS))
+
+    def change(thing: Thing) -> Thing:
+        return replace(thing, colour=colour)
+
+    if not all(_looks_different(thing, change(thing)) for thing in request.scene.things if thing.key in keys):
+        return None
+    key = "local_change/colour/loose" if request.loose else "local_change/colour"
+    slots = {"what": what} if request.loose else {"what": what, "colour": colour}
+    return _changed_things(
+        request, "local_change/colour", keys, change, request.words(key, **slots), exact=not request.loose
+    )
+
+
+def _change_size(request: Request) -> Edit | None:
+    picked = request.pick(several=False)
+    if picked is None:
+        return None
+    what, keys = picked
+    draw = request.draw
+    (thing,) = (thing for thing in request.scene.things if thing.key in keys)
+    other = draw.choice([size for size in SIZE_WORDS if size != thing.size])
+    after, words = replace(thing, size=other), draw.choice(SIZE_WORDS[other])
+    if draw.chance(0.4) and thing.size != "medium":
+        grows = thing.size == "small"
+        after, words = replace(thing, scale=2.0 if grows else 0.5), draw.choice(TWICE if grows else HALF)
+    if request.loose:
+        words = "bigger" if after.extent > thing.extent else "smaller"
+    clause = request.words("local_change/size/loose" if request.loose else "local_change/size", what=what, size=words)
+    return _changed_things(request, "local_change/size", keys, lambda _: after, clause, exact=not request.loose)
+
+
+def _change_attribute(request: Request) -> Edit | None:
+    picked = request.pick()
+    if picked is None:
+        return None
+    what, keys = picked
+    attribute = request.draw.choice(ATTRIBUTES)
+
+    def change(thing: Thing) -> Thing:
+        return replace(thing, attribute=attribute)
+
+    if not all(_looks_different(thing, change(thing)) for thing in request.scene.things if thing.key in keys):
+        return None
+    kind = f"local_change/{attribute}"
+    return _changed_things(request, kind, keys, change, request.words(kind, what=what))
+
+
+def _change_shadow(request: Request) -> Edit | None:
+    picked = request.pick(several=False)
+    if picked is None:
+        return None
+    what, keys = picked
+    (thing,) = (thing for thing in request.scene.things if thing.key in keys)
+    kind = "local_change/no shadow" if thing.shadow else "local_change/shadow"
+    return _changed_things(
+        request, kind, keys, lambda t: replace(t, shadow=not t.shadow), request.words(kind, what=what)
+    )
+
+
+def background_change(request: Request) -> Edit | None:
+    place = draw_place(request.draw)
+    if request.loose:
+        clause = request.words("background_change/loose")
+    else:
+        clause = request.words("background_change", place=place.phrase)
+    if isinstance(request.scene.background, Place) and request.scene.background == place:
+        return None
+    return Edit(
+        kind="background_change",
+        target=replace(request.scene, background=place),
+        clause=clause,
+        changed=Changed(background=True),
+        exact=not request.loose,
+    )
+
+
+def global_style(request: Request) -> Edit | None:
+    look = request.draw.choice(tuple(LOOKS))
+    if request.scene.look is not None:
+        return None
+    return Edit(
+        kind=f"global_style/{look}",
+        target=replace(request.scene, look=look),
+        clause=look_instruction(look, request.split, request.draw),
+        changed=Changed(look=True),
+    )
+
+
+def subtitle_edit(request: Request) -> Edit | None:
+    draw, old = request.draw, request.scene.subtitle
+    if old is None:
+        new = Subtitle(
+            text=draw.choice(SUBTITLES[request.split]),
+            font=CANONICAL_FONT,
+            colour=draw.choice(SUBTITLE_COLOURS),
+            place=draw.choice(("bottom", "bottom", "top")),
+        )
+        kind = "subtitle_edit/add"
+        clause = request.words(kind, text=new.text, colour=new.colour, where=new.place)
+    elif draw.chance(0.5):
+        new, kind = None, "subtitle_edit/remove"
+        clause = request.words(kind)
+    else:
+        new, kind = replace(old, text=draw_subtitle(draw, request.split).text), "subtitle_edit/reword"
+        if new.text == old.text:
+            return None
+        clause = request.words(kind, text=new.text, old=old.text)
+    return Edit(
+        kind=kind,
+        target=replace(request.scene, subtitle=new),
+        clause=clause,
+        changed=Changed(subtitle=True),
+    )
+
+
+def compound(request: Request) -> Edit | None:
+    """Two edits of different families in one instruction."""
+    first_family, second_family = request.draw.shuffled(COMPOUND_PARTS)[:2]
+    first = FAMILIES[first_family](request)
+    if first is None:
+        return None
+    second = FAMILIES[second_family](
+        replace(
+            request,
+            scene=first.target,
+            seen=(*request.seen, first.target),
+            taken=request.taken | first.changed.things,
+        )
+    )
+    if second is None:
+        return None
+    return Edit(
+        kind=f"compound/{first_family}+{second_family}",
+        target=second.target,
+        clause=request.draw.choice(JOINS[request.split]).format(first.clause, second.clause),
+        changed=first.changed | second.changed,
+        exact=first.exact and second.exact,
+    )
+
+
+FAMILIES: dict[str, Family] = {
+    "local_add": local_add,
+    "local_remove": local_remove,
+    "replace": replace_things,
+    "local_change": local_change,
+    "background_change": background_change,
+    "global_style": global_style,
+    "subtitle_edit": subtitle_edit,
+    "compound": compound,
+}

@@ -1,0 +1,172 @@
+"""The engine: a split, a seed and an index give a sample with its exact target and mask, the same bytes everywhere.
+
+F frames, H W pixels. What a sample shows does not depend on its size or length, only on whether it is a clip or a
+single picture; so the same index can be had small and large.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .composition import draw_scene
+from .draw import Draw
+from .edits import FAMILIES, Edit, Request
+from .footage import Footage
+from .instructions import finish
+from .language import caption
+from .render import Renderer, Shape
+from .scene import Scene
+from .sprites import SPLITS
+
+VERSION = 1  # raised whenever a seed would give other bytes than before
+ATTEMPTS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A sample before it is drawn.
+
+    Args:
+        id: unique over splits, seeds and indices.
+        family: one of `FAMILIES`; `edit.kind` says more.
+        instruction: asks for the edit.
+        caption, target_caption: say what source and target show.
+    """
+
+    id: str
+    split: str
+    family: str
+    source: Scene
+    edit: Edit
+    instruction: str
+    caption: str
+    target_caption: str
+
+    def as_row(self) -> dict[str, str]:
+        """What a manifest says of it, media apart."""
+        return {
+            "id": self.id,
+            "type": self.family,
+            "kind": self.edit.kind,
+            "prompt": self.instruction,
+            "caption": self.caption,
+            "target_caption": self.target_caption,
+            "exact": str(self.edit.exact).lower(),
+            "split": self.split,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A drawn sample.
+
+    Args:
+        source, target: uint8 `[F, H, W, 3]`, equal wherever `mask` is false.
+        mask: bool `[F, H, W]`, where the edit shows in the source or in the target.
+    """
+
+    plan: Plan
+    source: np.ndarray
+    target: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def instruction(self) -> str:
+        return self.plan.instruction
+
+    @property
+    def caption(self) -> str:
+        return self.plan.caption
+
+    @property
+    def target_caption(self) -> str:
+        return self.plan.target_caption
+
+    @property
+    def family(self) -> str:
+        return self.plan.family
+
+    @property
+    def exact(self) -> bool:
+        return self.plan.edit.exact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Samples of one split.
+
+    Args:
+        split: "train", "validation" or "test": other seeds, drawings, textures and templates each.
+        seed: another seed is another endless set.
+        families: to draw from, equally often.
+        loose: share of loosely worded instructions, in the families that have such.
+        footage: the user's backgrounds, of the same split, for `footage_share` of the samples.
+
+    Raises:
+        ValueError: for an unknown split or family.
+    """
+
+    split: str = "train"
+    seed: int = 0
+    families: tuple[str, ...] = tuple(FAMILIES)
+    loose: float = 0.0
+    footage: Footage | None = None
+    footage_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+        unknown = sorted(set(self.families) - FAMILIES.keys())
+        if unknown or not self.families:
+            raise ValueError(f"families must be among {', '.join(FAMILIES)}, got {', '.join(unknown) or 'none'}")
+
+    def plan(self, index: int, moving: bool = True) -> Plan:
+        """What sample `index` shows; `moving` is false for a single picture."""
+        family = self.families[index % len(self.families)]
+        for attempt in range(ATTEMPTS):
+            draw = Draw("sama-engine", VERSION, self.split, self.seed, index, int(moving), attempt)
+            plan = self._attempt(draw, index, family, moving)
+            if plan is not None:
+                return plan
+        raise RuntimeError(f"no sample of {family} for index {index} in {ATTEMPTS} attempts")
+
+    def _attempt(self, draw: Draw, index: int, family: str, moving: bool) -> Plan | None:
+        footage = self.footage if self.footage is not None and draw.chance(self.footage_share) else None
+        scene = draw_scene(
+            draw,
+            self.split,
+            footage=footage,
+            moving=moving,
+            num_things=draw.weighted((1, 2, 3, 4), (3, 4, 2, 1)),
+            namesakes=draw.chance(0.35),
+            subtitle=draw.chance(0.65 if family == "subtitle_edit" else 0.12),
+        )
+        request = Request(
+            scene=scene, seen=(scene,), split=self.split, draw=draw, loose=draw.chance(self.loose), moving=moving
+        )
+        edit = FAMILIES[family](request)
+        if edit is None:
+            return None
+        return Plan(
+            id=f"{self.split}-{self.seed}-{index:07d}",
+            split=self.split,
+            family=family,
+            source=scene,
+            edit=edit,
+            instruction=finish(edit.clause, self.split, draw),
+            caption=caption(scene, self.split, draw),
+            target_caption=caption(edit.target, self.split, draw),
+        )
+
+    def sample(self, index: int, num_frames: int, height: int, width: int) -> Sample:
+        """Sample `index` drawn at a size; one frame is a single picture."""
+        plan = self.plan(index, moving=num_frames > 1)
+        return render_plan(plan, num_frames, height, width)
+
+
+def render_plan(plan: Plan, num_frames: int, height: int, width: int) -> Sample:
+    """Draw both scenes; the mask is where the edit shows in either."""
+    renderer = Renderer(Shape(num_frames=num_frames, height=height, width=width))
+    source, before = renderer.render(plan.source, plan.edit.changed)
+    target, after = renderer.render(plan.edit.target, plan.edit.changed)
+    return Sample(plan=plan, source=source, target=target, mask=before | after)

@@ -1,0 +1,129 @@
+"""What a scene is called: expressions that point at one object or several, and captions.
+
+An expression is offered only if it points at the meant objects and no others, with a margin: "the left fox" needs foxes
+that are clearly apart.
+"""
+
+from collections.abc import Callable, Sequence
+
+from .draw import Draw
+from .instructions import CAPTIONS, CATEGORY_NOUNS, EMPTY_CAPTIONS, MOTIONS, SIZE_WORDS, with_article
+from .scene import Scene, Thing
+
+APART = 0.17  # of the frame: mean positions nearer than this are not called left or right of one another
+APART_AT_START = 0.06
+LARGER = 1.35  # sizes nearer than this factor are not called bigger or smaller
+LOOK_PHRASES = {"sketch": "as a pencil sketch", "vignette": "with a vignette", "pixelated": "as pixel art"}
+
+
+def references(scenes: Sequence[Scene], keys: frozenset[int]) -> list[str]:
+    """Expressions that mean the things `keys` in every one of the scenes; none if there is no way to say it."""
+    offered = [_references(scene, keys) for scene in scenes]
+    return [words for words in offered[0] if all(words in other for other in offered[1:])]
+
+
+def _references(scene: Scene, keys: frozenset[int]) -> list[str]:
+    meant = [thing for thing in scene.things if thing.key in keys]
+    if len(meant) != len(keys):
+        return []
+    return _of_one(scene, meant[0]) if len(meant) == 1 else _of_several(scene, meant)
+
+
+def _of_several(scene: Scene, meant: list[Thing]) -> list[str]:
+    words = []
+    if len(meant) == len(scene.things):
+        words += ["both objects", "the two objects"] if len(meant) == 2 else ["all objects", "all the objects"]
+    names = {thing.sprite.name for thing in meant}
+    if len(names) == 1 and sum(thing.sprite.name in names for thing in scene.things) == len(meant):
+        plural = meant[0].sprite.plural
+        words += [f"both {plural}", f"the two {plural}"] if len(meant) == 2 else [f"all {plural}", f"all the {plural}"]
+    return words
+
+
+def _of_one(scene: Scene, thing: Thing) -> list[str]:
+    name, category = thing.sprite.name, thing.sprite.category
+    namesakes = [other for other in scene.things if other.sprite.name == name]
+    words = []
+    if len(namesakes) == 1:
+        words.append(f"the {name}")
+        if thing.colour:
+            words.append(f"the {thing.colour} {name}")
+    else:
+        if all(other.colour for other in namesakes) and _only(namesakes, lambda other: other.colour == thing.colour):
+            words += [f"the {thing.colour} {name}"] * 2
+        words += _by_comparison(thing, namesakes, name)
+        if thing.spins and _only(namesakes, lambda other: other.spins > 0):
+            words.append(f"the spinning {name}")
+        if thing.motion.kind == "bounce" and _only(namesakes, lambda other: other.motion.kind == "bounce"):
+            words.append(f"the bouncing {name}")
+    if category in CATEGORY_NOUNS and _only(scene.things, lambda other: other.sprite.category == category):
+        words.append(f"the {CATEGORY_NOUNS[category]}")
+    if len(scene.things) == 1:
+        words.append("the object")
+    else:
+        words += _by_comparison(thing, scene.things, "one" if len(namesakes) == len(scene.things) else "object")
+    return words
+
+
+def _only(things: Sequence[Thing], holds: Callable[[Thing], bool]) -> bool:
+    return sum(holds(thing) for thing in things) == 1
+
+
+def _by_comparison(thing: Thing, among: Sequence[Thing], noun: str) -> list[str]:
+    others = [other for other in among if other.key != thing.key]
+    words = []
+    for axis, (low, high) in enumerate((("left", "right"), ("upper", "lower"))):
+        for sign, side in ((1, low), (-1, high)):
+            if all(_clearly_before(thing, other, axis, sign) for other in others):
+                words.append(f"the {side} {noun}")
+                words.append(
+                    f"the {noun} {dict(upper='at the top', lower='at the bottom').get(side, f'on the {side}')}"
+                )
+    sizes = [other.extent for other in others]
+    pair = len(among) == 2
+    if thing.extent > LARGER * max(sizes):
+        words.append(f"the {'bigger' if pair else 'biggest'} {noun}")
+    if thing.extent * LARGER < min(sizes):
+        words.append(f"the {'smaller' if pair else 'smallest'} {noun}")
+    return words
+
+
+def _clearly_before(thing: Thing, other: Thing, axis: int, sign: int) -> bool:
+    gap = sign * (other.motion.track()[:, axis] - thing.motion.track()[:, axis])
+    return bool(gap.mean() > APART and gap[0] > APART_AT_START)
+
+
+def describe(thing: Thing, draw: Draw) -> str:
+    """ "a small red fox drifting right"."""
+    colour = f"{thing.colour} " if thing.colour else ""
+    words = with_article(f"{draw.choice(SIZE_WORDS[thing.size])} {colour}{thing.sprite.name}")
+    return f"{words} {_movement(thing, draw)}".rstrip()
+
+
+def _movement(thing: Thing, draw: Draw) -> str:
+    motion = thing.motion
+    if motion.kind in ("bounce", "orbit"):
+        return draw.choice(MOTIONS[motion.kind])
+    dx, dy = motion.end[0] - motion.start[0], motion.end[1] - motion.start[1]
+    if max(abs(dx), abs(dy)) < 0.05:
+        return draw.choice(MOTIONS["spin"]) if thing.spins else ""
+    direction = ("right" if dx > 0 else "left") if abs(dx) >= abs(dy) else ("down" if dy > 0 else "up")
+    if motion.kind == "wave" and direction in ("right", "left"):
+        return draw.choice(MOTIONS[f"wave {direction}"])
+    return draw.choice(MOTIONS[direction])
+
+
+def caption(scene: Scene, split: str, draw: Draw) -> str:
+    """What is to be seen, in one sentence without a full stop."""
+    words = [describe(thing, draw) for thing in scene.things]
+    background = scene.background.phrase
+    if words:
+        things = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+        text = draw.choice(CAPTIONS[split]).format(things=things, background=background)
+    else:
+        text = draw.choice(EMPTY_CAPTIONS[split]).format(background=background)
+    if scene.subtitle is not None:
+        text += f', with the subtitle "{scene.subtitle.text}" at the {scene.subtitle.place}'
+    if scene.look is not None:
+        text += ", " + LOOK_PHRASES.get(scene.look, f"with a {scene.look} look")
+    return text
