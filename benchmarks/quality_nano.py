@@ -37,7 +37,8 @@ def psnr_at_full_size(reader: VideoReader, settings: EditSettings, look: str, up
     errors = []
     for index, frame in enumerate(reader.frames(settings.start, settings.num_frames)):
         source = to_tensor(frame.pixels)
-        errors.append((upsampler.upsample(index, source) - LOOKS[look](source[None])[0]).square().mean())
+        exact = to_tensor(LOOKS[look](frame.pixels[None])[0])
+        errors.append((upsampler.upsample(index, source) - exact).square().mean())
     return float(-10 * torch.log10(torch.stack(errors).mean()))
 
 
@@ -74,7 +75,7 @@ def main() -> None:
         frames = read_at_model_size(reader, plan, settings).frames
         source, middle, pairs = to_tensor(frames), len(frames) // 2, []
         for look, make in LOOKS.items():
-            exact = make(source)
+            exact = to_tensor(make(frames))
             edit = edit_frames(pipe, frames, EVALUATION[look][0], settings, plan.window, lambda *_: None)
             full = psnr_at_full_size(reader, settings, look, JointUpsampler(source, edit))
             before, after = psnr(source, exact), psnr(edit, exact)

@@ -370,3 +370,23 @@ def regular_time_base(frames_times: list[Fraction], fps: Fraction) -> Fraction:
     """1 / fps if all times lie on its grid (within a tenth of a frame), else a 90 kHz clock."""
     on_grid = fps > 0 and all(abs(time * fps - round(time * fps)) < Fraction(1, 10) for time in frames_times)
     return 1 / fps if on_grid else Fraction(1, 90000)
+
+
+def write_lossless(path: Path, frames: np.ndarray, fps: Fraction) -> None:
+    """uint8 `[F, H, W, 3]` to an mp4 whose pixels come back as they were (H.264 in RGB), or one frame to a PNG.
+
+    One thread, since x264's output depends on their number. Browsers do not play RGB; FFmpeg and this package do.
+    """
+    if path.suffix == ".png":
+        PIL.Image.fromarray(frames[0]).save(path)
+        return
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264rgb", rate=fps, options={"qp": "0", "preset": "veryfast"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "rgb24"
+        stream.codec_context.thread_count = 1
+        for index, pixels in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            picture.pts, picture.time_base = index, 1 / fps
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())

@@ -158,7 +158,7 @@ def replace_things(request: Request) -> Edit | None:
     if picked is None:
         return None
     what, keys = picked
-    draw, scene = request.draw, request.scene
+    draw = request.draw
     named = frozenset(thing.sprite.name for seen in request.seen for thing in seen.things)
     sprite = draw_sprite(draw, request.split, avoid=named)
     colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.25) else None

@@ -42,19 +42,6 @@ class Plan:
     caption: str
     target_caption: str
 
-    def as_row(self) -> dict[str, str]:
-        """What a manifest says of it, media apart."""
-        return {
-            "id": self.id,
-            "type": self.family,
-            "kind": self.edit.kind,
-            "prompt": self.instruction,
-            "caption": self.caption,
-            "target_caption": self.target_caption,
-            "exact": str(self.edit.exact).lower(),
-            "split": self.split,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:

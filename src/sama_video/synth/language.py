@@ -13,6 +13,7 @@ from .scene import Scene, Thing
 APART = 0.17  # of the frame: mean positions nearer than this are not called left or right of one another
 APART_AT_START = 0.06
 LARGER = 1.35  # sizes nearer than this factor are not called bigger or smaller
+SIDES = {"upper": "at the top", "lower": "at the bottom"}
 LOOK_PHRASES = {"sketch": "as a pencil sketch", "vignette": "with a vignette", "pixelated": "as pixel art"}
 
 
@@ -75,10 +76,7 @@ def _by_comparison(thing: Thing, among: Sequence[Thing], noun: str) -> list[str]
     for axis, (low, high) in enumerate((("left", "right"), ("upper", "lower"))):
         for sign, side in ((1, low), (-1, high)):
             if all(_clearly_before(thing, other, axis, sign) for other in others):
-                words.append(f"the {side} {noun}")
-                words.append(
-                    f"the {noun} {dict(upper='at the top', lower='at the bottom').get(side, f'on the {side}')}"
-                )
+                words += [f"the {side} {noun}", f"the {noun} {SIDES.get(side, f'on the {side}')}"]
     sizes = [other.extent for other in others]
     pair = len(among) == 2
     if thing.extent > LARGER * max(sizes):

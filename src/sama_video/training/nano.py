@@ -1,4 +1,4 @@
-"""The recipe of SAMA-Nano, first version: global looks on films and photographs, trained from nothing on a CPU.
+"""The recipe of SAMA-Nano: every edit family of the synthetic engine, trained from nothing on a CPU.
 
 Run `python -m sama_video.training.nano --help`. Steps: fit the linear codec, train the tokenizer, then train the
 transformer and its text encoder together through stages of growing size (`STAGES`), then refine the decoder.
@@ -11,11 +11,10 @@ import logging
 import random
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-import av
 import numpy as np
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
@@ -28,9 +27,9 @@ from ..models.latents import encode_video
 from ..models.presets import PRESETS
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..shapes import LatentShape, VideoShape
-from ..synth.clips import ClipPool, load_photos
-from ..synth.instructions import sample_instruction
-from ..synth.looks import LOOKS
+from ..synth.edits import FAMILIES
+from ..synth.engine import Engine
+from ..synth.footage import Footage
 from .losses import flow_matching_step, sample_sigmas
 
 logger = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ TEXT_TOKENS = 32
 TEXT_DROPOUT = 0.05
 SIGMA_SHIFT = 3.0
 EMA_DECAY = 0.998
+MAX_BATCH = 512  # samples that a step may take, which keeps the steps' samples apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +148,11 @@ def new_text_encoder(vocab_size: int) -> UMT5EncoderModel:
 
 
 def train_tokenizer(num_samples: int = 50_000, vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """A lower-casing BPE tokenizer of the engine's instructions that falls back to bytes."""
+    """A lower-casing BPE tokenizer of the engine's instructions and captions that falls back to bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    rng = random.Random(0)
-    looks = list(LOOKS)
-    corpus = (sample_instruction(rng.choice(looks), rng) for _ in range(num_samples))
+    plans = (Engine().plan(index) for index in range(num_samples // 2))
+    corpus = (text for plan in plans for text in (plan.instruction, plan.target_caption))
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -172,20 +171,18 @@ def train_tokenizer(num_samples: int = 50_000, vocab_size: int = 1024) -> PreTra
 
 
 @torch.no_grad()
-def fit_linear_codec(vae: AutoencoderSamaNano, pool: ClipPool, num_clips: int = 1500, seed: int = 0) -> None:
+def fit_linear_codec(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 1500) -> None:
     """Set the encoder to the principal components of edited and unedited patches, and the latents' statistics.
 
     Latents are divided by the square root of a component's spread, not by the spread: full whitening would ask the
     transformer for grain of 1/100 of the brightness as loudly as for the brightness itself.
     """
-    rng = random.Random(seed)
     total = torch.zeros(PATCH_VALUES, dtype=torch.float64)
     products = torch.zeros(PATCH_VALUES, PATCH_VALUES, dtype=torch.float64)
     count = 0
-    for _ in range(num_clips):
-        clip = pool.sample(9, 128, 128, rng)
-        look = rng.choice([*LOOKS, None])
-        clip = clip if look is None else LOOKS[look](clip)
+    for index in range(num_clips):
+        sample = engine.sample(index, 9, 128, 128)
+        clip = as_tensor(sample.target if index % 2 else sample.source)
         patches = vae.patchify((clip * 2 - 1).transpose(0, 1)[None]).reshape(-1, PATCH_VALUES).double()
         total += patches.sum(dim=0)
         products += patches.T @ patches
@@ -208,20 +205,27 @@ def encode_clips(vae: AutoencoderSamaNano, clips: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """source, target: `[B, F, 3, H, W]` in 0..1; prompts and looks: B of each."""
+    """source, target: `[B, F, 3, H, W]` in 0..1; prompts: B of them."""
 
     source: torch.Tensor
     target: torch.Tensor
     prompts: list[str]
-    looks: list[str]
 
 
-def draw_batch(pool: ClipPool, shape: tuple[int, int, int], size: int, rng: random.Random) -> Batch:
-    looks = [rng.choice(list(LOOKS)) for _ in range(size)]
-    sources = [pool.sample(*shape, rng) for _ in looks]
-    targets = [LOOKS[look](clip) for look, clip in zip(looks, sources, strict=True)]
-    prompts = ["" if rng.random() < TEXT_DROPOUT else sample_instruction(look, rng) for look in looks]
-    return Batch(torch.stack(sources), torch.stack(targets), prompts, looks)
+def as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 `[F, H, W, 3]` -> `[F, 3, H, W]` in 0..1."""
+    return torch.from_numpy(pixels).movedim(-1, 1).float() / 255
+
+
+def draw_batch(engine: Engine, shape: tuple[int, int, int], indices: range, text_dropout: float = 0.0) -> Batch:
+    """The engine's samples `indices`; an instruction is left out with probability `text_dropout`."""
+    samples = [engine.sample(index, *shape) for index in indices]
+    rng = random.Random(indices.start)
+    return Batch(
+        torch.stack([as_tensor(sample.source) for sample in samples]),
+        torch.stack([as_tensor(sample.target) for sample in samples]),
+        ["" if rng.random() < text_dropout else sample.instruction for sample in samples],
+    )
 
 
 def encode_prompts(
@@ -262,8 +266,8 @@ class Optimizer:
 class NanoTrainer:
     """Trains transformer and text encoder; everything that a resumed run needs lies in one folder."""
 
-    def __init__(self, out: Path, vae: AutoencoderSamaNano, tokenizer: PreTrainedTokenizerFast, pool: ClipPool):
-        self.out, self.vae, self.tokenizer, self.pool = out, vae, tokenizer, pool
+    def __init__(self, out: Path, vae: AutoencoderSamaNano, tokenizer: PreTrainedTokenizerFast, engine: Engine):
+        self.out, self.vae, self.tokenizer, self.engine = out, vae, tokenizer, engine
         torch.manual_seed(0)
         self.transformer = new_transformer()
         self.text_encoder = new_text_encoder(len(tokenizer))
@@ -288,7 +292,9 @@ class NanoTrainer:
         frames, height, width = shape = rng.choice(stage.shapes)
         grid = LatentShape.from_video(VideoShape(num_frames=frames, height=height, width=width))
         tokens = 2 * grid.num_tokens()
-        batch = draw_batch(self.pool, shape, max(1, stage.tokens_per_step // tokens), rng)
+        size = max(1, stage.tokens_per_step // tokens)
+        first = self.step * MAX_BATCH
+        batch = draw_batch(self.engine, shape, range(first, first + min(size, MAX_BATCH)), TEXT_DROPOUT)
         with torch.no_grad():
             source, target = encode_clips(self.vae, batch.source), encode_clips(self.vae, batch.target)
         sigma = sample_sigmas(len(target), SIGMA_SHIFT, generator)
@@ -308,28 +314,25 @@ class NanoTrainer:
         return {"loss": float(loss.detach()), "gradient_norm": norm, "batch": len(target), "frames": frames}
 
     @torch.no_grad()
-    def validate(self, pool: ClipPool, shape: tuple[int, int, int], per_look: int = 6) -> dict[str, float]:
-        """PSNR in dB of the one-step prediction of x_0 from almost pure noise against the exact latents, by look."""
+    def validate(self, engine: Engine, shape: tuple[int, int, int], per_family: int = 6) -> dict[str, float]:
+        """PSNR in dB of the one-step prediction of x_0 from almost pure noise against the exact latents, by family."""
         live = {name: weight.clone() for name, weight in self.weights.items()}
         self.load_weights(self.ema)
         scores = {}
         std = torch.tensor(self.vae.config.latents_std).view(1, -1, 1, 1, 1)
-        for index, look in enumerate(LOOKS):
-            rng = random.Random(index)
-            clips = torch.stack([pool.sample(*shape, rng) for _ in range(per_look)])
-            source = encode_clips(self.vae, clips)
-            target = encode_clips(self.vae, torch.stack([LOOKS[look](clip) for clip in clips]))
-            noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(index))
-            sigma = torch.full((per_look,), 0.96)
+        for seed, family in enumerate(engine.families):
+            batch = draw_batch(replace(engine, families=(family,)), shape, range(per_family))
+            source, target = encode_clips(self.vae, batch.source), encode_clips(self.vae, batch.target)
+            noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(seed))
+            sigma = torch.full((per_family,), 0.96)
             x_sigma = 0.04 * target + 0.96 * noise
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                prompts = [sample_instruction(look, rng) for _ in range(per_look)]
-                text = encode_prompts(self.tokenizer, self.text_encoder, prompts)
+                text = encode_prompts(self.tokenizer, self.text_encoder, batch.prompts)
                 velocity = self.transformer(x_sigma, 1000 * sigma, text, source_hidden_states=source).sample
             x_0 = x_sigma - 0.96 * velocity.float()
             # The linear codec is orthonormal: squared latent error is squared pixel error (pixels span 2).
             error = ((x_0 - target) * std).square().sum(dim=1).mean(dim=(1, 2, 3)) / PATCH_VALUES / 4
-            scores[look] = float((-10 * torch.log10(error)).mean())
+            scores[family] = float((-10 * torch.log10(error)).mean())
         self.load_weights(live)
         return scores
 
@@ -362,7 +365,7 @@ class NanoTrainer:
         self.step = json.loads((folder / "step.json").read_text())["step"]
         logger.info("resumed at step %d", self.step)
 
-    def train(self, stages: tuple[Stage, ...], validation: ClipPool) -> None:
+    def train(self, stages: tuple[Stage, ...], validation: Engine) -> None:
         first = 0
         for stage in stages:
             last = first + stage.num_steps
@@ -395,7 +398,7 @@ class NanoTrainer:
 
 
 def train_decoder(
-    vae: AutoencoderSamaNano, pool: ClipPool, validation: ClipPool, num_steps: int = 1300, batch_size: int = 12
+    vae: AutoencoderSamaNano, engine: Engine, validation: Engine, num_steps: int = 1300, batch_size: int = 12
 ) -> dict[str, float]:
     """Train what the decoder adds to the transpose of the linear encoder.
 
@@ -412,7 +415,8 @@ def train_decoder(
     for step in range(num_steps):
         rng = random.Random(step)
         shape = rng.choice(((5, 128, 128), (5, 112, 144), (5, 96, 176), (1, 128, 128)))
-        batch = draw_batch(pool, shape, batch_size if shape[0] > 1 else 2 * batch_size, rng)
+        size = batch_size if shape[0] > 1 else 2 * batch_size
+        batch = draw_batch(engine, shape, range(step * MAX_BATCH, step * MAX_BATCH + size))
         clips = torch.cat([batch.source[::2], batch.target[1::2]])
         with torch.no_grad():
             latents = encode_clips(vae, clips)
@@ -431,12 +435,11 @@ def train_decoder(
 
 
 @torch.no_grad()
-def codec_psnr(vae: AutoencoderSamaNano, pool: ClipPool, num_clips: int = 60, seed: int = 1) -> float:
+def codec_psnr(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 60) -> float:
     """Mean PSNR in dB of encoding and decoding clips of 9 frames at 128x128."""
-    rng = random.Random(seed)
     scores = []
-    for _ in range(num_clips):
-        video = (pool.sample(9, 128, 128, rng) * 2 - 1).transpose(0, 1)[None]
+    for index in range(num_clips):
+        video = (as_tensor(engine.sample(index, 9, 128, 128).source) * 2 - 1).transpose(0, 1)[None]
         decoded = vae.decode(vae.encode(video).latent_dist.mode()).sample
         scores.append(float(-10 * torch.log10(((decoded - video) / 2).square().mean())))
     return float(np.mean(scores))
@@ -465,39 +468,33 @@ def export(trainer: NanoTrainer, vae: AutoencoderSamaNano, folder: Path) -> None
     pipe.save_pretrained(folder)
 
 
-def _read_film(path: Path, cache: Path) -> np.ndarray:
-    """All frames as uint8 `[F, H, W, 3]`, decoded once into a memory map."""
-    if not cache.exists():
-        with av.open(str(path)) as container:
-            frames = (frame.to_ndarray(format="rgb24") for frame in container.decode(video=0))
-            aside = cache.with_suffix(".part.npy")
-            np.save(aside, np.stack([*frames]))
-            aside.rename(cache)
-    return np.load(cache, mmap_mode="r")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", nargs="*", type=Path, default=[], help="video files, cut into shots")
-    parser.add_argument("--photos", type=Path, help="a folder of JPEG or PNG photographs")
+    parser.add_argument("--images", type=Path, help="a folder of photographs for backgrounds")
+    parser.add_argument("--videos", type=Path, help="a folder of films for backgrounds")
+    parser.add_argument("--families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--out", type=Path, required=True, help="run folder: checkpoints, metrics, the result")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    films = [_read_film(path, arguments.out / f"film-{i}.npy") for i, path in enumerate(arguments.films)]
-    photos = load_photos(arguments.photos) if arguments.photos else []
-    pools = {split: ClipPool(films, photos, split) for split in ("train", "validation")}
+    engines = {}
+    for split in ("train", "validation"):
+        footage = None
+        if arguments.images or arguments.videos:
+            cache = arguments.out / "films"
+            footage = Footage(images=arguments.images, videos=arguments.videos, split=split, cache=cache)
+        engines[split] = Engine(split=split, families=tuple(arguments.families), loose=0.1, footage=footage)
 
     vae_folder = arguments.out / "linear_codec"
     if not vae_folder.exists():
         vae = AutoencoderSamaNano()
-        fit_linear_codec(vae, pools["train"])
+        fit_linear_codec(vae, engines["train"])
         vae.save_pretrained(vae_folder)
     vae = AutoencoderSamaNano.from_pretrained(vae_folder)
-    trainer = NanoTrainer(arguments.out, vae, train_tokenizer(), pools["train"])
+    trainer = NanoTrainer(arguments.out, vae, train_tokenizer(), engines["train"])
     trainer.resume()
-    trainer.train(STAGES, pools["validation"])
-    trainer.log({"codec": train_decoder(vae, pools["train"], pools["validation"])})
+    trainer.train(STAGES, engines["validation"])
+    trainer.log({"codec": train_decoder(vae, engines["train"], engines["validation"])})
     export(trainer, vae, arguments.out / "nano")
 
 

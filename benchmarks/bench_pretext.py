@@ -1,0 +1,97 @@
+"""Pretext transforms of 81 frames of 480x832 against the same done frame by frame with Pillow; their extra memory.
+
+Memory is the growth of a fresh process's peak resident set over one call, in copies of the clip.
+"""
+
+import functools
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import torch
+from common import compare, report, setting
+
+from sama_video.data.pretext import TRANSFORMS, speed_perturbation
+
+SHAPE = (81, 480, 832, 3)
+KIB = 1024
+
+
+def clip() -> torch.Tensor:
+    return torch.randint(0, 256, SHAPE, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def ours(task: str, video: torch.Tensor) -> torch.Tensor:
+    return TRANSFORMS[task](video, torch.Generator().manual_seed(0))
+
+
+def _pillow_cube(frames: list[PIL.Image.Image]) -> list[PIL.Image.Image]:
+    length = round(0.3 * len(frames))
+    start = len(frames) // 2
+    black = [PIL.Image.new("RGB", frame.size) for frame in frames[start : start + length]]
+    return [frame.copy() for frame in frames[:start]] + black + [frame.copy() for frame in frames[start + length :]]
+
+
+def _pillow_speed(frames: list[PIL.Image.Image]) -> list[PIL.Image.Image]:
+    return [frame.copy() for frame in frames[::2]]
+
+
+def _pillow_shuffle(frames: list[PIL.Image.Image]) -> list[PIL.Image.Image]:
+    """Quarters of every frame trade places: what a 4k+1 clip allows within each half of its time."""
+    width, height = frames[0].size
+    boxes = [(x, y, x + width // 2, y + height // 2) for y in (0, height // 2) for x in (0, width // 2)]
+    shuffled = []
+    for frame in frames:
+        result = PIL.Image.new("RGB", frame.size)
+        for place, origin in zip(boxes, boxes[1:] + boxes[:1], strict=True):
+            result.paste(frame.crop(origin), place[:2])
+        shuffled.append(result)
+    return shuffled
+
+
+PILLOW = {
+    "cube_inpainting": _pillow_cube,
+    "speed_perturbation": _pillow_speed,
+    "tube_shuffle": _pillow_shuffle,
+}
+
+
+def frame_by_frame(task: str, video: torch.Tensor) -> torch.Tensor:
+    frames = [PIL.Image.fromarray(frame) for frame in video.numpy()]
+    return torch.from_numpy(np.stack([np.asarray(frame) for frame in PILLOW[task](frames)]))
+
+
+def peak() -> int:
+    """Bytes of this process's largest resident set so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+
+
+def extra_copies(task: str) -> float:
+    """In this process: growth of the peak over one call, in clips. Small calls before it load what Torch loads late."""
+    video = clip()
+    ours(task, video[:9, :32, :32].contiguous())
+    before = peak()
+    ours(task, video)
+    return (peak() - before) / video.nbytes
+
+
+def main() -> None:
+    print(setting())
+    print(f"{'x'.join(map(str, SHAPE))}, uint8; baseline: Pillow, frame by frame, from and to one array")
+    video = clip()
+    assert torch.equal(frame_by_frame("speed_perturbation", video), speed_perturbation(video))
+    for task in TRANSFORMS:
+        timed = compare(functools.partial(ours, task, video), functools.partial(frame_by_frame, task, video), rounds=5)
+        report(task, *timed)
+        command = [sys.executable, __file__, task]
+        copies = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        print(f"{task}: {1 / timed[2]:.1f} times as fast; extra memory {copies:.2f} copies of the clip")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(extra_copies(sys.argv[1]))
+    else:
+        main()
