@@ -2,28 +2,35 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
 from sama_video.models.autoencoder_sama_nano import AutoencoderSamaNano
 from sama_video.models.presets import PRESETS
-from sama_video.synth.clips import ClipPool
+from sama_video.synth.engine import Engine
+from sama_video.synth.footage import Footage
 from sama_video.training import nano
 from sama_video.training.losses import flow_matching_step, sample_sigmas
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def pool():
+def engine(tmp_path_factory):
+    """On blocky photographs, which a decoder can learn something of in a few steps."""
+    folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    photos = [np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8) for _ in range(9)]
-    return ClipPool([], photos, "train")
+    for index in range(9):
+        pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{index}.png")
+    footage = Footage(images=folder, videos=None, split="train", cache=folder)
+    return Engine(families=("global_style",), footage=footage, footage_share=1.0)
 
 
 @pytest.fixture(scope="module")
-def codec(pool):
+def codec(engine):
     vae = AutoencoderSamaNano()
-    nano.fit_linear_codec(vae, pool, num_clips=8)
+    nano.fit_linear_codec(vae, engine, num_clips=8)
     return vae
 
 
@@ -37,10 +44,10 @@ def test_the_linear_codec_is_orthonormal_and_inverts_itself(codec):
     assert torch.equal(patches, video)
 
 
-def test_an_untrained_decoder_is_the_transposed_encoder_and_training_improves_it(codec, pool):
+def test_an_untrained_decoder_is_the_transposed_encoder_and_training_improves_it(codec, engine):
     vae = AutoencoderSamaNano.from_config(codec.config)
     vae.load_state_dict(codec.state_dict())
-    scores = nano.train_decoder(vae, pool, pool, num_steps=30, batch_size=2)
+    scores = nano.train_decoder(vae, engine, engine, num_steps=30, batch_size=2)
     assert scores["trained"] > scores["linear"]
 
 
@@ -100,8 +107,8 @@ def test_the_loss_of_a_perfect_velocity_is_zero():
 def stage():
     return nano.Stage(
         name="test",
-        shapes=((1, 32, 32),),
-        tokens_per_step=32,
+        shapes=((1, 64, 64),),
+        tokens_per_step=128,
         num_steps=4,
         learning_rate=1e-3,
         final_learning_rate=1e-4,
@@ -119,10 +126,10 @@ def losses(folder: Path):
     return [json.loads(line).get("loss") for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(small, codec, pool, stage, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(small, codec, engine, stage, tmp_path):
     def trainer(name):
         (tmp_path / name).mkdir(exist_ok=True)
-        made = nano.NanoTrainer(tmp_path / name, codec, small, pool)
+        made = nano.NanoTrainer(tmp_path / name, codec, small, engine)
         made.resume()
         return made
 
@@ -140,11 +147,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(small, codec, pool, stage, tm
         assert torch.equal(whole.ema[name], second.ema[name]), name
 
 
-def test_training_exports_a_pipeline_that_edits(small, codec, pool, stage, tmp_path):
+def test_training_exports_a_pipeline_that_edits(small, codec, engine, stage, tmp_path):
     from sama_video.pipelines.pipeline_sama import SamaPipeline
 
-    trainer = nano.NanoTrainer(tmp_path, codec, small, pool)
-    trainer.train((stage,), pool)
+    trainer = nano.NanoTrainer(tmp_path, codec, small, engine)
+    trainer.train((stage,), engine)
     assert (tmp_path / "checkpoint" / "step.json").exists()
     vae = AutoencoderSamaNano.from_config(codec.config)
     vae.load_state_dict(codec.state_dict())

@@ -1,0 +1,128 @@
+"""The same scoring on a cluster: Ray Data hands out rows, every actor asks the judge and appends to a store of its own.
+
+The output folder must be visible to all machines. Actors' stores lie in its `shards` folder and are merged into
+`answers.jsonl` at the end, and at the next start if a run was killed; the results are the local run's.
+"""
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..data.manifest import Row
+from ..errors import UserError
+from ..judge.client import Judge, JudgeStoppedError
+from ..judge.store import AnswerStore, merge_into, read_answers
+from .config import CurationConfig
+from .report import Report, write_results
+from .run import ANSWERS
+from .score import Progress, Scored, score_rows
+
+SHARDS = "shards"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """How the work is spread.
+
+    Args:
+        actors: processes that ask; the judge's concurrency is shared among them.
+        rows_per_batch: rows handed to an actor at once; more of them keep its requests in flight.
+        init: arguments of `ray.init` beyond the quiet defaults.
+    """
+
+    actors: int = 2
+    rows_per_batch: int = 64
+    init: dict[str, Any] | None = None
+
+
+class _Scorer:
+    """An actor: the judge's client and a store of its own."""
+
+    def __init__(self, out: Path, config: CurationConfig):
+        # Shards too: Ray starts an actor that died anew, and what it had bought lies in its old one.
+        known = {key: answer for path in (out / ANSWERS, *_shards(out)) for key, answer in read_answers(path).items()}
+        self.config = config
+        self.store = AnswerStore(out / SHARDS / f"{uuid.uuid4().hex}.jsonl", known)
+        self.judge = Judge(config.judge, self.store)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Columns `index` and `row` (JSON) -> `index` and `scored` (JSON), or `stopped` with the reason."""
+        rows = [Row(**json.loads(text)) for text in batch["row"]]
+        try:
+            scored = [json.dumps(asdict(one)) for one in score_rows(rows, self.judge, self.config)]
+        except JudgeStoppedError as error:
+            return {"index": [-1], "scored": [""], "stopped": [str(error)]}
+        return {"index": list(batch["index"]), "scored": scored, "stopped": [""] * len(rows)}
+
+
+def curate_with_ray(
+    rows: Sequence[Row],
+    out: Path,
+    config: CurationConfig,
+    progress: Progress = lambda *_: None,
+    spread: RayConfig | None = None,
+) -> Report:
+    """`run.curate` under Ray Data: a running cluster if RAY_ADDRESS or `spread.init` names one, else this machine.
+
+    Raises:
+        UserError: if ray is missing, or as `run.curate`.
+    """
+    spread = spread or RayConfig()
+    ray = _started_ray(spread)
+    with AnswerStore(out / ANSWERS) as store:
+        merge_into(store, _shards(out))
+        try:
+            scored = _scored(ray, rows, out, config, spread, progress)
+        finally:
+            ray.shutdown()
+        merge_into(store, _shards(out))
+    return write_results(rows, scored, config, out)
+
+
+def _shards(out: Path) -> list[Path]:
+    return sorted((out / SHARDS).glob("*.jsonl"))
+
+
+def _started_ray(spread: RayConfig) -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError("curation on a cluster needs ray: pip install 'sama-video[ray]'") from error
+    ray.init(**{"log_to_driver": False, "include_dashboard": False, "logging_level": "error", **(spread.init or {})})
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    return ray
+
+
+def _scored(
+    ray: Any,
+    rows: Sequence[Row],
+    out: Path,
+    config: CurationConfig,
+    spread: RayConfig,
+    progress: Progress,
+) -> list[Scored]:
+    share = replace(config, judge=replace(config.judge, concurrency=max(1, config.judge.concurrency // spread.actors)))
+    items = [{"index": index, "row": json.dumps(asdict(row))} for index, row in enumerate(rows)]
+    results = ray.data.from_items(items).map_batches(
+        _Scorer,
+        fn_constructor_args=(out.absolute(), share),
+        batch_size=spread.rows_per_batch,
+        compute=ray.data.ActorPoolStrategy(size=spread.actors),
+        num_cpus=1,
+    )
+    scored: dict[int, Scored] = {}
+    for record in results.iter_rows():
+        if record["stopped"]:
+            raise JudgeStoppedError(record["stopped"])
+        scored[record["index"]] = Scored(**json.loads(record["scored"]))
+        progress("judging", len(scored), len(rows))
+    return [scored[index] for index in range(len(rows))]

@@ -1,0 +1,145 @@
+"""The judge's answers on disk: one JSON line each, addressed by all that the answer depends on, appended at once.
+
+A line is on the disk before the next question is asked, so a run that is killed loses only what was in flight. One
+process writes a store at a time.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import filelock
+
+from ..errors import UserError
+
+STATUSES = ("ok", "parse_failed", "refused", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came of one question.
+
+    Args:
+        key: address, see `Question.key`.
+        task: name and version of the task, for readers of the file.
+        status: `ok`; `parse_failed` if no attempt gave what the prompt asks for; `refused` by the model; `error` if
+            the endpoint gave no answer at all.
+        scores: of an `ok` answer.
+        reason: of any other status.
+        text: the last attempt's text as it came.
+        attempts: completions that were paid for.
+        input_tokens, output_tokens: over all attempts, as the endpoint counts them.
+    """
+
+    key: str
+    task: str
+    status: str
+    scores: dict[str, float] | None = None
+    reason: str = ""
+    text: str = ""
+    attempts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def is_bought(self) -> bool:
+        """An error is no answer: it cost nothing, and the next start asks again."""
+        return self.status != "error"
+
+
+def read_answers(path: Path) -> dict[str, Answer]:
+    """Answers by key, the last of each; a line torn by a crash at the end does not count.
+
+    Texts are left on the disk: millions of answers fit into memory without them.
+
+    Raises:
+        UserError: if any other line is damaged.
+    """
+    if not path.is_file():
+        return {}
+    return {answer.key: replace(answer, text="") for answer in _complete_lines(path)}
+
+
+def _complete_lines(path: Path) -> Iterator[Answer]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield Answer(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"line {number} of {path} is damaged; delete it and start again") from error
+
+
+class AnswerStore:
+    """The open store. Use it as a context; safe for threads.
+
+    Args:
+        path: JSONL file, made if it does not exist.
+        known: further answers that need not be asked for.
+
+    Raises:
+        UserError: while another process writes the store. The lock of a dead process is free.
+    """
+
+    def __init__(self, path: Path, known: Mapping[str, Answer] | None = None):
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the folder {path.parent} ({error.strerror}); choose another") from error
+        if not os.access(path.parent, os.W_OK):
+            raise UserError(f"the folder {path.parent} is read-only; choose another")
+        # The operating system drops the lock with the process that holds it, however it ends.
+        self._lock = filelock.FileLock(path.with_name(path.name + ".lock"))
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout as error:
+            raise UserError(f"another run writes {path}; wait until it ends or choose another folder") from error
+        self._answers = {**(known or {}), **read_answers(path)}
+        self._file = path.open("ab", buffering=0)
+        self._drop_torn_line()
+        self._writing = threading.Lock()
+
+    def _drop_torn_line(self) -> None:
+        with self.path.open("rb") as file:
+            end = sum(len(line) for line in file if line.endswith(b"\n"))
+        self._file.truncate(end)
+
+    def get(self, key: str) -> Answer | None:
+        return self._answers.get(key)
+
+    def append(self, answer: Answer) -> None:
+        """Returns when the answer is on the disk."""
+        line = json.dumps(asdict(answer), ensure_ascii=False, sort_keys=True) + "\n"
+        with self._writing:
+            self._file.write(line.encode())
+            os.fsync(self._file.fileno())
+            self._answers[answer.key] = replace(answer, text="")
+
+    def close(self) -> None:
+        self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> "AnswerStore":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def merge_into(store: AnswerStore, sources: list[Path]) -> None:
+    """Appends what `store` does not hold of other stores' files, and removes those."""
+    for source in sources:
+        for answer in _complete_lines(source):
+            known = store.get(answer.key)
+            if known is None or (answer.is_bought and not known.is_bought):
+                store.append(answer)
+        source.unlink()
+        source.with_name(source.name + ".lock").unlink(missing_ok=True)

@@ -1,0 +1,173 @@
+"""An OpenAI-compatible judge on the loopback interface whose scores are a pure function of what it is asked.
+
+It misbehaves on a schedule: a `Mishap` for the n-th request. What it sold is counted by what was asked, where the
+repeat is the seed modulo the stride that repeated attempts are apart.
+"""
+
+import collections
+import email.utils
+import hashlib
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from sama_video.judge.client import SEED_STRIDE
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """What happens to a request instead of an answer.
+
+    Args:
+        status: of the response.
+        body: of the response; `text` in its place wraps a completion's text as a server would.
+        headers: further ones.
+        delay: seconds before the response.
+        closes: hang up without a response.
+    """
+
+    status: int = 200
+    body: str = ""
+    text: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    delay: float = 0.0
+    closes: bool = False
+
+
+def error_body(message: str) -> str:
+    return json.dumps({"error": {"message": message, "type": "error", "code": None}})
+
+
+def in_seconds(seconds: float) -> str:
+    return email.utils.formatdate(time.time() + seconds, usegmt=True)
+
+
+def identity(request: dict) -> str:
+    """Of what is asked: content and repeat, not the attempt."""
+    asked = json.dumps(request["messages"], sort_keys=True) + str(request["seed"] % SEED_STRIDE)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def score_keys(request: dict) -> list[str]:
+    prompt = request["messages"][0]["content"][-1]["text"]
+    return re.findall(r'"(\w+_score)"', prompt)
+
+
+def answer_text(request: dict) -> str:
+    """Scores 8, 9 or 10 with some lower ones, drawn from a hash of the question."""
+    digest = hashlib.sha256(identity(request).encode()).digest()
+    scores = {key: (10, 9, 10, 9, 8, 10, 9, 5)[digest[index] % 8] for index, key in enumerate(score_keys(request))}
+    return json.dumps({**scores, "explanation": f"as {digest.hex()[:8]} says"})
+
+
+def completion_body(text: str, model: str = "judge") -> str:
+    message = {"role": "assistant", "content": text}
+    return json.dumps(
+        {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 0,
+            "model": model,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+        }
+    )
+
+
+class JudgeServer:
+    """Serves in threads while its context lasts.
+
+    Args:
+        mishaps: for the first requests in their order; None answers one as usual.
+        always: for every request after those.
+        delay: seconds that each usual answer takes.
+
+    Attributes:
+        then: what happens once `mishaps` are over; starts as `always`.
+        requests: bodies in order of arrival.
+        sold: number of usual answers by `identity`.
+    """
+
+    def __init__(self, mishaps: Iterable[Mishap | None] = (), *, always: Mishap | None = None, delay: float = 0.0):
+        self.mishaps = iter(mishaps)
+        self.then = always
+        self.delay = delay
+        self.requests: list[dict] = []
+        self.sold: collections.Counter[str] = collections.Counter()
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "JudgeServer":
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            # Headers and body in one packet: otherwise each answer waits for a delayed acknowledgement.
+            wbufsize = -1
+            disable_nagle_algorithm = True
+
+            def do_POST(self):
+                server.handle(self)
+
+            def log_message(self, *_):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_):
+                pass  # clients that were killed hang up
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.base_url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        with self._lock:
+            self.requests.append(request)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            mishap = next(self.mishaps, self.then)
+        try:
+            self._respond(handler, request, mishap)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
+    def _respond(self, handler: BaseHTTPRequestHandler, request: dict, mishap: Mishap | None) -> None:
+        if mishap is None:
+            time.sleep(self.delay)
+            with self._lock:
+                self.sold[identity(request)] += 1
+            _send(handler, 200, completion_body(answer_text(request)), (("Content-Type", "application/json"),))
+            return
+        time.sleep(mishap.delay)
+        if mishap.closes:
+            handler.close_connection = True
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            return
+        body = mishap.body if mishap.text is None else completion_body(mishap.text)
+        _send(handler, mishap.status, body, mishap.headers or (("Content-Type", "application/json"),))
+
+
+def _send(handler: BaseHTTPRequestHandler, status: int, body: str, headers: tuple[tuple[str, str], ...]) -> None:
+    content = body.encode()
+    handler.send_response(status)
+    for name, value in headers:
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
+    handler.wfile.flush()
