@@ -1,12 +1,13 @@
 """Pretext transforms of 81 frames of 480x832 against the same done frame by frame with Pillow; their extra memory.
 
-Memory is the growth of a fresh process's peak resident set over one call, in copies of the clip.
+Memory is the growth of a fresh process's resident set to its peak during one call, in copies of the clip (Linux).
 """
 
 import functools
-import resource
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -63,23 +64,28 @@ def frame_by_frame(task: str, video: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in PILLOW[task](frames)]))
 
 
-def peak() -> int:
-    """Bytes of this process's largest resident set so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB
+def resident(which: str) -> int:
+    """Bytes of this process: "VmRSS" now, "VmHWM" at most since the last reset."""
+    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * KIB
 
 
 def extra_copies(task: str) -> float:
-    """In this process: growth of the peak over one call, in clips. Small calls before it load what Torch loads late."""
+    """In this process: growth of memory over one call, in clips. A small call before it loads what comes late."""
     video = clip()
     ours(task, video[:9, :32, :32].contiguous())
-    before = peak()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
     ours(task, video)
-    return (peak() - before) / video.nbytes
+    return (resident("VmHWM") - before) / video.nbytes
 
 
 def main() -> None:
     print(setting())
-    print(f"{'x'.join(map(str, SHAPE))}, uint8; baseline: Pillow, frame by frame, from and to one array")
+    print(f"{'x'.join(map(str, SHAPE))}, uint8; one thread, as in a loader's worker")
+    print("baseline: Pillow, frame by frame, from one array to another")
+    torch.set_num_threads(1)
     video = clip()
     assert torch.equal(frame_by_frame("speed_perturbation", video), speed_perturbation(video))
     for task in TRANSFORMS:

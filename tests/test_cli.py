@@ -90,8 +90,8 @@ def test_a_batch_goes_on_where_it_stopped(clip, tmp_path):
     assert (out / "a.mp4").read_bytes() == first
     assert (out / "b.mp4").exists()
     jobs = tmp_path / "jobs.jsonl"
-    jobs.write_text(json.dumps({"video": str(clip), "instruction": "make it cold"}) + "\n")
-    assert sama("edit", "--manifest", jobs, "-o", out, *QUICK).returncode == 0
+    jobs.write_text(json.dumps({"film": str(clip), "instruction": "make it cold"}) + "\n")
+    assert sama("edit", "--manifest", jobs, "--column-map", "src_video=film", "-o", out, *QUICK).returncode == 0
     assert (out / "0001_clip_edited.mp4").exists()
 
 
@@ -102,6 +102,9 @@ def test_bad_input(clip, tmp_path):
     (tmp_path / "half" / "model_index.json").write_text(json.dumps(index))
     shutil.copytree(ASSETS / "nano", tmp_path / "cut")
     os.truncate(tmp_path / "cut" / "transformer" / "diffusion_pytorch_model.safetensors", 1_000_000)
+    (tmp_path / "gap.csv").write_text("video,prompt\nclip.mp4,\n")
+    (tmp_path / "url.jsonl").write_text(json.dumps({"video": "s3://films/a.mp4", "prompt": "x"}))
+    (tmp_path / "odd.csv").write_text("film,prompt\nclip.mp4,x\n")
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
     before = sorted(path.name for path in tmp_path.rglob("*"))
@@ -123,6 +126,9 @@ def test_bad_input(clip, tmp_path):
         (("edit", clip, "x", "--device", "cuda"), ("no CUDA device",)),
         (("edit", clip, "x", "--lora", "none.safetensors"), ("no such LoRA",)),
         (("edit", "--manifest", tmp_path / "none.csv"), ("cannot read the manifest",)),
+        (("edit", "--manifest", tmp_path / "gap.csv"), ("row 1 of gap.csv lacks its video or its prompt",)),
+        (("edit", "--manifest", tmp_path / "url.jsonl"), ("fetch it and name the local file",)),
+        (("edit", "--manifest", tmp_path / "odd.csv"), ("no src_video", "--column-map src_video=COLUMN")),
         (("info", "--model", "huge"), ("unknown preset",)),
         (("info", "--num-frames", 48), ("use 45 or 49",)),
         (("convert", tmp_path / "none", tmp_path / "out"), ("no such file or folder",)),

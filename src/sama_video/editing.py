@@ -4,7 +4,6 @@ Shape legend: F frames, h w model size, H W the source's size; frames are uint8 
 """
 
 import contextlib
-import hashlib
 import json
 import platform
 import sys
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 CONTACT_COLUMNS = 6
-# Hashing 28 GB would take longer than many an edit: larger models are hashed by samples of their files.
-WHOLE_HASH_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,26 +404,6 @@ def draw_contact_sheet(pairs: list[tuple[np.ndarray, np.ndarray]], row_height: i
         size = (row_height, max(1, round(width * row_height / height)))
         rows.append(np.concatenate([_to_pixels(resize_plainly(_to_tensor(p), size)) for p in pictures], axis=1))
     return np.concatenate(rows)
-
-
-def hash_weights(folder: Path) -> str:
-    """sha256 over all weight files of a model folder, in name order; above 2 GiB over samples of each."""
-    files = sorted(folder.rglob("*.safetensors"))
-    sampled = sum(file.stat().st_size for file in files) > WHOLE_HASH_BYTES
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(folder)).encode())
-        with open(file, "rb") as stream:
-            if sampled:
-                size = file.stat().st_size
-                digest.update(str(size).encode())
-                for part in range(9):
-                    stream.seek(part * max(0, size - 2**20) // 8)
-                    digest.update(stream.read(2**20))
-            else:
-                while block := stream.read(2**22):
-                    digest.update(block)
-    return ("sampled-sha256:" if sampled else "sha256:") + digest.hexdigest()
 
 
 def _sidecar(

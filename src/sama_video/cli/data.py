@@ -1,6 +1,11 @@
 """`sama data`: make, check, cache and curate training data."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from ..errors import UserError
 
 data_app = typer.Typer(help="Make, check, cache and curate training data.", no_args_is_help=True)
 
@@ -8,3 +13,189 @@ data_app = typer.Typer(help="Make, check, cache and curate training data.", no_a
 @data_app.callback()
 def data() -> None:
     """Make, check, cache and curate training data."""
+
+
+@data_app.command()
+def synth(
+    out: Annotated[Path, typer.Option(help="Folder of the set; the same folder goes on.")],
+    count: Annotated[int, typer.Option(help="Samples.")] = 200,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    seed: Annotated[int, typer.Option(help="Another seed is another set.")] = 0,
+    family: Annotated[list[str] | None, typer.Option(help="Edit family; repeatable. Default: all.")] = None,
+    loose: Annotated[float, typer.Option(help="Share of loosely worded instructions.")] = 0.0,
+    num_frames: Annotated[int, typer.Option(help="Frames of a clip; 1 writes pictures.")] = 17,
+    height: Annotated[int, typer.Option(help="Pixels, even.")] = 128,
+    width: Annotated[int, typer.Option(help="Pixels, even.")] = 128,
+    fps: Annotated[int, typer.Option(help="Frames a second.")] = 16,
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures to use as backgrounds.")] = None,
+    videos: Annotated[Path | None, typer.Option(help="Folder of videos to use as backgrounds, cut at shots.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes. Default: one per core.")] = None,
+) -> None:
+    """Make a set of (source, instruction, target, mask) samples with exact answers."""
+    from ..data.engine_set import EngineSetConfig, write_engine_set
+    from .edit import ProgressBar
+
+    config = EngineSetConfig(
+        split=split,
+        seed=seed,
+        families=tuple(family) if family else EngineSetConfig.families,
+        loose=loose,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        fps=fps,
+        images=str(images.resolve()) if images else None,
+        videos=str(videos.resolve()) if videos else None,
+    )
+    with ProgressBar() as progress:
+        manifest = write_engine_set(config, out, count, workers, progress)
+    typer.echo(f"{count} samples: {manifest}")
+
+
+@data_app.command()
+def curate(
+    manifest: Annotated[str, typer.Argument(help="CSV, JSON, JSONL or Parquet with source, target and prompt.")],
+    out: Annotated[Path, typer.Option(help="Folder of the answers and results; the same folder goes on.")],
+    model: Annotated[str, typer.Option(help="The judge's name at the endpoint.")] = "Qwen/Qwen2.5-VL-72B-Instruct",
+    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint.")] = "http://localhost:8000/v1",
+    api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
+    turns: Annotated[int, typer.Option(help="How often each prompt is asked.")] = 3,
+    threshold: Annotated[list[str] | None, typer.Option(help="Such as video.visual_quality=8.5; repeatable.")] = None,
+    media: Annotated[str, typer.Option(help="frames, or video_url for vLLM.")] = "frames",
+    frames: Annotated[int, typer.Option(help="Frames shown of each clip.")] = 8,
+    long_side: Annotated[int, typer.Option(help="Longer side of the frames shown, pixels.")] = 512,
+    temperature: Annotated[float, typer.Option(help="Of the judge's sampling.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(help="Of an answer; reasoning models need more.")] = 1024,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight.")] = 8,
+    timeout: Annotated[float, typer.Option(help="Seconds for a request.")] = 300.0,
+    max_tries: Annotated[int, typer.Option(help="Requests sent before one is given up.")] = 8,
+    column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
+    ray: Annotated[bool, typer.Option(help="Judge under Ray Data, on the cluster that RAY_ADDRESS names.")] = False,
+    ray_actors: Annotated[int, typer.Option(help="Processes that ask, for --ray.")] = 2,
+    dry_run: Annotated[bool, typer.Option(help="Print what would be asked and what it costs; ask nothing.")] = False,
+    price_in: Annotated[float, typer.Option(help="Price of a million input tokens, for --dry-run.")] = 0.0,
+    price_out: Annotated[float, typer.Option(help="Price of a million output tokens, for --dry-run.")] = 0.0,
+    seconds_per_request: Annotated[float, typer.Option(help="Assumed, for --dry-run.")] = 5.0,
+) -> None:
+    """Let a vision language model judge edited pairs and keep the good ones (the paper's Appendix B)."""
+    from ..curation.config import CurationConfig
+    from ..curation.ray_backend import RayConfig, curate_with_ray
+    from ..curation.run import curate as run
+    from ..curation.run import plan
+    from ..data.manifest import parse_column_map, read_manifest
+    from ..judge.client import JudgeConfig
+    from ..judge.media import MediaConfig
+    from .edit import ProgressBar
+
+    judge = JudgeConfig(
+        model=model,
+        base_url=base_url,
+        api_key_env=api_key_env,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        concurrency=concurrency,
+        timeout=timeout,
+        max_tries=max_tries,
+        media=MediaConfig(kind=media, num_frames=frames, long_side=long_side),
+    )
+    config = CurationConfig(judge=judge, turns=turns).with_thresholds(threshold or [])
+    rows = read_manifest(manifest, column_map=parse_column_map(column_map or []))
+    if dry_run:
+        lines = plan(rows, out, config).lines(price_in, price_out, concurrency, seconds_per_request)
+        typer.echo("\n".join(lines))
+        return
+    with ProgressBar() as progress:
+        if ray:
+            report = curate_with_ray(rows, out, config, progress, RayConfig(actors=ray_actors))
+        else:
+            report = run(rows, out, config, progress)
+    typer.echo(f"kept {report.kept} of {report.pairs} pairs: {out / 'kept.csv'}; why: {out / 'report.md'}")
+    if report.unanswered:
+        typer.echo(f"{report.unanswered} requests got no answer: start the same command again to ask them", err=True)
+
+
+@data_app.command()
+def check(
+    manifest: Annotated[str, typer.Argument(help="CSV, JSON, JSONL or Parquet with source, target and prompt.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: beside the manifest.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Files decoded at a time. Default: one per core.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A dataset of the paper: its columns, its subset.")] = None,
+    whole: Annotated[bool, typer.Option(help="With --dataset: not only the subset that the paper takes.")] = False,
+    root: Annotated[str | None, typer.Option(help="Folder or URL of relative media. Default: the manifest's.")] = None,
+    column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
+) -> None:
+    """Decode every file of a manifest and sort its rows into clean and rejected; exit code 1 if any is rejected."""
+    from ..data.catalogue import find_dataset, read_dataset
+    from ..data.check import check_manifest, default_folder
+    from ..data.manifest import EDIT_PAIR, parse_column_map, read_manifest
+    from .edit import ProgressBar
+
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers must be at least 1, got {workers}")
+    folder = out if out is not None else default_folder(manifest)
+    names = parse_column_map(column_map or [])
+    required = EDIT_PAIR
+    if dataset is None:
+        rows = read_manifest(manifest, column_map=names, root=root)
+    else:
+        required = find_dataset(dataset).required
+        rows = read_dataset(dataset, manifest, column_map=names, root=root, whole=whole)
+    with ProgressBar() as progress:
+        report = check_manifest(rows, folder, workers=workers, required=required, progress=progress)
+    typer.echo("\n".join(report.summary()))
+    typer.echo(f"{folder / 'clean.csv'}, {folder / 'rejected.csv'}, {folder / 'report.json'}")
+    if report.num_clean < report.num_rows:
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def cache(
+    manifest: Annotated[str, typer.Argument(help="CSV, JSON, JSONL or Parquet: pairs, or captioned clips.")],
+    out: Annotated[Path, typer.Option(help="Folder of the cache; the same folder goes on.")],
+    model: Annotated[str, typer.Option(help="nano or a model folder.")] = "nano",
+    siglip: Annotated[Path | None, typer.Option(help="Folder of a SigLIP model, for the semantic stream.")] = None,
+    num_anchors: Annotated[int, typer.Option(help="Anchor frames of a video, with --siglip.")] = 1,
+    num_frames: Annotated[str | None, typer.Option(help="Lengths, such as 1,17,33. Default: the model's.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Pixels a frame. Default: the model's own.")] = None,
+    pretext_variants: Annotated[int, typer.Option(help="Versions of each sample (crop, pretext task).")] = 1,
+    seed: Annotated[int, typer.Option(help="The training's.")] = 0,
+    name: Annotated[str | None, typer.Option(help="The training's for these data. Default: the file's stem.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder or URL of relative media. Default: the manifest's.")] = None,
+    column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; each holds the encoders.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Encode a manifest's clips, texts and anchor frames once, for all epochs of a training."""
+    from ..data.caching import CacheJob, fill_cache
+    from ..data.manifest import parse_column_map
+    from .edit import ProgressBar
+
+    if workers < 1:
+        raise UserError(f"--workers must be at least 1, got {workers}")
+    job = CacheJob(
+        manifest=manifest,
+        out=out,
+        model=model,
+        siglip=siglip,
+        num_anchors=num_anchors,
+        name=name,
+        max_pixels=max_pixels,
+        frame_counts=_whole_numbers("--num-frames", num_frames) if num_frames is not None else None,
+        variants=pretext_variants,
+        seed=seed,
+        column_map=parse_column_map(column_map or []),
+        root=root,
+        device=device,
+        dtype=dtype,
+    )
+    with ProgressBar() as progress:
+        report = fill_cache(job, workers=workers, progress=progress)
+    typer.echo(f"{report.num_samples} samples, {report.num_entries} entries, {report.num_new} of them new: {out}")
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"{option} takes whole numbers with commas, such as 1,17,33, got {text!r}") from None

@@ -1,7 +1,5 @@
 """`sama edit` and `sama demo`."""
 
-import csv
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -15,9 +13,6 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from ..editing import EditSettings
     from ..pipelines.pipeline_sama import SamaPipeline
-
-MANIFEST_VIDEO_COLUMNS = ("src_video", "video", "source_path", "original_video", "video_path")
-MANIFEST_PROMPT_COLUMNS = ("prompt", "instruction", "edit_instruction", "text")
 
 
 @dataclass(frozen=True)
@@ -35,40 +30,20 @@ def _default_output(video: Path) -> Path:
     return video.with_name(f"{video.stem}_edited{suffix}")
 
 
-def _first_of(row: dict, names: tuple[str, ...]) -> str | None:
-    return next((str(row[name]) for name in names if row.get(name) not in (None, "")), None)
+def read_jobs(manifest: Path, folder: Path, column_map: list[str]) -> list[_Job]:
+    """Jobs of a manifest; results go to `folder`, under the name in a row's `output` if it has one."""
+    from ..data.manifest import is_url, parse_column_map, read_manifest
 
-
-def _read_rows(manifest: Path) -> list[dict]:
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-        if manifest.suffix.lower() == ".csv":
-            return list(csv.DictReader(text.splitlines()))
-        if manifest.suffix.lower() == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        if manifest.suffix.lower() == ".json":
-            return json.loads(text)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"cannot read the manifest {manifest} ({error})") from error
-    raise UserError(f"a manifest is .csv, .json or .jsonl, got {manifest.name}")
-
-
-def read_manifest(manifest: Path, folder: Path) -> list[_Job]:
-    """Jobs of a manifest; relative videos are looked for beside it, results go to `folder` unless a row names them."""
     jobs = []
-    for number, row in enumerate(_read_rows(manifest), start=1):
-        video, prompt = _first_of(row, MANIFEST_VIDEO_COLUMNS), _first_of(row, MANIFEST_PROMPT_COLUMNS)
-        if video is None or prompt is None:
-            raise UserError(
-                f"row {number} of {manifest.name} needs a video ({' or '.join(MANIFEST_VIDEO_COLUMNS)}) and a prompt "
-                f"({' or '.join(MANIFEST_PROMPT_COLUMNS)})"
-            )
-        path = Path(video) if Path(video).is_absolute() else manifest.parent / video
-        named = _first_of(row, ("output",))
-        output = folder / named if named else folder / f"{number:04d}_{_default_output(path).name}"
-        jobs.append(_Job(path, prompt, output))
-    if not jobs:
-        raise UserError(f"{manifest} has no rows")
+    rows = read_manifest(manifest, column_map=parse_column_map(column_map), required=("src_video", "prompt"))
+    for number, row in enumerate(rows, start=1):
+        if row.src_video is None or row.prompt is None:
+            raise UserError(f"row {number} of {manifest.name} lacks its video or its prompt; fill it in or remove it")
+        if is_url(row.src_video):
+            raise UserError(f"row {number} of {manifest.name} names {row.src_video}; fetch it and name the local file")
+        video = Path(row.src_video)
+        output = row.extra.get("output", f"{number:04d}_{_default_output(video).name}")
+        jobs.append(_Job(video, row.prompt, folder / output))
     return jobs
 
 
@@ -90,7 +65,8 @@ def edit(
         Path | None,
         typer.Option("--output", "-o", help="Result; with --manifest a folder. Default: beside the source."),
     ] = None,
-    manifest: Annotated[Path | None, typer.Option(help="CSV, JSON or JSONL of videos and prompts to edit.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="CSV, JSON, JSONL or Parquet of videos and prompts.")] = None,
+    column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
     model: Annotated[str, typer.Option(help="Preset, local folder or hub id.")] = "nano",
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
     num_inference_steps: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
@@ -122,7 +98,7 @@ def edit(
     _check_choices(fit=fit, output_size=output_size, detail=detail)
     video, prompt = video or video_option, prompt if prompt is not None else prompt_option
     if manifest is not None:
-        jobs = read_manifest(manifest, output or manifest.parent)
+        jobs = read_jobs(manifest, output or manifest.parent, column_map or [])
     elif video is None or prompt is None:
         raise UserError('give a video and an instruction: sama edit clip.mp4 "make it black and white"')
     else:
@@ -197,10 +173,10 @@ def _describe(pipe: "SamaPipeline", job: _Job, settings: "EditSettings") -> None
     )
 
 
-class _ProgressBar:
-    """Phases of an edit as bars with the time left; silent where the output is no terminal."""
+class ProgressBar:
+    """Phases of a piece of work as bars with the time left; silent where the output is no terminal."""
 
-    def __enter__(self) -> "_ProgressBar":
+    def __enter__(self) -> "ProgressBar":
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -221,7 +197,7 @@ class _ProgressBar:
 
 def _provenance(model: str) -> dict:
     """Name and hash of a model's weights, for the JSON file beside a result."""
-    from ..editing import hash_weights
+    from ..files import hash_weights
     from ..pipelines.loading import resolve_model
 
     folder = Path(resolve_model(model))
@@ -236,7 +212,7 @@ def _run(
     beside = job.output.with_name(f"{job.output.stem}_compare{job.output.suffix}") if compare else None
     contact = job.output.with_name(f"{job.output.stem}_contact_sheet.png") if sheet else None
     started = time.monotonic()
-    with _ProgressBar() as progress:
+    with ProgressBar() as progress:
         sidecar = edit_video(
             pipe,
             job.video,

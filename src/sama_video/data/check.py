@@ -1,0 +1,399 @@
+"""Check a manifest before training on it: every file is decoded to its end, every pair must fit together.
+
+Work is done once per file, however many rows name it, and every finished file is on disk in `journal.jsonl` before the
+next result counts. A stopped check, even a killed one, goes on where it was; files that changed since are looked at
+again. What becomes of the rows follows from the files' reports alone, so the results do not depend on interruptions,
+on the number of workers or on their order.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import av
+import fsspec
+
+from ..errors import UserError
+from ..files import hash_file, written_aside
+from ..video import VideoReader
+from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, is_url, local_file, write_manifest
+
+JOURNAL = "journal.jsonl"
+# Belongs to a file's identity: reports by older rules do not count.
+RULES_VERSION = 1
+# Files handed to the workers ahead of need, each.
+AHEAD = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong with a file or a row.
+
+    Args:
+        reason: one of a few, for counting.
+        detail: the same with its numbers and names, a sentence.
+    """
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaReport:
+    """What one file holds.
+
+    Args:
+        media: path or URL as rows name it.
+        identity: changes when the file does.
+        digest: SHA-256 of its bytes.
+        num_frames: that really decode; 1 for an image.
+        height, width: upright, in square pixels.
+        problem: None for a sound file; the fields above are then all known.
+    """
+
+    media: str
+    identity: str
+    digest: str = ""
+    num_frames: int = 0
+    height: int = 0
+    width: int = 0
+    is_image: bool = False
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """The outcome of a check; `report.json` holds the same.
+
+    Args:
+        num_rows: in the manifest; those that passed are `num_clean`.
+        reasons: how many rows were rejected for each reason; a row may have several.
+        warnings: ids of rows that passed although something is odd, by what that is.
+        frame_counts: how many clean rows have so many source frames.
+        sizes: how many clean rows have sources of so many pixels, "832x480".
+    """
+
+    num_rows: int
+    num_clean: int
+    reasons: dict[str, int]
+    warnings: dict[str, list[str]]
+    frame_counts: dict[int, int]
+    sizes: dict[str, int]
+
+    def summary(self) -> list[str]:
+        """A few lines for people."""
+        lines = [f"{self.num_clean} of {self.num_rows} rows passed, {self.num_rows - self.num_clean} rejected"]
+        lines += [f"  rejected, {reason}: {count}" for reason, count in self.reasons.items()]
+        lines += [f"  warning, {warning}: {len(ids)}" for warning, ids in self.warnings.items()]
+        if self.frame_counts:
+            middle = statistics.median_low(Counter(self.frame_counts).elements())
+            lines.append(f"  frames: {min(self.frame_counts)} to {max(self.frame_counts)}, median {middle}")
+            common = sorted(self.sizes.items(), key=lambda size: (-size[1], size[0]))[:5]
+            lines.append("  sizes: " + ", ".join(f"{size} ({count})" for size, count in common))
+        return lines
+
+
+def check_manifest(
+    manifest: Manifest,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    required: Sequence[str] = EDIT_PAIR,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> CheckReport:
+    """Checks every row and writes `clean.csv`, `rejected.csv` and `report.json` to `folder`.
+
+    A row is rejected if a required field is empty, a file is missing, unreadable, damaged or without frames, the
+    pair mixes image and video, source, target and mask differ in size or number of frames (a mask may be one picture),
+    an earlier clean row has the same id, or the same files and prompt. A target with its source's bytes is a warning.
+
+    Args:
+        folder: made if it is missing. Holds the journal too: a check with the same folder goes on where it was.
+        workers: threads; decoding leaves Python's lock, so they run side by side. None for one per core.
+        required: fields that no row may leave empty.
+        progress: called with a phase's name, the files done and all of them.
+
+    Raises:
+        UserError: for a folder that cannot be written, or a full disk; the journal keeps what was done.
+    """
+    with _told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    reports = _check_files(_all_media(manifest), folder / JOURNAL, workers or os.cpu_count() or 1, progress)
+    verdicts = _judge(manifest, reports, required)
+    write_manifest(folder / "clean.csv", (verdict.row for verdict in verdicts if not verdict.problems))
+    write_manifest(folder / "rejected.csv", (_with_reason(verdict) for verdict in verdicts if verdict.problems))
+    report = _summarise(verdicts, reports)
+    with written_aside(folder / "report.json") as aside:
+        aside.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def default_folder(manifest: str) -> Path:
+    """`<stem>_check` beside a manifest.
+
+    Raises:
+        UserError: for a manifest at a URL.
+    """
+    if is_url(manifest):
+        raise UserError("a manifest at a URL needs --out, the folder to write the results to")
+    return Path(manifest).with_name(f"{Path(manifest).stem}_check")
+
+
+# Files
+
+
+def _all_media(manifest: Manifest) -> list[str]:
+    """Every file that a row names, once, in the manifest's order."""
+    return list(dict.fromkeys(media for row in manifest for media in _media_of(row).values()))
+
+
+def _media_of(row: Row) -> dict[str, str]:
+    named = {name: getattr(row, name) for name in MEDIA_FIELDS}
+    return {name: media for name, media in named.items() if media is not None}
+
+
+def _check_files(
+    media: Sequence[str], journal: Path, workers: int, progress: Callable[[str, int, int], None]
+) -> dict[str, MediaReport]:
+    known = _read_journal(journal)
+    reports = {}
+    with _told(journal.parent), open(journal, "ab") as log:
+        for report in _in_parallel(lambda one: check_media(one, known.get(one)), media, workers):
+            if report != known.get(report.media):
+                log.write(json.dumps(asdict(report)).encode() + b"\n")
+                log.flush()
+                os.fsync(log.fileno())
+            reports[report.media] = report
+            progress("checking", len(reports), len(media))
+    return reports
+
+
+def _read_journal(journal: Path) -> dict[str, MediaReport]:
+    """Reports of earlier runs; cuts off the line that a killed run left half written."""
+    if not journal.exists():
+        return {}
+    reports, good = {}, 0
+    with _told(journal.parent), open(journal, "r+b") as log:
+        for line in log:
+            try:
+                report = _report_from(json.loads(line))
+            except ValueError:
+                break
+            if not line.endswith(b"\n"):
+                break
+            reports[report.media] = report
+            good += len(line)
+        log.truncate(good)
+    return reports
+
+
+def _report_from(values: dict) -> MediaReport:
+    problem = values.pop("problem")
+    return MediaReport(**values, problem=problem and Problem(**problem))
+
+
+def _in_parallel(task: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Results in the order in which they are ready; few tasks wait at a time, and none starts after an interruption."""
+    pending: set[Future[Result]] = set()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            pending.add(pool.submit(task, item))
+            if len(pending) >= workers * AHEAD:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def check_media(media: str, known: MediaReport | None = None) -> MediaReport:
+    """Reads a file to its end. `known` is returned if it is a report on the file as it is now. Never raises."""
+    try:
+        identity = _identity(media)
+    except FileNotFoundError:
+        return MediaReport(media=media, identity="", problem=Problem(reason="missing file", detail=f"no file {media}"))
+    except Exception as error:  # a bad row never stops a check, and fsspec's backends have exceptions of their own
+        return MediaReport(media=media, identity="", problem=_unreadable(media, error))
+    if known is not None and known.identity == identity:
+        return known
+    empty = MediaReport(media=media, identity=identity)
+    try:
+        with local_file(media) as path:
+            try:
+                return _read_to_the_end(path, empty)
+            except Exception as error:  # decoders fail in many ways, Pillow's protection against huge images too
+                return replace(empty, problem=_unreadable(media, error, path))
+    except UserError as error:  # a fetch that failed is tried again next time, so there is no identity
+        return MediaReport(media=media, identity="", problem=_unreadable(media, error))
+
+
+def _identity(media: str) -> str:
+    if is_url(media):
+        filesystem, path = fsspec.url_to_fs(media)
+        if not filesystem.exists(path):
+            raise FileNotFoundError(media)
+        return f"{RULES_VERSION}-{filesystem.ukey(path)}"
+    status = os.stat(media)
+    return f"{RULES_VERSION}-{status.st_size}-{status.st_mtime_ns}"
+
+
+def _unreadable(media: str, error: Exception, path: Path | None = None) -> Problem:
+    """`path`, a temporary name, gives way to the one that the user knows."""
+    text = str(error) or type(error).__name__
+    return Problem(reason="unreadable file", detail=text if path is None else text.replace(str(path), media))
+
+
+def _read_to_the_end(path: Path, empty: MediaReport) -> MediaReport:
+    info = VideoReader(path).info
+    num_frames, damage = (1, None) if info.is_image else _count_frames(path)
+    problem = None
+    if damage is not None:
+        problem = Problem(reason="damaged file", detail=f"{empty.media} {damage}")
+    return replace(
+        empty,
+        digest=hash_file(path),
+        num_frames=num_frames,
+        height=info.height,
+        width=info.width,
+        is_image=info.is_image,
+        problem=problem,
+    )
+
+
+def _count_frames(path: Path) -> tuple[int, str | None]:
+    """Frames that decode, and what is damaged if anything is. Pixels are not converted: nobody looks at them."""
+    num_frames = num_packets = 0
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        try:
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    return num_frames, f"is cut off after {num_frames} frames"
+                num_packets += packet.size > 0
+                num_frames += len(packet.decode())
+        except av.error.FFmpegError as error:
+            return num_frames, f"does not decode after {num_frames} frames ({error.strerror})"
+        # MP4 and its kin list every frame; what other containers announce is an estimate.
+        if container.format.name.startswith("mov") and num_packets < stream.frames:
+            return num_frames, f"holds {num_packets} of the {stream.frames} frames that it announces"
+    return num_frames, None
+
+
+# Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    row: Row
+    problems: list[Problem]
+    warnings: list[str] = field(default_factory=list)
+
+
+def _judge(manifest: Iterable[Row], reports: Mapping[str, MediaReport], required: Sequence[str]) -> list[_Verdict]:
+    ids: set[str] = set()
+    contents: dict[tuple, str] = {}
+    verdicts = []
+    for row in manifest:
+        files = {name: reports[media] for name, media in _media_of(row).items()}
+        problems = [*_empty_fields(row, required), *_bad_files(files)]
+        if not problems:
+            content = (row.prompt, *(files[name].digest if name in files else None for name in MEDIA_FIELDS))
+            problems = [*_misfits(files), *_repetitions(row, content, ids, contents)]
+            if not problems:
+                ids.add(row.id)
+                contents[content] = row.id
+        verdicts.append(_Verdict(row=row, problems=problems, warnings=[] if problems else _oddities(files)))
+    return verdicts
+
+
+def _empty_fields(row: Row, required: Sequence[str]) -> Iterator[Problem]:
+    for name in required:
+        value = getattr(row, name)
+        if value is None or not value.strip():
+            yield Problem(reason=f"empty {name}", detail=f"{name} is empty")
+
+
+def _bad_files(files: Mapping[str, MediaReport]) -> list[Problem]:
+    problems = [report.problem for report in files.values() if report.problem is not None]
+    # A row may name one file twice.
+    return list(dict.fromkeys(problems))
+
+
+def _misfits(files: Mapping[str, MediaReport]) -> Iterator[Problem]:
+    """Source, target and mask against the first of them that the row has."""
+    present = [name for name in ("src_video", "tgt_video", "mask") if name in files]
+    for name in present[1:]:
+        first, other = files[present[0]], files[name]
+        pair = f"{present[0]} and {name}"
+        if (first.height, first.width) != (other.height, other.width):
+            sizes = f"{first.width}x{first.height} and {other.width}x{other.height}"
+            yield Problem(reason=f"sizes of {pair} differ", detail=f"sizes of {pair} differ: {sizes}")
+        if name == "mask" and other.is_image:
+            continue  # one mask for all frames
+        if first.is_image != other.is_image:
+            yield Problem(reason="image and video mixed", detail=f"one of {pair} is an image, the other a video")
+        elif first.num_frames != other.num_frames:
+            counts = f"{first.num_frames} and {other.num_frames}"
+            yield Problem(reason=f"frame counts of {pair} differ", detail=f"frame counts of {pair} differ: {counts}")
+
+
+def _repetitions(row: Row, content: tuple, ids: set[str], contents: Mapping[tuple, str]) -> Iterator[Problem]:
+    if row.id in ids:
+        yield Problem(reason="id used before", detail=f"an earlier row has the id {row.id}")
+    if content in contents:
+        yield Problem(reason="duplicate", detail=f"same files and prompt as row {contents[content]}")
+
+
+def _oddities(files: Mapping[str, MediaReport]) -> list[str]:
+    source, target = files.get("src_video"), files.get("tgt_video")
+    same = source is not None and target is not None and source.digest == target.digest
+    return ["target equals source"] if same else []
+
+
+def _with_reason(verdict: _Verdict) -> Row:
+    reason = "; ".join(problem.detail for problem in verdict.problems)
+    return replace(verdict.row, extra={**verdict.row.extra, "reason": reason})
+
+
+def _summarise(verdicts: Sequence[_Verdict], reports: Mapping[str, MediaReport]) -> CheckReport:
+    clean = [verdict for verdict in verdicts if not verdict.problems]
+    reasons = Counter(reason for verdict in verdicts for reason in {problem.reason for problem in verdict.problems})
+    warnings: dict[str, list[str]] = {}
+    for verdict in clean:
+        for warning in verdict.warnings:
+            warnings.setdefault(warning, []).append(verdict.row.id)
+    shown = [reports[media] for verdict in clean if (media := verdict.row.src_video or verdict.row.tgt_video)]
+    return CheckReport(
+        num_rows=len(verdicts),
+        num_clean=len(clean),
+        reasons=dict(sorted(reasons.items())),
+        warnings=warnings,
+        frame_counts=dict(sorted(Counter(report.num_frames for report in shown).items())),
+        sizes=dict(sorted(Counter(f"{report.width}x{report.height}" for report in shown).items())),
+    )
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turns what the user can mend at `folder` into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            message = f"the disk is full: free some space in {folder} and run the same command again; it goes on"
+            raise UserError(message) from error
+        raise UserError(f"cannot write to {folder} ({error.strerror}); choose another --out") from error

@@ -1,0 +1,155 @@
+"""The synthetic engine's samples as files: source, target and mask of each, and a manifest of them all.
+
+A set grows in several processes and may be stopped at any time: what is complete stays, the same command goes on. Since
+a seed determines every sample, the manifest is written from the plans alone, once all files are there.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import written_aside
+from ..synth.engine import VERSION, Engine, Plan, Sample, render_plan
+from ..synth.footage import Footage
+from ..video import write_lossless
+from .manifest import Row, write_manifest
+
+CHUNK = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSetConfig:
+    """What determines a set's bytes.
+
+    Args:
+        split, seed, families, loose: as in `synth.engine.Engine`.
+        count: samples; a larger count later goes on where a smaller one ended.
+        num_frames: 1 writes PNG pictures instead of clips.
+        images, videos: folders of the user's backgrounds.
+    """
+
+    split: str = "train"
+    seed: int = 0
+    families: tuple[str, ...] = Engine.families
+    loose: float = 0.0
+    num_frames: int = 17
+    height: int = 128
+    width: int = 128
+    fps: int = 16
+    images: str | None = None
+    videos: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.height % 2 or self.width % 2:
+            raise UserError(f"height and width must be even, got {self.height}x{self.width}")
+        if min(self.height, self.width) < 64 or self.num_frames < 1 or self.fps < 1 or not 0 <= self.loose <= 1:
+            raise UserError("frames must be at least 64x64, --num-frames and --fps at least 1, --loose between 0 and 1")
+
+    def engine(self, cache: Path) -> Engine:
+        """Raises UserError for an unknown split or family, or footage without a file for the split."""
+        footage = None
+        if self.images or self.videos:
+            folders = (Path(folder) if folder else None for folder in (self.images, self.videos))
+            images, videos = folders
+            footage = Footage(images=images, videos=videos, split=self.split, cache=cache)
+        try:
+            return Engine(split=self.split, seed=self.seed, families=self.families, loose=self.loose, footage=footage)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def write_engine_set(
+    config: EngineSetConfig,
+    out: Path,
+    count: int,
+    workers: int | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> Path:
+    """Write samples 0 to `count` - 1 into `out`; returns the manifest.
+
+    Raises:
+        UserError: for a folder that holds a set of other settings, a full disk, footage that cannot be used.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(config, out)
+    for kind in ("source", "target", "mask"):
+        (out / kind).mkdir(exist_ok=True)
+    engine = config.engine(out / "films")
+    plans = [engine.plan(index, moving=config.num_frames > 1) for index in range(count)]
+    missing = [index for index, plan in enumerate(plans) if not _complete(config, out, plan)]
+    done = count - len(missing)
+    progress("samples", done, count)
+    chunks = [missing[first : first + CHUNK] for first in range(0, len(missing), CHUNK)]
+    workers = min(workers or os.cpu_count() or 1, max(len(chunks), 1))
+    # Not forked: libraries that run threads do not survive it.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(_write_samples, config, out, chunk) for chunk in chunks]):
+            done += future.result()
+            progress("samples", done, count)
+    manifest = out / "manifest.csv"
+    write_manifest(manifest, [_row(config, out, plan) for plan in plans])
+    return manifest
+
+
+def _claim(config: EngineSetConfig, out: Path) -> None:
+    """A folder holds one set: files of other settings must not mix."""
+    settings = json.dumps({"engine": VERSION, **asdict(config)}, indent=1)
+    note = out / "engine.json"
+    if note.exists() and note.read_text() != settings:
+        raise UserError(f"{out} holds a set of other settings (see {note.name}); choose another --out")
+    if not note.exists():
+        with written_aside(note) as aside:
+            aside.write_text(settings)
+
+
+def _files(config: EngineSetConfig, out: Path, plan: Plan) -> dict[str, Path]:
+    suffix = ".png" if config.num_frames == 1 else ".mp4"
+    return {kind: out / kind / f"{plan.id}{suffix}" for kind in ("source", "target", "mask")}
+
+
+def _complete(config: EngineSetConfig, out: Path, plan: Plan) -> bool:
+    return all(path.exists() for path in _files(config, out, plan).values())
+
+
+def _write_samples(config: EngineSetConfig, out: Path, indices: list[int]) -> int:
+    """In a process of its own."""
+    engine = config.engine(out / "films")
+    for index in indices:
+        plan = engine.plan(index, moving=config.num_frames > 1)
+        _write_sample(config, out, render_plan(plan, config.num_frames, config.height, config.width))
+    return len(indices)
+
+
+def _write_sample(config: EngineSetConfig, out: Path, sample: Sample) -> None:
+    mask = np.repeat(sample.mask[..., None] * np.uint8(255), 3, axis=-1)
+    pixels = {"source": sample.source, "target": sample.target, "mask": mask}
+    for kind, path in _files(config, out, sample.plan).items():
+        with written_aside(path) as aside:
+            write_lossless(aside, pixels[kind], Fraction(config.fps))
+
+
+def _row(config: EngineSetConfig, out: Path, plan: Plan) -> Row:
+    files = {kind: str(path.resolve()) for kind, path in _files(config, out, plan).items()}
+    return Row(
+        id=plan.id,
+        src_video=files["source"],
+        tgt_video=files["target"],
+        mask=files["mask"],
+        prompt=plan.instruction,
+        type=plan.family,
+        extra={
+            "kind": plan.edit.kind,
+            "caption": plan.caption,
+            "target_caption": plan.target_caption,
+            "exact": str(plan.edit.exact).lower(),
+            "split": plan.split,
+        },
+    )

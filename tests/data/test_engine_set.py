@@ -1,0 +1,103 @@
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from sama_video.data.engine_set import EngineSetConfig, write_engine_set
+from sama_video.data.manifest import read_manifest
+from sama_video.errors import UserError
+from sama_video.synth.engine import Engine
+from sama_video.video import VideoReader
+
+SMALL = {"num_frames": 5, "height": 64, "width": 96, "loose": 0.2}
+
+
+def contents(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def frames(path):
+    return np.stack([frame.pixels for frame in VideoReader(path).frames()])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    out = tmp_path_factory.mktemp("set")
+    write_engine_set(EngineSetConfig(**SMALL), out, 16, workers=1)
+    return out
+
+
+def test_files_hold_the_engine_s_pixels_bit_for_bit(written):
+    engine = Engine(loose=0.2)
+    for index, row in enumerate(read_manifest(written / "manifest.csv")):
+        sample = engine.sample(index, 5, 64, 96)
+        assert np.array_equal(frames(row.src_video), sample.source)
+        assert np.array_equal(frames(row.tgt_video), sample.target)
+        assert np.array_equal(frames(row.mask)[..., 0] > 0, sample.mask)
+        assert row.prompt == sample.instruction
+        assert row.type == sample.family
+        assert row.extra["exact"] == str(sample.exact).lower()
+        assert row.extra["caption"] == sample.caption
+
+
+def test_the_seed_reproduces_every_byte_whatever_the_number_of_processes(written, tmp_path):
+    write_engine_set(EngineSetConfig(**SMALL), tmp_path, 16, workers=2)
+    assert contents(tmp_path) == contents(written)
+
+
+def test_a_larger_count_goes_on_and_leaves_what_is_there(written, tmp_path):
+    write_engine_set(EngineSetConfig(**SMALL), tmp_path, 6, workers=1)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "source").iterdir()}
+    write_engine_set(EngineSetConfig(**SMALL), tmp_path, 16, workers=1)
+    assert contents(tmp_path) == contents(written)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+
+
+def test_killed_and_started_again_it_ends_the_same(written, tmp_path):
+    command = [sys.executable, "-m", "sama_video.cli", "data", "synth", "--out", str(tmp_path), "--count", "16"]
+    command += ["--num-frames", "5", "--height", "64", "--width", "96", "--loose", "0.2", "--workers", "1"]
+    for files in (3, 20):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None and sum(1 for _ in tmp_path.rglob("*.mp4")) < files:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    kept = {name: digest for name, digest in contents(tmp_path).items() if not name.split("/")[-1].startswith(".")}
+    assert kept == contents(written)
+
+
+def test_one_frame_writes_pictures(tmp_path):
+    write_engine_set(EngineSetConfig(num_frames=1, height=64, width=64), tmp_path, 8, workers=1)
+    for row in read_manifest(tmp_path / "manifest.csv"):
+        assert row.src_video.endswith(".png")
+        assert frames(row.src_video).shape == (1, 64, 64, 3)
+    assert json.loads((tmp_path / "engine.json").read_text())["num_frames"] == 1
+
+
+def test_other_settings_do_not_mix_into_a_folder(written):
+    with pytest.raises(UserError, match="other settings"):
+        write_engine_set(EngineSetConfig(**SMALL | {"seed": 1}), written, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"height": 65}, "even"),
+        ({"width": 32}, "64x64"),
+        ({"num_frames": 0}, "at least 1"),
+        ({"loose": 2.0}, "between 0 and 1"),
+        ({"split": "holdout"}, "split must be"),
+        ({"families": ("paint",)}, "families must be"),
+        ({"images": "/nowhere"}, "no such folder"),
+    ],
+)
+def test_bad_settings_say_what_would_do(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        write_engine_set(EngineSetConfig(**changes), tmp_path, 1)
