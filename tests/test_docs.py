@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
+from sama_video.data.catalogue import catalogue_table
 from sama_video.models.convert_checkpoint import official_text_encoder_state, official_transformer_state
 from sama_video.models.transformer_sama import SamaTransformer3DModel
 from sama_video.training.nano import train_tokenizer
@@ -41,6 +42,8 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     write_clip(folder / "clip.mp4", 24, sound=True)
     (folder / "jobs.csv").write_text("video,prompt\nclip.mp4,make it green\n")
+    (folder / "pairs.csv").write_text("src_video,tgt_video,prompt\nclip.mp4,clip.mp4,make it green\n")
+    (folder / "other.csv").write_text("before,after,prompt\nclip.mp4,clip.mp4,make it green\n")
     (folder / "results").mkdir()
     (folder / "weights").mkdir()
     torch.manual_seed(0)
@@ -127,3 +130,7 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk():
     package = ROOT / "src" / "sama_video"
     on_disk = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
     assert named == on_disk
+
+
+def test_the_table_of_datasets_is_the_catalogue_s():
+    assert catalogue_table().strip() in (ROOT / "docs" / "data.md").read_text()
