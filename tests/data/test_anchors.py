@@ -1,0 +1,29 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sama_video.data.anchors import anchor_indices
+
+
+def test_one_anchor_is_the_first_frame_and_an_image_its_own():
+    assert anchor_indices(81) == [0]
+    assert anchor_indices(1, 1) == [0]
+
+
+@given(st.integers(2, 200).flatmap(lambda f: st.tuples(st.just(f), st.integers(2, f))))
+def test_anchors_are_distinct_and_span_the_clip_evenly(case):
+    num_frames, num_anchors = case
+    indices = anchor_indices(num_frames, num_anchors)
+    assert indices[0] == 0
+    assert indices[-1] == num_frames - 1
+    steps = [b - a for a, b in itertools.pairwise(indices)]
+    assert min(steps) >= 1
+    assert max(steps) - min(steps) <= 1
+
+
+@pytest.mark.parametrize("num_anchors", [0, 6])
+def test_more_anchors_than_frames(num_anchors):
+    with pytest.raises(ValueError, match=r"1\.\.5"):
+        anchor_indices(5, num_anchors)

@@ -1,0 +1,254 @@
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import SiglipVisionModel
+
+from sama_video.data.batch import EncodedBatch
+from sama_video.data.buckets import Buckets
+from sama_video.data.cache import EncoderIdentity, LatentCache
+from sama_video.data.caching import CacheJob, dataset_name, fill_cache
+from sama_video.data.datasets import EngineDataset, ManifestDataset
+from sama_video.data.encoding import Encoder
+from sama_video.data.loader import BatchLoader
+from sama_video.data.manifest import Row, read_manifest, write_manifest
+from sama_video.data.plan import BatchConfig, WeightedDataset
+from sama_video.data.store import TensorStore
+from sama_video.errors import UserError
+from sama_video.models.semantic_encoder import SemanticEncoder
+from sama_video.pipelines.loading import load_pipeline
+from tests import tiny
+from tests.clips import write_clip
+from tests.data.fakes import FakeEngine
+from tests.models.test_semantic_encoder import vision_model
+
+BUCKETS = Buckets(area=32 * 32, frame_counts=(1, 5, 9))
+CONFIG = BatchConfig(buckets=BUCKETS, image_batch_size=2, video_batch_size=3, seed=3, pretext_variants=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """Clips with a manifest, a tiny pipeline, a tiny SigLIP model."""
+    folder = tmp_path_factory.mktemp("cache")
+    clips = [write_clip(folder / f"{number}.mp4", 10 + number, gop=4, height=48, width=64) for number in range(4)]
+    rows = [Row(id=f"clip{n}", tgt_video=str(clip), prompt=f"a bar moves {n} times") for n, clip in enumerate(clips)]
+    rows += [Row(id="pair", src_video=str(clips[0]), tgt_video=str(clips[1]), prompt="make it red")]
+    write_manifest(folder / "clips.jsonl", rows)
+    tiny.pipeline().save_pretrained(folder / "model")
+    vision_model().save_pretrained(folder / "siglip")
+    return folder
+
+
+def job(workplace, out, **changes):
+    settings = {
+        "manifest": str(workplace / "clips.jsonl"),
+        "model": str(workplace / "model"),
+        "siglip": workplace / "siglip",
+        "max_pixels": 32 * 32,
+        "frame_counts": (1, 5, 9),
+        "variants": 2,
+        "seed": 3,
+    }
+    return CacheJob(out=out, **(settings | changes))
+
+
+def mixture(workplace):
+    rows = read_manifest(workplace / "clips.jsonl")
+    return [WeightedDataset(name=dataset_name("clips.jsonl"), dataset=ManifestDataset(rows))]
+
+
+def identity(workplace, **changes):
+    arguments = {"dtype": torch.float32, "siglip": workplace / "siglip"} | changes
+    return EncoderIdentity.of_folders(workplace / "model", **arguments)
+
+
+@pytest.fixture(scope="module")
+def filled(workplace):
+    out = workplace / "filled"
+    return out, fill_cache(job(workplace, out))
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+
+def assert_same(found, expected):
+    for name in ("target", "source", "text", "semantic"):
+        a, b = getattr(found, name), getattr(expected, name)
+        assert (a is None) == (b is None), name
+        assert a is None or same_bits(a, b), name
+    assert (found.prompts, found.tasks, found.keys, found.step) == (
+        expected.prompts,
+        expected.tasks,
+        expected.keys,
+        expected.step,
+    )
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_training_from_the_cache_is_training_without_it(workplace, filled, num_workers):
+    pipe = load_pipeline(str(workplace / "model"))
+    encoder = Encoder(pipe, SemanticEncoder.from_pretrained(workplace / "siglip"))
+    cache = LatentCache(filled[0], identity(workplace))
+    pixels = BatchLoader(mixture(workplace), CONFIG)
+    cached = BatchLoader(mixture(workplace), CONFIG, cache=cache, num_workers=num_workers)
+    tasks = set()
+    for _ in range(3):
+        for batch, found in zip(pixels, cached, strict=True):
+            assert isinstance(found, EncodedBatch)
+            assert_same(found, encoder.encode_batch(batch))
+            tasks |= set(batch.tasks)
+    assert len(tasks) >= 3
+    assert found.text.shape[1:] == (24, 16)
+    assert found.semantic.shape[1:] == (65, 32)
+
+
+@torch.no_grad()
+def test_the_pipelines_own_text_and_latents(workplace):
+    pipe = load_pipeline(str(workplace / "model"))
+    encoder = Encoder(pipe)
+    expected, _ = pipe.encode_prompt("make it red", do_classifier_free_guidance=False)
+    assert torch.equal(encoder.text("make it red"), expected[0])
+    assert encoder.latents(torch.zeros(5, 32, 32, 3, dtype=torch.uint8)).shape == (4, 2, 4, 4)
+    assert encoder.semantic(torch.zeros(5, 32, 32, 3, dtype=torch.uint8)) is None
+
+
+def test_anchors_follow_one_another(workplace):
+    encoder = Encoder(
+        load_pipeline(str(workplace / "model")), SemanticEncoder.from_pretrained(workplace / "siglip"), num_anchors=3
+    )
+    clip = torch.randint(0, 256, (5, 32, 32, 3)).byte()
+    tokens = encoder.semantic(clip)
+    assert tokens.shape == (3 * 65, 32)
+    torch.testing.assert_close(tokens[65:130], encoder.semantic_encoder(clip[2:3])[0])
+    assert encoder.semantic(clip[:1]).shape == (65, 32)
+
+
+def entries_by_shard(out):
+    return {shard.name: set(safe_open(shard, "pt").keys()) for shard in out.glob("shard-*.safetensors")}
+
+
+def test_a_second_run_computes_nothing(workplace, filled):
+    out, report = filled
+    before = entries_by_shard(out)
+    assert report.num_samples == 10
+    assert report.num_new == report.num_entries == len(TensorStore(out))
+    again = fill_cache(job(workplace, out))
+    assert again.num_new == 0
+    assert again.num_entries == report.num_entries
+    assert entries_by_shard(out) == before
+
+
+@pytest.mark.slow
+def test_several_processes_fill_the_same(workplace, filled, tmp_path):
+    done = []
+    report = fill_cache(job(workplace, tmp_path / "many"), workers=2, progress=lambda *step: done.append(step))
+    assert done[-1] == ("encoding", 5, 5)
+    one, many = TensorStore(filled[0]), TensorStore(tmp_path / "many")
+    assert report.num_entries == len(many)
+    assert set(one.shard_of) == set(many.shard_of)
+    assert len(entries_by_shard(tmp_path / "many")) == 2
+    for key in one.shard_of:
+        torch.testing.assert_close(one[key], many[key])
+
+
+def test_a_killed_run_goes_on_and_computes_nothing_twice(workplace, filled, tmp_path):
+    out = tmp_path / "killed"
+    # Every entry is a shard, and each sample waits, so that the kill comes in the middle.
+    code = (
+        "import sys, time; from pathlib import Path; from sama_video.data.caching import CacheJob, fill_cache; "
+        f"fill_cache({job(workplace, out, shard_bytes=1)!r}, progress=lambda *_: time.sleep(0.3))"
+    ).replace("PosixPath(", "Path(")
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        deadline = time.monotonic() + 60
+        while len([*out.glob("shard-*")]) < 3 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    left = entries_by_shard(out)
+    expected = set(TensorStore(filled[0]).shard_of)
+    assert 3 <= len(left) < len(expected)
+    report = fill_cache(job(workplace, out, shard_bytes=1))
+    finished = entries_by_shard(out)
+    assert left.items() <= finished.items()
+    assert report.num_new == len(expected) - len(left)
+    assert sum(map(len, finished.values())) == len(set().union(*finished.values())) == report.num_entries
+    assert set(TensorStore(out).shard_of) == expected
+
+
+def test_a_changed_model_finds_nothing_old(workplace, tmp_path):
+    shutil.copytree(workplace / "model", tmp_path / "model")
+    shutil.copytree(workplace / "siglip", tmp_path / "siglip")
+    dataset = mixture(workplace)[0].dataset
+    recipe = dataset.recipe(0, (32, 32), 5, torch.Generator().manual_seed(0))
+
+    def keys(dtype=torch.float32, anchors=1):
+        who = EncoderIdentity.of_folders(
+            tmp_path / "model", dtype=dtype, siglip=tmp_path / "siglip", num_anchors=anchors
+        )
+        return who.keys(recipe)
+
+    recipe_keys = keys()
+    assert recipe_keys == identity(workplace).keys(recipe)
+    changes = ("target", "text", "semantic")
+    tiny.vae(seed=1).save_pretrained(tmp_path / "model" / "vae")
+    assert {name for name in changes if keys()[name] != recipe_keys[name]} == {"target"}
+    (tmp_path / "model" / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    assert {name for name in changes if keys()[name] != recipe_keys[name]} == {"target", "text"}
+    SiglipVisionModel(vision_model().config).save_pretrained(tmp_path / "siglip")
+    assert all(keys()[name] != recipe_keys[name] for name in changes)
+    assert all(keys(dtype=torch.bfloat16)[name] != keys()[name] for name in changes)
+    assert keys(anchors=2)["semantic"] != keys()["semantic"]
+
+
+def test_what_is_not_in_the_cache_is_said(workplace, filled):
+    out, _ = filled
+    other_seed = BatchConfig(buckets=BUCKETS, image_batch_size=2, video_batch_size=3, seed=4, pretext_variants=2)
+    with pytest.raises(UserError, match=r"lacks .* of clips/.*sama data cache"):
+        list(BatchLoader(mixture(workplace), other_seed, cache=LatentCache(out, identity(workplace))))
+    engine = WeightedDataset(name="e", dataset=EngineDataset(FakeEngine(), num_samples=1, shapes=((5, 32, 32),)))
+    with pytest.raises(ValueError, match="EngineDataset"):
+        list(BatchLoader([engine], CONFIG, cache=LatentCache(out, identity(workplace))))
+
+
+def test_a_broken_clip_stops_the_run_in_one_sentence(workplace, tmp_path):
+    bad = write_clip(tmp_path / "bad.mp4", 9)
+    bad.write_bytes(bad.read_bytes()[:900])
+    rows = [Row(id=str(n), tgt_video=str(Path(workplace / "0.mp4")), prompt=f"{n}") for n in range(1, 4)]
+    write_manifest(tmp_path / "m.csv", [*rows, Row(id="bad", tgt_video=str(bad), prompt="x")])
+    with pytest.raises(UserError, match=r"bad\.mp4"):
+        fill_cache(job(workplace, tmp_path / "out", manifest=str(tmp_path / "m.csv")))
+
+
+def test_a_model_at_the_hub_is_not_known_by_its_files(workplace, tmp_path):
+    with pytest.raises(UserError, match=r"download owner/name and give its folder"):
+        fill_cache(job(workplace, tmp_path / "out", model="owner/name"))
+
+
+def test_the_command(workplace, tmp_path):
+    def cache(*options):
+        command = [sys.executable, "-m", "sama_video.cli", "data", "cache", workplace / "clips.jsonl", *options]
+        return subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    sizes = ("--num-frames", "1,5,9", "--max-pixels", "1024", "--out", "cached")
+    result = cache("--siglip", workplace / "siglip", "--pretext-variants", "2", *sizes)
+    assert result.returncode == 0, result.stderr
+    assert "10 samples" in result.stdout
+    assert len(TensorStore(tmp_path / "cached")) > 10
+    refused = cache("--num-frames", "1,48", "--out", "other")
+    assert refused.returncode == 2
+    assert refused.stderr.strip() == "sama: frame_counts must be 4k+1, got 48; use 45 or 49"

@@ -1,0 +1,191 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sama_video.data.batch import Step, collate
+from sama_video.data.buckets import Buckets
+from sama_video.data.datasets import EngineDataset
+from sama_video.data.loader import BatchLoader
+from sama_video.data.plan import BatchConfig, WeightedDataset
+from sama_video.data.pretext import PROMPTS, source_num_frames
+from sama_video.errors import UserError
+from tests.data.fakes import FakeEngine, NumberedDataset
+
+BUCKETS = Buckets(area=32 * 32, frame_counts=(1, 5, 9))
+
+
+def mixture():
+    clips = [(n, h, w, False) for n in (6, 9, 14) for h, w in ((64, 64), (48, 96))] * 3
+    edits = [(5, 64, 64, True)] * 4 + [(1, 60, 60, True)] * 5
+    return [
+        WeightedDataset(name="clips", dataset=NumberedDataset(clips)),
+        WeightedDataset(name="edits", dataset=NumberedDataset(edits), weight=1.5),
+    ]
+
+
+def loader(datasets=None, **changes):
+    config = {"buckets": BUCKETS, "image_batch_size": 4, "video_batch_size": 3, "seed": 7}
+    settings_of_loader = {name: changes.pop(name) for name in ("rank", "world_size", "num_workers") if name in changes}
+    return BatchLoader(datasets or mixture(), BatchConfig(**(config | changes)), **settings_of_loader)
+
+
+def same(a, b):
+    if (a.source is None) != (b.source is None) or (a.source is not None and not torch.equal(a.source, b.source)):
+        return False
+    return torch.equal(a.target, b.target) and all(
+        getattr(a, name) == getattr(b, name) for name in ("prompts", "tasks", "keys", "step")
+    )
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def two_epochs(loader):
+    return [*loader, *loader]
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return two_epochs(loader())
+
+
+def rest(state, num_workers, count):
+    """What a new loader gives after `state` until `count` batches in all."""
+    resumed = loader(num_workers=num_workers)
+    resumed.load_state_dict(json.loads(json.dumps(state)))
+    batches = []
+    while len(batches) < count:
+        batches += resumed
+    return batches
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_do_not_show(num_workers, undisturbed):
+    assert_same(two_epochs(loader(num_workers=num_workers)), undisturbed)
+
+
+def test_stopping_anywhere_changes_nothing(undisturbed):
+    for stop in range(len(undisturbed)):
+        stopped = loader()
+        batches = iter([])
+        for _ in range(stop):
+            batch = next(batches, None)
+            if batch is None:
+                batches = iter(stopped)
+                next(batches)
+        assert_same(rest(stopped.state_dict(), 0, len(undisturbed) - stop), undisturbed[stop:])
+
+
+@given(st.data())
+@settings(max_examples=8, deadline=None)
+def test_resuming_with_another_number_of_workers(undisturbed, data):
+    first_epoch = len(loader().plan())
+    stop = data.draw(st.integers(0, first_epoch))
+    before, after = data.draw(st.sampled_from([(0, 2), (2, 0), (1, 2), (2, 1), (1, 1), (2, 2)]))
+    stopped = loader(num_workers=before)
+    for _ in zip(range(stop), stopped, strict=False):
+        pass
+    found = rest(stopped.state_dict(), after, len(undisturbed) - stop)
+    assert_same(found, undisturbed[stop:])
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_every_step(world_size, undisturbed):
+    ranks = [two_epochs(loader(rank=rank, world_size=world_size)) for rank in range(world_size)]
+    fillers = 0
+    for step, batches in zip(undisturbed, zip(*ranks, strict=True), strict=True):
+        assert {batch.step.shape for batch in batches} == {step.step.shape}
+        assert {batch.step.num_global for batch in batches} == {len(step.keys)}
+        counted = [batch for batch in batches if not batch.step.is_filler]
+        assert sorted(key for batch in counted for key in batch.keys) == sorted(step.keys)
+        assert max(len(b.keys) for b in counted) - min(len(b.keys) for b in counted) <= 1
+        assert all(len(batch.keys) == 1 for batch in batches if batch.step.is_filler)
+        fillers += len(batches) - len(counted)
+    assert fillers > 0
+
+
+def test_resuming_with_another_number_of_ranks(undisturbed):
+    stopped = loader(rank=1, world_size=2)
+    next(iter(stopped))
+    assert_same(rest(stopped.state_dict(), 0, len(undisturbed) - 1), undisturbed[1:])
+
+
+def test_only_the_source_is_disturbed(undisturbed):
+    tasks = set()
+    for batch in undisturbed:
+        for number, task in enumerate(batch.tasks):
+            tasks.add(task)
+            target = batch.target[number]
+            times = target[:, 0, 0, 1].int()
+            assert torch.equal(times, torch.arange(times[0], times[0] + len(times)).int())
+            assert (target[..., 2] == 1).all()
+            if task in PROMPTS:
+                assert batch.prompts[number].startswith(PROMPTS[task] + " prompt ")
+                assert len(batch.source[number]) == source_num_frames(task, len(target))
+            if task in ("cube_inpainting", "tube_shuffle"):
+                assert not torch.equal(batch.source[number], target) or task == "tube_shuffle"
+            if task == "text_to_video":
+                assert batch.source is None
+            if task == "edit":
+                assert torch.equal(batch.source[number], 255 - target)
+    assert tasks == {"edit", "text_to_video", *PROMPTS}
+
+
+def test_crops_and_tasks_differ_between_epochs_unless_there_are_variants():
+    clips = [WeightedDataset(name="clips", dataset=NumberedDataset([(40, 64, 64, False)] * 6))]
+
+    def starts(loader):
+        batches = sorted((key, int(t[0, 0, 0, 1])) for b in loader for key, t in zip(b.keys, b.target, strict=True))
+        return batches
+
+    fresh, cached = loader(clips), loader(clips, pretext_variants=1)
+    assert starts(fresh) != starts(fresh)
+    assert starts(cached) == starts(cached)
+
+
+def test_engine_samples_are_new_in_every_epoch():
+    dataset = EngineDataset(FakeEngine(), num_samples=6, shapes=((5, 32, 32), (9, 32, 64)))
+    motion = EngineDataset(FakeEngine(), num_samples=4, shapes=((9, 32, 32),), text_to_video=True)
+    made = loader([WeightedDataset(name="edits", dataset=dataset), WeightedDataset(name="motion", dataset=motion)])
+    epochs = [list(made), list(made)]
+    keys = [{key for batch in epoch for key in batch.keys} for epoch in epochs]
+    assert len(keys[0]) == len(keys[1]) == 10
+    assert not keys[0] & keys[1]
+    for batch in epochs[0]:
+        for number, (key, task) in enumerate(zip(batch.keys, batch.tasks, strict=True)):
+            fill = int(key.split()[-1]) % 251
+            assert batch.target[number].eq(255 - fill if task == "edit" else fill).all()
+            assert ("caption" if task != "edit" else "instruction") in batch.prompts[number]
+
+
+def test_a_state_of_other_data_is_refused():
+    state = loader().state_dict()
+    for other in (loader(seed=8), loader(video_batch_size=2), loader(mixture()[:1])):
+        with pytest.raises(UserError, match="other data"):
+            other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_broken_clip_is_named_in_one_sentence(num_workers):
+    class Broken(NumberedDataset):
+        def load(self, *_):
+            raise UserError("clip.mp4 is broken")
+
+    broken = [WeightedDataset(name="broken", dataset=Broken([(5, 64, 64, True)]))]
+    with pytest.raises(UserError) as caught:
+        list(loader(broken, num_workers=num_workers))
+    assert str(caught.value) == "clip.mp4 is broken"
+
+
+def test_too_many_ranks_and_wrong_shapes():
+    with pytest.raises(ValueError, match="do not reach 4 ranks"):
+        loader(world_size=4)
+    planned = loader().plan()[0]
+    sample = mixture()[0].dataset.load(0, (16, 16), 5, torch.Generator())
+    with pytest.raises(ValueError, match="instead of"):
+        collate([sample], Step(shape=planned.key, num_global=1, is_filler=False))
