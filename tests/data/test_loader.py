@@ -182,7 +182,9 @@ def test_a_broken_clip_is_named_in_one_sentence(num_workers):
     assert str(caught.value) == "clip.mp4 is broken"
 
 
-def test_too_many_ranks_and_wrong_shapes():
+def test_mixtures_and_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match="names of their own"):
+        loader([*mixture(), mixture()[0]])
     with pytest.raises(ValueError, match="do not reach 4 ranks"):
         loader(world_size=4)
     planned = loader().plan()[0]

@@ -113,6 +113,11 @@ def test_a_fractional_weight_rotates_and_loses_nothing(weight):
     assert all(abs(held[index] - exact) <= 1 for index in range(13))
 
 
+def test_an_epoch_may_hold_nothing_of_a_small_dataset():
+    tables = tables_of([([(5, 64, 64, True)], 0.25)])
+    assert [len(plan_epoch(tables, config_of(), epoch)) for epoch in range(8)] == [0, 0, 0, 1, 0, 0, 0, 1]
+
+
 def test_variants_come_in_turn():
     tables = tables_of([([(20, 64, 64, False)] * 30, 1)])
     seen = [tasks(plan_epoch(tables, config_of(pretext_variants=2), epoch)) for epoch in range(4)]

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
@@ -81,11 +82,21 @@ def whole_checkpoint(tmp_path):
     return tmp_path / "whole", model
 
 
-def test_the_vision_half_of_a_whole_checkpoint(whole_checkpoint, tmp_path):
+@pytest.fixture
+def heard():
+    """What transformers logs reaches `caplog`."""
+    transformers.utils.logging.enable_propagation()
+    yield
+    transformers.utils.logging.disable_propagation()
+
+
+@pytest.mark.usefixtures("heard")
+def test_the_vision_half_of_a_whole_checkpoint(whole_checkpoint, tmp_path, caplog):
     folder, model = whole_checkpoint
     model.vision_model.save_pretrained(tmp_path / "half")
     expected = SemanticEncoder(model.vision_model)(frames())
     torch.testing.assert_close(SemanticEncoder.from_pretrained(folder)(frames()), expected)
+    assert "UNEXPECTED" not in caplog.text
     torch.testing.assert_close(SemanticEncoder.from_pretrained(tmp_path / "half")(frames()), expected)
 
 

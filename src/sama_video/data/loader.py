@@ -1,0 +1,149 @@
+"""Batches of one shape, in a fixed order, from any place in any epoch, on any number of ranks and workers.
+
+torchdata's `StatefulDataLoader` is not used: its state cannot be loaded with another number of workers (0.11 fails on
+an assertion). Here a batch is decided by its number in the epoch's plan alone, so (epoch, batches done) is all the
+state there is, and PyTorch's own loader fetches ahead.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import UserError
+from .batch import Batch, EncodedBatch, Step, collate, collate_encoded
+from .cache import LatentCache
+from .plan import BatchConfig, EpochPlan, PlannedBatch, PlannedSample, WeightedDataset, plan_epoch, tabulate
+from .samples import load_sample, sample_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankShare:
+    """Samples of one rank in a step."""
+
+    samples: tuple[PlannedSample, ...]
+    is_filler: bool
+
+
+def share_of(batch: PlannedBatch, rank: int, world_size: int) -> RankShare:
+    """Every rank takes each `world_size`-th sample; one that would be left without takes a filler."""
+    samples = batch.samples[rank::world_size]
+    return RankShare(samples=samples or batch.samples[:1], is_filler=not samples)
+
+
+class BatchLoader:
+    """Iterating gives the rest of the current epoch, then moves on to the next; `state_dict` says where it is.
+
+    What counts as done is what was handed out, not what workers fetched ahead. Ranks take disjoint shares of every
+    step and have the same shape and number of steps, as sharded training needs; the sizes of their shares differ by
+    one at most.
+
+    Args:
+        datasets: the mixture.
+        config: how samples become batches.
+        rank, world_size: this process among those that train together.
+        num_workers: processes that fetch ahead; 0 loads in this one.
+        cache: gives encoded batches instead of pixels; it must hold every sample.
+
+    Raises:
+        ValueError: for batches with fewer samples than there are ranks, or two datasets of one name.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[WeightedDataset],
+        config: BatchConfig,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        cache: LatentCache | None = None,
+    ):
+        if min(config.image_batch_size, config.video_batch_size) < world_size:
+            raise ValueError(
+                f"batches of {config.image_batch_size} images and {config.video_batch_size} videos do not reach "
+                f"{world_size} ranks; sizes count all ranks together, so use at least {world_size}"
+            )
+        if len({weighted.name for weighted in datasets}) < len(datasets):
+            raise ValueError(f"datasets of a mixture need names of their own, got {[d.name for d in datasets]}")
+        self.datasets, self.config = datasets, config
+        self.rank, self.world_size, self.num_workers, self.cache = rank, world_size, num_workers, cache
+        self.tables = [tabulate(weighted) for weighted in datasets]
+        self.epoch = self.batches_done = 0
+
+    def plan(self) -> EpochPlan:
+        """Of the current epoch."""
+        return plan_epoch(self.tables, self.config, self.epoch)
+
+    def __iter__(self) -> Iterator[Batch | EncodedBatch]:
+        plan = self.plan()
+        batches = DataLoader(
+            _EpochBatches(self, plan),
+            batch_size=None,
+            sampler=range(self.batches_done, len(plan)),
+            num_workers=self.num_workers,
+            collate_fn=_as_it_is,
+        )
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            self.batches_done += 1
+            yield batch
+        self.epoch, self.batches_done = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Where the run is, as JSON values."""
+        return {"epoch": self.epoch, "batches_done": self.batches_done, "mixture": self._fingerprint()}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Go on from there; ranks and workers may be others.
+
+        Raises:
+            UserError: if datasets, weights, batch sizes or seed are not those of the state.
+        """
+        if state["mixture"] != self._fingerprint():
+            raise UserError(
+                "the checkpoint was made with other data, weights, buckets, batch sizes or seed, so its place in the "
+                "epoch means nothing here; restore them, or start the data anew"
+            )
+        self.epoch, self.batches_done = int(state["epoch"]), int(state["batches_done"])
+
+    def _fingerprint(self) -> str:
+        """sha256 of all that decides a plan."""
+        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        for table in self.tables:
+            digest.update(f"{table.name} {table.weight!r}".encode())
+            for column in (table.num_frames, table.height, table.width, table.has_source):
+                digest.update(column.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+class _EpochBatches(Dataset):
+    """A rank's batches of one epoch by number."""
+
+    def __init__(self, loader: BatchLoader, plan: EpochPlan):
+        self.loader, self.plan = loader, plan
+
+    def __getitem__(self, number: int) -> Batch | EncodedBatch | UserError:
+        planned = self.plan[number]
+        share = share_of(planned, self.loader.rank, self.loader.world_size)
+        step = Step(shape=planned.key, num_global=len(planned.samples), is_filler=share.is_filler)
+        try:
+            return self._load(share, step)
+        except UserError as error:
+            # Handed over as a value: what a worker raises arrives with its whole traceback for a message.
+            return error
+
+    def _load(self, share: RankShare, step: Step) -> Batch | EncodedBatch:
+        datasets, config, cache = self.loader.datasets, self.loader.config, self.loader.cache
+        if cache is None:
+            return collate([load_sample(datasets[one.dataset], one, config) for one in share.samples], step)
+        recipes = [sample_recipe(datasets[one.dataset], one, config) for one in share.samples]
+        return collate_encoded([cache.read(recipe) for recipe in recipes], step)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
