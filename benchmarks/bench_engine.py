@@ -9,9 +9,6 @@ import os
 import statistics
 import time
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # before NumPy loads: the figure is for one core
-
 import numpy as np
 from common import setting
 from PIL import Image

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
+from ..synth.engine import Engine
 from ..video import VideoReader
 from .facts import FileFacts, told_by_name
 from .manifest import Row, local_file
@@ -208,21 +209,6 @@ def _read_frames(file: Path, start: int, num_frames: int, size: tuple[int, int])
     return [frame.pixels[top : top + height, left : left + width] for frame in frames]
 
 
-class EngineSample(Protocol):
-    """What the synthetic engine makes: clips as arrays uint8 `[F, H, W, 3]`."""
-
-    source: np.ndarray
-    target: np.ndarray
-    instruction: str
-    caption: str
-
-
-class SampleEngine(Protocol):
-    """`synth.engine.Engine`: its seed and an index decide a sample."""
-
-    def sample(self, index: int, num_frames: int, height: int, width: int) -> EngineSample: ...
-
-
 class EngineDataset:
     """Samples that the synthetic engine makes on the fly, new ones in every epoch.
 
@@ -235,7 +221,7 @@ class EngineDataset:
 
     def __init__(
         self,
-        engine: SampleEngine,
+        engine: Engine,
         *,
         num_samples: int,
         shapes: Sequence[tuple[int, int, int]],

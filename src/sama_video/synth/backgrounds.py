@@ -53,7 +53,8 @@ def _distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _points(seed: int, count: int, reach: int = 2 * UNITS) -> list[tuple[int, int]]:
-    return [tuple(int(v) for v in _hashed(seed, index, np.array([0, 1])) % reach) for index in range(count)]
+    drawn = [_hashed(seed, index, np.array([0, 1])) % reach for index in range(count)]
+    return [(int(x), int(y)) for x, y in drawn]
 
 
 def _clouds(seed: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:

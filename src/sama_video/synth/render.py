@@ -73,8 +73,8 @@ class Renderer:
 
     def _layers_of(self, part: Thing | Subtitle) -> list[Layer]:
         if part not in self._layers:
-            make = _thing_layers if isinstance(part, Thing) else _subtitle_layers
-            self._layers[part] = make(part, self.shape)
+            is_thing = isinstance(part, Thing)
+            self._layers[part] = _thing_layers(part, self.shape) if is_thing else _subtitle_layers(part, self.shape)
         return self._layers[part]
 
 
