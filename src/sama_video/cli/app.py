@@ -9,6 +9,7 @@ from ..errors import UserError
 from .data import data_app
 from .edit import demo, edit
 from .models import convert, info
+from .train import train
 
 app = typer.Typer(
     name="sama",
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (edit, demo, info, convert):
+for command in (edit, demo, train, info, convert):
     app.command()(command)
 app.add_typer(data_app, name="data")
 

@@ -1,6 +1,7 @@
-"""The flow-matching objective (paper Eq. 1) with one sigma per sample.
+"""The objective: flow matching on latents and semantic tokens (paper Eqs. 1 and 3 to 5), one sigma per sample.
 
-Time convention: see `models/transformer_sama.py`.
+Shape legend: B batch, C latent channels, F H W latent grid, S semantic tokens, D their width. Time convention: see
+`models/transformer_sama.py`.
 """
 
 from dataclasses import dataclass
@@ -11,16 +12,20 @@ import torch.nn.functional as F
 from ..models.transformer_sama import SamaTransformer3DModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepOutput:
-    """Per-sample losses of one step.
+    """Per-sample losses of one forward pass.
 
     Args:
-        loss: `[B]`, the flow-matching loss.
-        sigma: `[B]`, the noise level it was measured at.
+        loss: `[B]`, `flow_loss + semantic_weight * semantic_loss` (Eq. 4).
+        flow_loss: `[B]`, squared error of the latents' velocity (Eq. 1), averaged over a sample.
+        semantic_loss: `[B]`, L1 error on the semantic tokens (Eq. 3), averaged over a sample; None without the stream.
+        sigma: `[B]`, the noise level that they were measured at.
     """
 
     loss: torch.Tensor
+    flow_loss: torch.Tensor
+    semantic_loss: torch.Tensor | None
     sigma: torch.Tensor
 
 
@@ -30,28 +35,54 @@ def sample_sigmas(batch_size: int, shift: float, generator: torch.Generator) -> 
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
+def noised(x_0: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """`x_sigma` of a batch, one sigma `[B]` per sample."""
+    level = sigma.view(-1, *[1] * (x_0.ndim - 1))
+    return (1 - level) * x_0 + level * noise
+
+
 def flow_matching_step(
     transformer: SamaTransformer3DModel,
-    target_latents: torch.Tensor,
-    source_latents: torch.Tensor,
-    encoder_hidden_states: torch.Tensor,
+    *,
+    target: torch.Tensor,
+    source: torch.Tensor | None,
+    text: torch.Tensor,
     sigma: torch.Tensor,
     noise: torch.Tensor,
+    semantic: torch.Tensor | None = None,
+    semantic_noise: torch.Tensor | None = None,
+    semantic_weight: float = 0.1,
+    semantic_target: str = "velocity",
 ) -> StepOutput:
-    """One forward pass of the objective.
+    """One forward pass of the objective; both streams carry noise of the same sigma (section 3.2).
 
     Args:
-        target_latents, source_latents, noise: `[B, C, F, H, W]`.
-        encoder_hidden_states: `[B, L, D]`.
+        target, noise: `[B, C, F, H, W]`.
+        source: `[B, C, F', H, W]`, None for text to video.
+        text: `[B, L, D]`.
         sigma: `[B]`.
+        semantic, semantic_noise: `[B, S, D]`, None without Semantic Anchoring.
+        semantic_target: "velocity": the head predicts `noise - s`; "clean": it predicts `s`.
     """
-    level = sigma.view(-1, 1, 1, 1, 1)
-    x_sigma = (1 - level) * target_latents + level * noise
-    velocity = transformer(
-        x_sigma,
+    semantic_sigma = None
+    if semantic is not None:
+        assert semantic_noise is not None
+        semantic_sigma = noised(semantic, semantic_noise, sigma)
+    output = transformer(
+        noised(target, noise, sigma),
         timestep=1000.0 * sigma,
-        encoder_hidden_states=encoder_hidden_states,
-        source_hidden_states=source_latents,
-    ).sample
-    error = F.mse_loss(velocity.float(), noise - target_latents, reduction="none")
-    return StepOutput(loss=error.mean(dim=(1, 2, 3, 4)), sigma=sigma)
+        encoder_hidden_states=text,
+        source_hidden_states=source,
+        semantic_hidden_states=semantic_sigma,
+    )
+    flow_loss = F.mse_loss(output.sample.float(), noise - target, reduction="none").mean(dim=(1, 2, 3, 4))
+    if semantic is None or semantic_noise is None:
+        return StepOutput(loss=flow_loss, flow_loss=flow_loss, semantic_loss=None, sigma=sigma)
+    wanted = semantic_noise - semantic if semantic_target == "velocity" else semantic
+    semantic_loss = F.l1_loss(output.semantic.float(), wanted, reduction="none").mean(dim=(1, 2))
+    return StepOutput(
+        loss=flow_loss + semantic_weight * semantic_loss,
+        flow_loss=flow_loss,
+        semantic_loss=semantic_loss,
+        sigma=sigma,
+    )

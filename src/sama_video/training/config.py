@@ -1,0 +1,301 @@
+"""What a training run is, as data: small frozen configs beside the parts that they configure, one that holds them all.
+
+Defaults are the paper's (section 4.1). `recipes.py` has the runs by name; `with_settings` changes single values, as
+`sama train RECIPE --set optimizer.learning_rate=1e-4` does. The resolved config lies in every run's folder.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
+
+from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
+from ..errors import UserError
+from ..synth.edits import FAMILIES
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Samples of the synthetic engine, made on the fly.
+
+    Args:
+        num_samples: of an epoch at weight 1.
+        shapes: (frames, height, width) that samples take in turn.
+        text_to_video: captioned clips for the pretext tasks instead of edits.
+        images, videos: folders of backgrounds; without them textures alone.
+    """
+
+    num_samples: int
+    shapes: tuple[tuple[int, int, int], ...]
+    text_to_video: bool = False
+    seed: int = 0
+    families: tuple[str, ...] = tuple(FAMILIES)
+    loose: float = 0.1
+    images: str | None = None
+    videos: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """One part of the mixture: a manifest (with `catalogue` in a public dataset's own columns) or the engine.
+
+    Args:
+        weight: how often an epoch holds each sample.
+    """
+
+    name: str
+    weight: float = 1.0
+    manifest: str | None = None
+    catalogue: str | None = None
+    engine: EngineConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (self.manifest is None) == (self.engine is None):
+            raise UserError(f"dataset {self.name} needs a manifest or an engine, and not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The mixture and its batches.
+
+    Args:
+        area: pixels of a frame, at every aspect ratio.
+        image_batch_size, video_batch_size: samples of an optimizer step over all processes.
+        pretext: Motion Alignment (section 3.3); without it captioned clips are plain text-to-video.
+        cache: folder of `sama data cache`.
+    """
+
+    datasets: tuple[DatasetConfig, ...]
+    area: int = 480 * 832
+    frame_counts: tuple[int, ...] = FRAME_COUNTS
+    aspect_ratios: tuple[float, ...] = ASPECT_RATIOS
+    image_batch_size: int = 448
+    video_batch_size: int = 112
+    pretext: bool = True
+    num_workers: int = 4
+    cache: str | None = None
+    pretext_variants: int | None = None
+
+    def buckets(self, pixel_multiple: int) -> Buckets:
+        return Buckets(
+            area=self.area,
+            pixel_multiple=pixel_multiple,
+            frame_counts=self.frame_counts,
+            aspect_ratios=self.aspect_ratios,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters instead of full training. Type embeddings and semantic parts are always trained in full."""
+
+    rank: int = 64
+    alpha: int = 64
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What is trained.
+
+    Args:
+        init: pipeline folder, preset with weights or hub id; "previous" is the result of the stage before.
+        semantic_encoder: SigLIP folder or hub id, "nano" for the one that ships; None: no Semantic Anchoring.
+        roles: how tokens of source and target are told apart: by "type" embeddings (section 3.1) or by "shifted_rope"
+            (Table 6).
+        source: "token" puts the source into the sequence, "channel" beside the noisy latents.
+        train_text_encoder: only for the nano, whose text encoder nobody trained before.
+    """
+
+    init: str
+    semantic_encoder: str | None = None
+    roles: Literal["type", "shifted_rope"] = "type"
+    source: Literal["token", "channel"] = "token"
+    train_text_encoder: bool = False
+    lora: LoraConfig | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Eqs. 1 and 3 to 5.
+
+    Args:
+        semantic_weight: lambda.
+        semantic_target: "velocity", what the released weights' sampling implies, or "clean", as Eq. 3 reads; see
+            docs/decisions/semantic-target.md.
+        num_anchors: N frames of a video.
+        sigma_shift: moves the logit-normal sigmas towards noise, as the sampler's shift does.
+        text_dropout, source_dropout: share of samples that train without, for guidance.
+    """
+
+    semantic_weight: float = 0.1
+    semantic_target: Literal["velocity", "clean"] = "velocity"
+    num_anchors: int = 1
+    sigma_shift: float = 5.0
+    text_dropout: float = 0.1
+    source_dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW, or "muon": Muon on the blocks' matrices and AdamW at `adamw_share` of the rate on all else.
+
+    The rate rises over `warmup_steps`, then goes in a straight line to `final_learning_rate` at the last step.
+    """
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 2e-5
+    final_learning_rate: float = 2e-5
+    adamw_share: float = 0.4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.01
+    warmup_steps: int = 200
+    max_grad_norm: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """The loop around the objective.
+
+    Args:
+        num_steps: optimizer steps.
+        micro_tokens: at most so many tokens of source, semantic stream and target in one forward pass.
+        batches_per_step: batches of the loader whose gradients one optimizer step takes together.
+        precision: autocast of the forward pass; weights stay float32.
+        save_minutes: checkpoint that often; also at the end.
+        keep_checkpoints: newest ones that stay.
+    """
+
+    num_steps: int
+    micro_tokens: int = 40_000
+    batches_per_step: int = 1
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    gradient_checkpointing: bool = True
+    compile: bool = False
+    ema_decay: float = 0.9998
+    seed: int = 0
+    log_every: int = 10
+    validate_every: int = 500
+    save_minutes: float = 20.0
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How processes share the work: parameters sharded over groups of `shard_size`, copies across groups (HSDP).
+
+    Args:
+        shard_size: processes that share one copy of the model; 0 takes all.
+    """
+
+    shard_size: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A run."""
+
+    name: str
+    model: ModelConfig
+    data: DataConfig
+    loop: LoopConfig
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def __post_init__(self) -> None:
+        if self.model.source == "channel" and self.data.pretext:
+            raise UserError(
+                "a source beside the latents must be as long as the target, which speed perturbation's is not; set "
+                "data.pretext=false or model.source=token"
+            )
+        if self.model.train_text_encoder and self.data.cache:
+            raise UserError("a text encoder that trains cannot be cached; unset data.cache or model.train_text_encoder")
+
+    def started_from(self, init: str) -> "TrainConfig":
+        """The same run from another model."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, init=init))
+
+
+def with_settings(config: T, settings: Iterable[str]) -> T:
+    """A config with `key=value` settings applied; keys are dotted paths, values are read as the field's type.
+
+    Raises:
+        UserError: for a key that does not exist or a value that does not fit, naming what would.
+    """
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set takes key=value, got {setting!r}")
+        config = _with_setting(config, key.strip().split("."), value.strip(), key)
+    return config
+
+
+def _with_setting(config: Any, path: list[str], value: str, key: str) -> Any:
+    name, rest = path[0], path[1:]
+    if isinstance(config, tuple):
+        if not name.isdigit() or int(name) >= len(config):
+            raise UserError(f"--set {key}: {name!r} is no place in a list of {len(config)}; use 0 to {len(config) - 1}")
+        changed = list(config)
+        changed[int(name)] = _with_setting(changed[int(name)], rest, value, key)
+        return tuple(changed)
+    if not is_dataclass(config) or name not in {f.name for f in fields(config)}:
+        known = ", ".join(f.name for f in fields(config)) if is_dataclass(config) else "nothing below it"
+        raise UserError(f"--set {key}: unknown {name!r}; there is {known}")
+    annotation = typing.get_type_hints(type(config))[name]
+    old = getattr(config, name)
+    new = _with_setting(old, rest, value, key) if rest else _parse(value, annotation, key)
+    return dataclasses.replace(config, **{name: new})  # pyright: ignore[reportArgumentType]
+
+
+def _parse(text: str, kind: Any, key: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    try:
+        if origin in (typing.Union, types.UnionType):
+            if text.lower() in ("none", "null"):
+                return None
+            (inner,) = (a for a in arguments if a is not types.NoneType)
+            return _parse(text, inner, key)
+        if origin is Literal:
+            if text not in arguments:
+                raise ValueError(f"use one of {', '.join(map(str, arguments))}")
+            return text
+        if origin is tuple:
+            return tuple(_parse(part.strip(), arguments[0], key) for part in text.split(",") if part.strip())
+        if kind is bool:
+            if text.lower() not in ("true", "false"):
+                raise ValueError("use true or false")
+            return text.lower() == "true"
+        if kind in (int, float, str):
+            return kind(text)
+    except ValueError as error:
+        raise UserError(f"--set {key}={text}: {error}") from error
+    raise UserError(f"--set {key}: set one of its fields, for example {key}.FIELD=VALUE")
+
+
+def as_json(config: Any) -> Any:
+    """Plain values for a JSON file."""
+    return dataclasses.asdict(config)
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The config that `as_json` wrote."""
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+
+def _restore(kind: Any, value: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if value is None:
+        return None
+    if origin in (typing.Union, types.UnionType):
+        return _restore(next(a for a in arguments if a is not types.NoneType), value)
+    if is_dataclass(kind):
+        return from_json(typing.cast(type, kind), value)
+    if origin is tuple:
+        return tuple(_restore(arguments[0], item) for item in value)
+    return value

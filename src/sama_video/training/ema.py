@@ -1,0 +1,50 @@
+"""The average of the weights over the steps (paper section 4.1: decay 0.9998, every step)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """A float32 average beside every trainable parameter, sharded as the parameter is.
+
+    The decay is smaller in the first steps, so that the average forgets where the run began.
+
+    Args:
+        model: whose trainable parameters to follow.
+        decay: share of the old average that a step keeps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.averages = {name: p.detach().clone().float() for name, p in self.weights.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """After optimizer step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages, weights = _local(self.averages.values()), _local(self.weights.values())
+        torch._foreach_lerp_(averages, [weight.float() for weight in weights], 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model carries the average inside the block, and its own weights after it."""
+        own = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self._put(self.averages)
+        try:
+            yield
+        finally:
+            self._put(own)
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, torch.Tensor]) -> None:
+        for name, weight in self.weights.items():
+            weight.copy_(values[name])
+
+
+def _local(tensors) -> list[torch.Tensor]:
+    """A sharded tensor's own piece: averaging needs no other."""
+    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]

@@ -1,0 +1,54 @@
+"""A run's datasets from its config."""
+
+from pathlib import Path
+
+from ..data.catalogue import read_dataset
+from ..data.datasets import EngineDataset, ManifestDataset, TrainingDataset
+from ..data.facts import FileFacts
+from ..data.manifest import read_manifest
+from ..data.plan import BatchConfig, WeightedDataset
+from ..synth.engine import Engine
+from ..synth.footage import Footage
+from .config import DataConfig, DatasetConfig, EngineConfig
+
+
+def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
+    """The engine with the user's footage, if there is any; decoded films go to `cache`."""
+    footage = None
+    if config.images or config.videos:
+        images, videos = (Path(folder) if folder else None for folder in (config.images, config.videos))
+        footage = Footage(images=images, videos=videos, split=split, cache=cache)
+    return Engine(split=split, seed=config.seed, families=config.families, loose=config.loose, footage=footage)
+
+
+def build_dataset(config: DatasetConfig, out: Path) -> TrainingDataset:
+    """Raises UserError for a manifest or folder that cannot be used."""
+    if config.engine is not None:
+        return EngineDataset(
+            build_engine(config.engine, "train", out / "films"),
+            num_samples=config.engine.num_samples,
+            shapes=config.engine.shapes,
+            text_to_video=config.engine.text_to_video,
+        )
+    assert config.manifest is not None
+    facts = FileFacts(out / "facts.jsonl")
+    if config.catalogue is not None:
+        return ManifestDataset(read_dataset(config.catalogue, config.manifest), facts)
+    return ManifestDataset(read_manifest(config.manifest, required=("tgt_video", "prompt")), facts)
+
+
+def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
+    return [
+        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, out), weight=dataset.weight)
+        for dataset in config.datasets
+    ]
+
+
+def batch_config(config: DataConfig, pixel_multiple: int, seed: int) -> BatchConfig:
+    return BatchConfig(
+        buckets=config.buckets(pixel_multiple),
+        image_batch_size=config.image_batch_size,
+        video_batch_size=config.video_batch_size,
+        seed=seed,
+        pretext_variants=config.pretext_variants,
+    )

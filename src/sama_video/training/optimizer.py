@@ -1,0 +1,52 @@
+"""Optimizers and their learning rate."""
+
+import torch
+from torch import nn
+
+from .config import OptimizerConfig
+
+
+def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """Of optimizer step `step` (from 0): a rise over the warm-up, then a straight line to the final rate."""
+    progress = step / max(num_steps - 1, 1)
+    rate = config.learning_rate + progress * (config.final_learning_rate - config.learning_rate)
+    return rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+
+
+class Optimizer:
+    """AdamW on everything, or Muon on the transformer's block matrices beside it; one learning rate drives both.
+
+    Args:
+        model: with the trainable parameters; those of `blocks` with two dimensions are Muon's.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig):
+        self.config = config
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        matrices = {
+            name: p for name, p in trainable.items() if config.kind == "muon" and p.ndim == 2 and ".blocks." in name
+        }
+        rest = [p for name, p in trainable.items() if name not in matrices]
+        self.parameters = list(trainable.values())
+        # Capturable state would be needed on graphs only; fused kernels are chosen by torch itself.
+        adamw = torch.optim.AdamW(rest, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
+        self.parts: list[torch.optim.Optimizer] = [adamw]
+        self.shares = [1.0]
+        if matrices:
+            muon = torch.optim.Muon(
+                list(matrices.values()), lr=0.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+            self.parts, self.shares = [muon, adamw], [1.0, config.adamw_share]
+
+    def step(self, rate: float) -> float:
+        """Clip, step, clear. Returns the gradient's norm before clipping; does not step if that is not finite."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # pyright: ignore
+        if torch.isfinite(norm):
+            for part, share in zip(self.parts, self.shares, strict=True):
+                for group in part.param_groups:
+                    group["lr"] = rate * share
+                part.step()
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+        return float(norm)

@@ -1,0 +1,160 @@
+"""Runs by name: functions that return a full config. `sama train RECIPE` takes one; `--set` changes single values.
+
+Values of the large models are the paper's (section 4.1, Table 1). Its datasets are named here; their manifests lie
+where the user put them, `data.datasets.N.manifest`.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..data.catalogue import CATALOGUE
+from ..errors import UserError
+from .config import (
+    DataConfig,
+    DatasetConfig,
+    EngineConfig,
+    LoopConfig,
+    LoraConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+SIGLIP = "google/siglip-so400m-patch14-384"
+
+
+def _table_1(stage: int) -> tuple[DatasetConfig, ...]:
+    """The paper's datasets of a stage, each expected as datasets/NAME.parquet."""
+    return tuple(
+        DatasetConfig(name=card.name, manifest=f"datasets/{card.name}.parquet", catalogue=card.name)
+        for card in CATALOGUE
+        if stage in card.stages
+    )
+
+
+def factorized_pretraining() -> TrainConfig:
+    """Stage 0: image edits and captioned videos with pretext tasks, from a text-to-video model (section 3.4)."""
+    return TrainConfig(
+        name="factorized_pretraining",
+        model=ModelConfig(init="sama-14b-init", semantic_encoder=SIGLIP),
+        data=DataConfig(datasets=_table_1(0)),
+        loop=LoopConfig(num_steps=20_000),
+    )
+
+
+def supervised_finetuning() -> TrainConfig:
+    """Stage 1: image and video edits, from stage 0's result (section 3.4)."""
+    stage_0 = factorized_pretraining()
+    return replace(
+        stage_0,
+        name="supervised_finetuning",
+        model=replace(stage_0.model, init="runs/factorized_pretraining/export"),
+        data=replace(stage_0.data, datasets=_table_1(1), pretext=False),
+    )
+
+
+def lora_finetuning() -> TrainConfig:
+    """Stage 1's data for a released model on one GPU: low-rank adapters, small batches."""
+    full = supervised_finetuning()
+    return replace(
+        full,
+        name="lora_finetuning",
+        model=replace(full.model, init="sama-14b", lora=LoraConfig()),
+        data=replace(full.data, image_batch_size=16, video_batch_size=4),
+        optimizer=OptimizerConfig(learning_rate=1e-4, final_learning_rate=1e-5),
+        loop=LoopConfig(num_steps=2_000),
+    )
+
+
+NANO_IMAGES = ((1, 128, 128), (1, 112, 144), (1, 144, 112))
+NANO_CLIPS = (
+    *((9, 128, 128), (9, 112, 144), (9, 144, 112), (9, 96, 176), (9, 176, 96), (9, 80, 192)),
+    *((17, 128, 128), (33, 128, 128), (33, 96, 176), (17, 144, 112)),
+)
+NANO_SMALL = ((1, 64, 64), (5, 64, 64), (9, 64, 64))
+
+
+def _nano(name: str, init: str, data: DataConfig, num_steps: int) -> TrainConfig:
+    return TrainConfig(
+        name=name,
+        model=ModelConfig(init=init, semantic_encoder="nano", train_text_encoder=True),
+        data=data,
+        objective=ObjectiveConfig(sigma_shift=3.0, text_dropout=0.05),
+        optimizer=OptimizerConfig(
+            kind="muon", learning_rate=2e-3, final_learning_rate=1.5e-3, betas=(0.9, 0.98), warmup_steps=50
+        ),
+        loop=LoopConfig(gradient_checkpointing=False, ema_decay=0.998, save_minutes=5.0, num_steps=num_steps),
+    )
+
+
+def _nano_data(**changes) -> DataConfig:
+    return DataConfig(
+        **{"image_batch_size": 36, "video_batch_size": 12, "num_workers": 1, "frame_counts": (1, 5, 9, 17, 33)}
+        | changes
+    )
+
+
+def nano_pretraining() -> TrainConfig:
+    """Stage 0 of SAMA-Nano: the engine's edits as images, its captioned clips with pretext tasks."""
+    images = EngineConfig(num_samples=60_000, shapes=NANO_IMAGES)
+    clips = EngineConfig(num_samples=20_000, shapes=NANO_CLIPS, text_to_video=True)
+    datasets = (DatasetConfig(name="image edits", engine=images), DatasetConfig(name="captioned clips", engine=clips))
+    return _nano("nano_pretraining", "runs/nano-init", _nano_data(datasets=datasets, area=128 * 128), num_steps=1500)
+
+
+def nano_finetuning() -> TrainConfig:
+    """Stage 1 of SAMA-Nano: the engine's edits as clips, and some as images."""
+    clips = EngineConfig(num_samples=24_000, shapes=NANO_CLIPS)
+    images = EngineConfig(num_samples=24_000, shapes=NANO_IMAGES)
+    datasets = (DatasetConfig(name="video edits", engine=clips), DatasetConfig(name="image edits", engine=images))
+    data = _nano_data(datasets=datasets, area=128 * 128, pretext=False)
+    config = _nano("nano_finetuning", "runs/nano_pretraining/export", data, num_steps=3000)
+    return replace(config, optimizer=replace(config.optimizer, learning_rate=1.5e-3, final_learning_rate=1e-5))
+
+
+def nano() -> list[TrainConfig]:
+    """Both stages of SAMA-Nano."""
+    return [nano_pretraining(), nano_finetuning().started_from("previous")]
+
+
+def smoke() -> list[TrainConfig]:
+    """Both stages in three minutes on two cores, from the shipped nano: everything runs, little is learned."""
+    shapes = ((1, 64, 64), (9, 64, 64))
+
+    def short(config: TrainConfig, init: str) -> TrainConfig:
+        datasets = tuple(
+            replace(dataset, engine=replace(dataset.engine, num_samples=96, shapes=shapes[number : number + 1]))
+            for number, dataset in enumerate(config.data.datasets)
+            if dataset.engine is not None
+        )
+        return replace(
+            config.started_from(init),
+            data=replace(config.data, datasets=datasets, image_batch_size=8, video_batch_size=4, area=64 * 64),
+            loop=replace(config.loop, num_steps=8, log_every=1),
+        )
+
+    return [short(nano_pretraining(), "nano"), short(nano_finetuning(), "previous")]
+
+
+RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        factorized_pretraining,
+        supervised_finetuning,
+        lora_finetuning,
+        nano_pretraining,
+        nano_finetuning,
+        nano,
+        smoke,
+    )
+}
+
+
+def find_recipe(name: str) -> list[TrainConfig]:
+    """The stages of a recipe. Raises UserError for an unknown name."""
+    name = name.replace("-", "_")
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}; there is {', '.join(RECIPES)}")
+    stages = RECIPES[name]()
+    return stages if isinstance(stages, list) else [stages]
