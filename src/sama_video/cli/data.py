@@ -153,7 +153,7 @@ def cache(
     manifest: Annotated[str, typer.Argument(help="CSV, JSON, JSONL or Parquet: pairs, or captioned clips.")],
     out: Annotated[Path, typer.Option(help="Folder of the cache; the same folder goes on.")],
     model: Annotated[str, typer.Option(help="nano or a model folder.")] = "nano",
-    siglip: Annotated[Path | None, typer.Option(help="Folder of a SigLIP model, for the semantic stream.")] = None,
+    siglip: Annotated[str | None, typer.Option(help="SigLIP for the semantic stream: nano, folder or hub id.")] = None,
     num_anchors: Annotated[int, typer.Option(help="Anchor frames of a video, with --siglip.")] = 1,
     num_frames: Annotated[str | None, typer.Option(help="Lengths, such as 1,17,33. Default: the model's.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Pixels a frame. Default: the model's own.")] = None,
@@ -169,6 +169,7 @@ def cache(
     """Encode a manifest's clips, texts and anchor frames once, for all epochs of a training."""
     from ..data.caching import CacheJob, fill_cache
     from ..data.manifest import parse_column_map
+    from ..models.semantic_encoder import find_semantic_encoder
     from .edit import ProgressBar
 
     if workers < 1:
@@ -177,7 +178,7 @@ def cache(
         manifest=manifest,
         out=out,
         model=model,
-        siglip=siglip,
+        siglip=find_semantic_encoder(siglip) if siglip else None,
         num_anchors=num_anchors,
         name=name,
         max_pixels=max_pixels,

@@ -10,6 +10,7 @@ from ..errors import UserError
 from ..shapes import LatentShape, VideoShape, fit_size, nearest_multiple
 
 ASSETS = Path(__file__).parent.parent / "assets"
+NANO_SIGLIP = ASSETS / "nano_siglip"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,15 +11,36 @@ from typing import Any, ClassVar, cast
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, SiglipVisionModel
 
 from ..errors import UserError
+from .presets import NANO_SIGLIP
 
 # SigLIP's own image processor, where a checkpoint does not bring one.
 DEFAULT_MEAN = DEFAULT_STD = (0.5, 0.5, 0.5)
 SUPPORTED = ("siglip", "siglip_vision_model")
+
+
+def find_semantic_encoder(name: str) -> Path:
+    """The folder of a SigLIP model: "nano" for the one that ships, a local folder, or a hub id, which is fetched.
+
+    Raises:
+        UserError: for a name that is none of these.
+    """
+    if name == "nano":
+        return NANO_SIGLIP
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"no SigLIP model {name!r}: give 'nano', a local folder or a hub id (owner/name)")
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UserError(f"cannot fetch the SigLIP model {name} ({str(error).splitlines()[0]})") from error
 
 
 class SemanticEncoder(nn.Module):

@@ -1,8 +1,8 @@
-"""The recipe of SAMA-Nano: every edit family of the synthetic engine, trained from nothing on a CPU.
+"""SAMA-Nano's parts before training: tokenizer, linear codec, transformer, text encoder; and its decoder after it.
 
-Run `python -m sama_video.training.nano --help`. Steps: fit the linear codec, train the tokenizer, then train the
-transformer and its text encoder together through stages of growing size (`STAGES`), then refine the decoder.
-Interrupted runs go on from their newest checkpoint.
+`python -m sama_video.training.nano --out runs/nano-init` writes a pipeline folder for the recipes `nano_pretraining`
+and `nano_finetuning` to begin with; `--start-from` carries over what an earlier nano of another codec and vocabulary
+knows.
 """
 
 import argparse
@@ -23,8 +23,10 @@ from ..models.autoencoder_sama_nano import PATCH_VALUES, AutoencoderSamaNano
 from ..models.latents import encode_video
 from ..models.presets import PRESETS
 from ..models.transformer_sama import SamaTransformer3DModel
+from ..pipelines.pipeline_sama import SamaPipeline
 from ..synth.engine import Engine
-from ..synth.footage import Footage
+from .config import EngineConfig
+from .mixture import build_engine
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ def new_text_encoder(vocab_size: int) -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
-def train_tokenizer(num_samples: int = 40_000, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+def train_tokenizer(num_samples: int = 20_000, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
     """A lower-casing BPE tokenizer of the engine's instructions and captions that falls back to bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -107,7 +109,7 @@ def train_tokenizer(num_samples: int = 40_000, vocab_size: int = 2048) -> PreTra
 
 
 @torch.no_grad()
-def fit_linear_codec(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 1500) -> None:
+def fit_linear_codec(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 1000) -> None:
     """Set the encoder to the principal components of edited and unedited patches, and the latents' statistics.
 
     Latents are divided by the square root of a component's spread, not by the spread: full whitening would ask the
@@ -212,14 +214,57 @@ def codec_psnr(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 60) ->
     return float(np.mean(scores))
 
 
-def new_nano(folder: Path, footage: dict[str, Footage] | None = None) -> None:
-    """Write an untrained nano as a pipeline folder: tokenizer and linear codec are fitted, the rest is random."""
-    from ..pipelines.pipeline_sama import SamaPipeline
+@torch.no_grad()
+def carry_over(old: SamaPipeline, new: SamaPipeline) -> None:
+    """Let an untrained nano begin with what another one knows, though its latents and its words differ.
 
+    Both codecs are linear, so old latents are a linear function of new ones, `z_old = A z_new + b`; the first and the
+    last layer take it in. Words that are one token here and several there begin with the mean of these.
+    """
+    mapping, offset = _latent_map(old.vae, new.vae)
+    into, source = new.transformer, old.transformer
+    state = source.state_dict()
+    weight = state["patch_embedding.weight"]
+    state["patch_embedding.bias"] = state["patch_embedding.bias"] + torch.einsum("dcfhw,c->d", weight, offset)
+    state["patch_embedding.weight"] = torch.einsum("dcfhw,cn->dnfhw", weight, mapping)
+    back = torch.linalg.pinv(mapping)
+    for name in ("proj_out.weight", "proj_out.bias"):
+        value = state[name].unflatten(0, (-1, source.config.out_channels))
+        state[name] = torch.einsum("nc,pc...->pn...", back, value).flatten(0, 1)
+    into.load_state_dict(state)
+    text_state = old.text_encoder.state_dict()
+    words = _carried_embeddings(old, new)
+    for name in [name for name, value in text_state.items() if value.shape[0] == len(old.tokenizer) != len(words)]:
+        text_state[name] = words
+    new.text_encoder.load_state_dict(text_state)
+
+
+def _latent_map(old: AutoencoderSamaNano, new: AutoencoderSamaNano) -> tuple[torch.Tensor, torch.Tensor]:
+    """A `[Z_old, Z_new]` and b `[Z_old]` of normalised latents."""
+    std_old, std_new = (torch.tensor(vae.config.latents_std) for vae in (old, new))
+    mapping = (old.components @ new.components.T) * std_new[None] / std_old[:, None]
+    offset = (old.components @ (new.patch_mean - old.patch_mean)) / std_old
+    return mapping, offset
+
+
+def _carried_embeddings(old: SamaPipeline, new: SamaPipeline) -> torch.Tensor:
+    words = old.text_encoder.get_input_embeddings().weight
+    carried = torch.empty(len(new.tokenizer), words.shape[1])
+    for index in range(len(new.tokenizer)):
+        token = new.tokenizer.convert_ids_to_tokens(index)
+        known = old.tokenizer.convert_tokens_to_ids(token) if token in old.tokenizer.get_vocab() else None
+        text = new.tokenizer.decode([index])
+        parts = [known] if known is not None else old.tokenizer(text, add_special_tokens=False).input_ids
+        carried[index] = words[parts or [0]].mean(dim=0)
+    return carried
+
+
+def new_nano(folder: Path, engine: Engine, start_from: Path | None = None) -> None:
+    """Write an untrained nano as a pipeline folder: tokenizer and linear codec are fitted, the rest is random."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer()
     vae = AutoencoderSamaNano(z_dim=Z_DIM)
-    fit_linear_codec(vae, Engine(footage=(footage or {}).get("train")))
+    fit_linear_codec(vae, engine)
     transformer = new_transformer()
     start_some_heads_on_the_same_place(transformer)
     preset = PRESETS["nano"]
@@ -237,6 +282,8 @@ def new_nano(folder: Path, footage: dict[str, Footage] | None = None) -> None:
         default_guidance_scale=preset.guidance_scale,
         default_flow_shift=SIGMA_SHIFT,
     )
+    if start_from is not None:
+        carry_over(SamaPipeline.from_pretrained(start_from, dtype=torch.float32), pipe)
     with written_aside(folder) as aside:
         pipe.save_pretrained(aside)
 
@@ -244,9 +291,14 @@ def new_nano(folder: Path, footage: dict[str, Footage] | None = None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
+    parser.add_argument("--images", help="folder of photographs for backgrounds")
+    parser.add_argument("--videos", help="folder of films for backgrounds")
+    parser.add_argument("--start-from", type=Path, help="pipeline folder of an earlier nano")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    new_nano(arguments.out)
+    config = EngineConfig(num_samples=1, shapes=(), images=arguments.images, videos=arguments.videos)
+    engine = build_engine(config, "train", arguments.out.parent / "films")
+    new_nano(arguments.out, engine, arguments.start_from)
 
 
 if __name__ == "__main__":
