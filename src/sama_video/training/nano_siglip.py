@@ -44,6 +44,7 @@ def new_model(vocab_size: int) -> SiglipModel:
             "vocab_size": vocab_size,
             "max_position_embeddings": TEXT_TOKENS,
             "pad_token_id": 0,
+            "bos_token_id": 1,
             "eos_token_id": 1,
             "projection_size": WIDTH,
         },
