@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from sama_video.models.autoencoder_sama_nano import AutoencoderSamaNano
+from sama_video.models.latents import encode_video
+from sama_video.pipelines.pipeline_sama import SamaPipeline
 from sama_video.synth.engine import Engine
 from sama_video.synth.footage import Footage
 from sama_video.training import nano
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def test_the_linear_codec_is_orthonormal_and_inverts_itself(codec):
 def test_an_untrained_decoder_is_the_transposed_encoder_and_training_improves_it(codec, engine):
     vae = AutoencoderSamaNano.from_config(codec.config)
     vae.load_state_dict(codec.state_dict())
-    scores = nano.train_decoder(vae, engine, engine, num_steps=30, batch_size=2)
+    scores = nano.train_decoder(vae, engine, engine, num_steps=30, batch_size=2, validation_clips=6)
     assert scores["trained"] > scores["linear"]
 
 
@@ -69,3 +72,47 @@ def test_heads_start_on_the_same_place():
     logits = torch.einsum("bqhd,bkhd->bhqk", rotate(query), rotate(key)) / 48**0.5
     own = logits.softmax(dim=-1).diagonal(dim1=-2, dim2=-1).mean(dim=(0, 2))
     assert own[:2].min() > 20 * own[2:].max()
+
+
+def small_nano(engine, z_dim, words, **head):
+    torch.manual_seed(z_dim)
+    vae = AutoencoderSamaNano(z_dim=z_dim)
+    nano.fit_linear_codec(vae, engine, num_clips=8)
+    tokenizer = nano.train_tokenizer(num_samples=200, vocab_size=words)
+    return SamaPipeline(
+        transformer=tiny.transformer(in_channels=z_dim, out_channels=z_dim, text_dim=192),
+        vae=vae,
+        text_encoder=nano.new_text_encoder(len(tokenizer)),
+        tokenizer=tokenizer,
+        prompt_prefix="",
+        num_semantic_tokens=0,
+        **head,
+    )
+
+
+@torch.no_grad()
+def test_a_nano_of_a_finer_codec_begins_with_what_the_older_one_does(engine):
+    """On latents that both codecs can express, the carried-over velocity is the old one, seen in the new latents."""
+    old, new = small_nano(engine, 12, 300), small_nano(engine, 24, 350)
+    nano.carry_over(old, new)
+    video = torch.from_numpy(engine.sample(3, 5, 64, 64).source).permute(3, 0, 1, 2)[None] / 127.5 - 1
+    z_old = encode_video(old.vae, video)
+    mapping, offset = nano._latent_map(old.vae, new.vae)
+    z_new = encode_video(new.vae, video)
+    seen = torch.einsum("on,bnfhw->bofhw", mapping, z_new) + offset.view(1, -1, 1, 1, 1)
+    torch.testing.assert_close(seen, z_old, rtol=0, atol=1e-3)
+    text, sigma = torch.zeros(1, 4, 192), torch.tensor([500.0])
+    expected = old.transformer(z_old, sigma, text, source_hidden_states=z_old).sample
+    carried = new.transformer(z_new, sigma, text, source_hidden_states=z_new).sample
+    torch.testing.assert_close(torch.einsum("on,bnfhw->bofhw", mapping, carried), expected, rtol=0, atol=1e-3)
+
+
+def test_words_that_both_know_keep_their_embedding(engine):
+    old, new = small_nano(engine, 12, 300), small_nano(engine, 12, 350)
+    nano.carry_over(old, new)
+    vocabulary = new.tokenizer.get_vocab()
+    common = [token for token in old.tokenizer.get_vocab() if token in vocabulary]
+    assert len(common) > 250
+    for token in common:
+        before = old.text_encoder.get_input_embeddings().weight[old.tokenizer.convert_tokens_to_ids(token)]
+        assert torch.equal(new.text_encoder.get_input_embeddings().weight[vocabulary[token]], before)

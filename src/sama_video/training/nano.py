@@ -167,7 +167,12 @@ def draw_batch(engine: Engine, shape: tuple[int, int, int], indices: range, text
 
 
 def train_decoder(
-    vae: AutoencoderSamaNano, engine: Engine, validation: Engine, num_steps: int = 1300, batch_size: int = 12
+    vae: AutoencoderSamaNano,
+    engine: Engine,
+    validation: Engine,
+    num_steps: int = 1300,
+    batch_size: int = 12,
+    validation_clips: int = 60,
 ) -> dict[str, float]:
     """Train what the decoder adds to the transpose of the linear encoder.
 
@@ -176,7 +181,7 @@ def train_decoder(
     Returns:
         PSNR in dB on validation clips, of the linear decoder and of the trained one.
     """
-    before = codec_psnr(vae, validation)
+    before = codec_psnr(vae, validation, validation_clips)
     parameters = [p for p in vae.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=num_steps, pct_start=0.05)
@@ -200,7 +205,7 @@ def train_decoder(
         schedule.step()
         if (step + 1) % 50 == 0:
             logger.info("decoder step=%d loss=%.6f", step + 1, loss.item())
-    return {"linear": before, "trained": codec_psnr(vae, validation)}
+    return {"linear": before, "trained": codec_psnr(vae, validation, validation_clips)}
 
 
 @torch.no_grad()
