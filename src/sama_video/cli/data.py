@@ -112,6 +112,7 @@ def curate(
     typer.echo(f"kept {report.kept} of {report.pairs} pairs: {out / 'kept.csv'}; why: {out / 'report.md'}")
     if report.unanswered:
         typer.echo(f"{report.unanswered} requests got no answer: start the same command again to ask them", err=True)
+        raise typer.Exit(1)
 
 
 @data_app.command()
