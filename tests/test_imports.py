@@ -9,7 +9,7 @@ ROOT = Path(sama_video.__file__).parent
 LAYERS = (
     {"errors"},
     {"files"},
-    {"shapes", "video", "detail"},
+    {"shapes", "video", "detail", "metrics"},
     {"judge", "synth", "models"},
     {"pipelines"},
     {"data"},

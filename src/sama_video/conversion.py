@@ -15,18 +15,18 @@ from .models.autoencoder_sama_nano import AutoencoderSamaNano
 from .models.convert_checkpoint import (
     SAMA_KEYS,
     StateDict,
-    convert_lora_state,
     load_official_text_encoder,
     load_official_transformer,
     load_official_vae,
     official_text_encoder_state,
+    official_transformer_header,
     official_transformer_state,
     official_vae_state,
-    read_state_dict,
 )
 from .models.latents import VideoAutoencoder
 from .models.transformer_sama import SamaTransformer3DModel
-from .pipelines.loading import DTYPES
+from .pipelines.loading import DTYPES, load_pipeline
+from .pipelines.lora import LoraFile
 from .pipelines.pipeline_sama import SamaPipeline
 
 # Where original Wan folders keep their parts.
@@ -105,6 +105,7 @@ def convert_files(
     num_attention_heads: int | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
+    merge_into: str | None = None,
 ) -> list[Path]:
     """Convert what lies at `source`.
 
@@ -117,6 +118,8 @@ def convert_files(
         vae, text_encoder, tokenizer: where they lie, if not inside `source` under their usual names.
         num_attention_heads: width / 128 when None.
         dtype: of the written weights; as stored when None.
+        merge_into: preset, pipeline folder or hub id; with it `source` is a LoRA, and `output` becomes that model with
+            the LoRA in its weights.
 
     Returns:
         What was written.
@@ -130,10 +133,12 @@ def convert_files(
         raise UserError(f"{output} exists; pass --overwrite to replace it")
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if merge_into is not None:
+        return _merge(source, output, merge_into, dtype or "float32")
     if _is_lora(source):
-        state = convert_lora_state(read_state_dict(source))
+        lora = LoraFile.read(source)
         with written_aside(output) as aside:
-            save_file({key: value.contiguous() for key, value in state.items()}, aside, metadata={"format": "pt"})
+            lora.save(aside)
         return [output]
 
     transformer = _load_transformer(source, num_attention_heads)
@@ -155,6 +160,15 @@ def convert_files(
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 
+def _merge(lora: Path, output: Path, model: str, dtype: str) -> list[Path]:
+    pipe = load_pipeline(model, device="cpu", dtype=dtype, lora=[str(lora)])
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    with written_aside(output) as aside:
+        pipe.save_pretrained(aside)
+    return sorted(path for path in output.rglob("*") if path.is_file())
+
+
 def _write_official(
     folder: Path,
     transformer: SamaTransformer3DModel,
@@ -163,12 +177,13 @@ def _write_official(
 ) -> None:
     folder.mkdir()
     states: dict[str, StateDict] = {"sama.safetensors": official_transformer_state(transformer)}
+    headers = {"sama.safetensors": official_transformer_header(transformer)}
     if isinstance(vae, AutoencoderKLWan):  # the nano's own has no official names
         states["Wan2.1_VAE.safetensors"] = official_vae_state(vae)
     if text_encoder is not None:
         states["models_t5_umt5-xxl-enc-bf16.safetensors"] = official_text_encoder_state(text_encoder)
     for name, state in states.items():
-        save_file({key: value.contiguous() for key, value in state.items()}, folder / name)
+        save_file({key: value.contiguous() for key, value in state.items()}, folder / name, metadata=headers.get(name))
 
 
 def _write_diffusers(

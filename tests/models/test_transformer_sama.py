@@ -181,6 +181,66 @@ def test_streams_that_do_not_fit_are_refused(change, message):
         tiny.transformer()(**(inputs() | change))
 
 
-def test_unknown_semantic_rope_is_refused():
-    with pytest.raises(ValueError, match="semantic_rope"):
-        SamaTransformer3DModel(**(tiny.TRANSFORMER | {"semantic_rope": "shifted"}))
+@pytest.mark.parametrize("name", ["semantic_rope", "semantic_prediction", "roles", "source"])
+def test_unknown_values_of_the_config_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be '"):
+        SamaTransformer3DModel(**(tiny.TRANSFORMER | {name: "shifted"}))
+
+
+def test_shifted_rope_puts_the_source_after_the_target():
+    """The source's factors are those of the frames that a clip of both lengths has after the target's."""
+    model = tiny.transformer(roles="shifted_rope")
+    source, target = torch.zeros(1, 4, 2, 6, 8), torch.zeros(1, 4, 3, 6, 8)
+    whole = model.rope(torch.zeros(1, 4, 5, 6, 8))
+    for found, expected in zip(model._source_rotary(source, target), whole, strict=True):
+        assert torch.equal(found, expected[:, 3 * 12 :])
+
+
+def test_shifted_rope_tells_source_from_target_without_types():
+    """The shift alone changes what the model predicts, and the type embedding has no part in it."""
+    x = inputs(semantic=0)
+    types, shifted = (tiny.transformer(roles=roles) for roles in ("type", "shifted_rope"))
+    with torch.no_grad():
+        types.type_embedding.weight.zero_()
+        same_roles = types(**x).sample
+        assert (shifted(**x).sample - same_roles).abs().max() > 1e-4
+        shifted.type_embedding.weight.normal_()
+        before = shifted(**x).sample
+        shifted.type_embedding.weight.zero_()
+        assert torch.equal(shifted(**x).sample, before)
+
+
+def test_a_source_by_channel_is_one_convolution_of_both():
+    model = tiny.transformer(source="channel")
+    torch.nn.init.normal_(model.source_embedding.weight, std=0.1)
+    x = inputs()
+    both = torch.nn.Conv3d(8, 48, (1, 2, 2), stride=(1, 2, 2))
+    with torch.no_grad():
+        both.weight.copy_(torch.cat([model.patch_embedding.weight, model.source_embedding.weight], dim=1))
+        both.bias.copy_(model.patch_embedding.bias)
+        latents = torch.cat([x["hidden_states"], x["source_hidden_states"]], dim=1)
+        expected = both(latents).flatten(2).transpose(1, 2) + model.type_embedding.weight[2]
+        found = model._embed_latents(x["hidden_states"], 2, x["source_hidden_states"])
+        torch.testing.assert_close(found, expected)
+        without = model(**(x | {"source_hidden_states": None})).sample
+        assert torch.equal(model(**(x | {"source_hidden_states": torch.zeros(1, 4, 3, 6, 8)})).sample, without)
+        assert (model(**x).sample - without).abs().max() > 1e-4
+
+
+def test_a_source_by_channel_must_have_the_target_s_grid():
+    with pytest.raises(ValueError, match=r"must have the target's grid \(3, 6, 8\), got \(2, 6, 8\)"):
+        tiny.transformer(source="channel")(**inputs(source=(2, 6, 8)))
+
+
+def test_streams_can_change_before_training():
+    model = tiny.transformer()
+    x = inputs()
+    with torch.no_grad():
+        before = model(**x).sample
+        model.reconfigure(roles="type", source="channel", semantic_prediction="clean")
+        without = model(**(x | {"source_hidden_states": None})).sample
+        assert torch.equal(model(**x).sample, without)
+        model.reconfigure(roles="type", source="token", semantic_prediction="velocity")
+        assert torch.equal(model(**x).sample, before)
+    with pytest.raises(ValueError, match="roles must be"):
+        model.reconfigure(roles="shifted", source="token", semantic_prediction="velocity")

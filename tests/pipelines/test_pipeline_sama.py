@@ -5,6 +5,7 @@ import torch
 from accelerate import cpu_offload
 from diffusers import UniPCMultistepScheduler
 
+from sama_video.models.latents import encode_video
 from sama_video.pipelines.pipeline_sama import SamaPipeline
 from tests import tiny
 
@@ -62,6 +63,16 @@ def test_frames_added_to_reach_4k_plus_1_are_taken_off(pipe, num):
 def test_text_to_video_without_a_source(pipe):
     result = run(pipe, video=None, height=32, width=32, num_frames=5)
     assert result.frames.shape == (1, 5, 32, 32, 3)
+
+
+def test_a_source_may_come_as_latents_and_be_of_another_length(pipe):
+    video = frames(5)
+    pixels = pipe.prepare_video(video, None, None, None)
+    size = {"video": None, "source_latents": encode_video(pipe.vae, pixels), "height": 32, "width": 48}
+    np.testing.assert_array_equal(run(pipe, num_frames=5, **size).frames, run(pipe, video=video).frames)
+    assert run(pipe, num_frames=9, **size).frames.shape == (1, 9, 32, 48, 3)
+    with pytest.raises(ValueError, match="not both"):
+        run(pipe, **size | {"video": video})
 
 
 def test_two_prompts_for_one_video(pipe):

@@ -9,7 +9,7 @@ from ..errors import UserError
 from .data import data_app
 from .edit import demo, edit
 from .models import convert, info
-from .train import train
+from .train import train_app
 
 app = typer.Typer(
     name="sama",
@@ -18,8 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (edit, demo, train, info, convert):
+for command in (edit, demo, info, convert):
     app.command()(command)
+app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 
 # What other editors call the same options. Every option may also be written with underscores.

@@ -197,11 +197,9 @@ class ProgressBar:
 
 def _provenance(model: str) -> dict:
     """Name and hash of a model's weights, for the JSON file beside a result."""
-    from ..files import hash_weights
-    from ..pipelines.loading import resolve_model
+    from ..pipelines.loading import weights_identity
 
-    folder = Path(resolve_model(model))
-    return {"name": model, "weights": hash_weights(folder) if folder.is_dir() else model}
+    return {"name": model, "weights": weights_identity(model)}
 
 
 def _run(

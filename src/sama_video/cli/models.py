@@ -33,6 +33,7 @@ def convert(
     num_attention_heads: Annotated[int | None, typer.Option(help="Default: width / 128.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: as stored.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+    merge_into: Annotated[str | None, typer.Option(help="SOURCE is a LoRA: write this model with it merged.")] = None,
 ) -> None:
     """Convert weights between the official release's files and a folder that every command loads."""
     from ..conversion import convert_files
@@ -49,6 +50,7 @@ def convert(
         num_attention_heads=num_attention_heads,
         dtype=dtype,
         overwrite=overwrite,
+        merge_into=merge_into,
     )
     for path in written:
         typer.echo(str(path))

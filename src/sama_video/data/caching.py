@@ -100,7 +100,7 @@ def _encode_share(job: CacheJob, share: int, workers: int, progress: Progress) -
     # 1. The encoders, and what distinguishes them
     if workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    folder = _local_folder(job.model)
+    folder = local_folder(job.model)
     pipe = load_pipeline(job.model, device=job.device, dtype=job.dtype)
     encoder = Encoder(pipe, _load_semantic_encoder(job, pipe), num_anchors=job.num_anchors)
     identity = EncoderIdentity.of_folders(folder, dtype=pipe.vae.dtype, siglip=job.siglip, num_anchors=job.num_anchors)
@@ -153,7 +153,8 @@ def _load_semantic_encoder(job: CacheJob, pipe: SamaPipeline) -> SemanticEncoder
     return SemanticEncoder.from_pretrained(job.siglip, dtype=pipe.vae.dtype).to(pipe.vae.device)
 
 
-def _local_folder(model: str) -> Path:
+def local_folder(model: str) -> Path:
+    """Of a preset or folder. Raises UserError for a hub id, whose files are not known."""
     folder = Path(resolve_model(model))
     if not folder.is_dir():
         raise UserError(f"a cache is keyed by the model's files: download {model} and give its folder as --model")

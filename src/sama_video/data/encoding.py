@@ -24,10 +24,25 @@ class Encoder:
         pipe: whose autoencoder and text encoder to use.
         semantic_encoder: None for training without the semantic stream.
         num_anchors: N anchor frames of a video (paper section 3.2); an image is its own.
+        with_text: False where the text encoder trains: samples then have text features of length 0.
     """
 
-    def __init__(self, pipe: SamaPipeline, semantic_encoder: SemanticEncoder | None = None, *, num_anchors: int = 1):
+    def __init__(
+        self,
+        pipe: SamaPipeline,
+        semantic_encoder: SemanticEncoder | None = None,
+        *,
+        num_anchors: int = 1,
+        with_text: bool = True,
+    ):
         self.pipe, self.semantic_encoder, self.num_anchors = pipe, semantic_encoder, num_anchors
+        self.with_text = with_text
+
+    def to(self, device: torch.device) -> None:
+        """Move all encoders."""
+        for part in (self.pipe.vae, self.pipe.text_encoder, self.semantic_encoder):
+            if part is not None:
+                part.to(device)
 
     @torch.no_grad()
     def latents(self, clip: torch.Tensor) -> torch.Tensor:
@@ -57,7 +72,7 @@ class Encoder:
         return EncodedSample(
             target=self.latents(sample.target),
             source=None if sample.source is None else self.latents(sample.source),
-            text=self.text(sample.prompt),
+            text=self.text(sample.prompt) if self.with_text else torch.empty(0),
             semantic=self.semantic(sample.target),
             prompt=sample.prompt,
             task=sample.task,

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import UserError
 from .buckets import Buckets
 from .datasets import EDIT, TrainingDataset
-from .pretext import possible_tasks, sample_tasks, source_num_frames
+from .pretext import TEXT_TO_VIDEO, possible_tasks, sample_tasks, source_num_frames
 
 # The streams of randomness of one seed.
 TASKS, ROTATION, ORDER = range(3)
@@ -34,6 +34,7 @@ class BatchConfig:
         seed: of order, tasks and crops.
         pretext_variants: how many versions of each sample there are, epochs taking them in turn: what is random in a
             sample (its temporal crop, its pretext task) can then be cached. None draws anew in every epoch.
+        pretext: whether clips without a source get pretext tasks; without them all are plain text-to-video.
     """
 
     buckets: Buckets = field(default_factory=Buckets)
@@ -41,6 +42,7 @@ class BatchConfig:
     video_batch_size: int = 112
     seed: int = 0
     pretext_variants: int | None = None
+    pretext: bool = True
 
     def __post_init__(self) -> None:
         for name in ("image_batch_size", "video_batch_size", "pretext_variants"):
@@ -256,7 +258,7 @@ def assign(table: DatasetTable, config: BatchConfig, number: int, indices: np.nd
     sizes = np.array(config.buckets.sizes)[config.buckets.nearest_size(table.height[indices], table.width[indices])]
     # Drawn for the whole dataset, so that a sample's task depends on nothing but its own index.
     uniform = np.random.default_rng((config.seed, TASKS, _number(table.name), draw)).random(len(table.num_frames))
-    task = _tasks(uniform[indices], num_frames, table.has_source[indices])
+    task = _tasks(uniform[indices], num_frames, table.has_source[indices], config.pretext)
     return Assignment(
         dataset=np.full(len(indices), number),
         index=indices,
@@ -269,8 +271,11 @@ def assign(table: DatasetTable, config: BatchConfig, number: int, indices: np.nd
     )
 
 
-def _tasks(uniform: np.ndarray, num_frames: np.ndarray, has_source: np.ndarray) -> np.ndarray:
+def _tasks(uniform: np.ndarray, num_frames: np.ndarray, has_source: np.ndarray, pretext: bool) -> np.ndarray:
     tasks = np.full(len(uniform), EDIT, dtype=object)  # references to a few words: small for millions of samples
+    if not pretext:
+        tasks[~has_source] = TEXT_TO_VIDEO
+        return tasks
     for count in np.unique(num_frames):
         chosen = ~has_source & (num_frames == count)
         tasks[chosen] = sample_tasks(uniform[chosen], int(count))

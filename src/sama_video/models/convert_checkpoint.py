@@ -6,6 +6,7 @@ DiffSynth's names. Sizes are inferred from shapes. Unknown, missing or misshapen
 unpickled but tensors (`weights_only=True`).
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -74,6 +76,8 @@ TEXT_ENCODER_KEYS = (
 )
 # Plain Wan files lack these; a transformer loaded from one starts as Wan, with the new parts newly initialised.
 SAMA_KEYS = ("type_embedding.", "semantic_projector.", "semantic_head.")
+# What a LoRA file may hold whole, beside low-rank changes.
+FULL_KEYS = (*SAMA_KEYS, "source_embedding.")
 
 
 def _renamer(table: tuple[tuple[str, str], ...], reverse: bool = False) -> Callable[[str], str | None]:
@@ -118,8 +122,6 @@ def read_state_dict(path: str | Path) -> StateDict:
 
 
 def _check_shards_present(index: Path, files: list[Path]) -> None:
-    import json
-
     expected = set(json.loads(index.read_text())["weight_map"].values())
     if missing := sorted(expected - {file.name for file in files}):
         raise UserError(f"the download in {index.parent} is incomplete, {_listed(missing)} is missing: fetch it again")
@@ -202,19 +204,38 @@ def infer_transformer_config(state: StateDict, num_attention_heads: int | None =
     return config
 
 
+# What the shapes of weights do not say; a file of ours has it in its header.
+HEADER_KEY = "sama_config"
+HEADER_CONFIG = ("num_attention_heads", "semantic_rope", "semantic_prediction")
+
+
+def official_transformer_header(model: SamaTransformer3DModel) -> dict[str, str]:
+    """For the file of [`official_transformer_state`]; the official release does not read it."""
+    config = {name: model.config[name] for name in HEADER_CONFIG}
+    return {"format": "pt", HEADER_KEY: json.dumps(config)}
+
+
+def _read_transformer_header(path: str | Path) -> dict[str, Any]:
+    path = Path(path)
+    if not path.is_file() or path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
+
+
 def load_official_transformer(path: str | Path, num_attention_heads: int | None = None) -> SamaTransformer3DModel:
     """A released SAMA checkpoint, or an original Wan text-to-video one (then SAMA's parts start anew).
 
     Args:
         path: safetensors or PyTorch file, or a folder of shards, with DiffSynth's key names.
-        num_attention_heads: width / 128 when None.
+        num_attention_heads: of a file whose header does not say it; width / 128 when None.
 
     Raises:
         UserError: listing every key that is unknown, missing or misshapen.
     """
     what = "a SAMA or Wan text-to-video transformer"
-    state = read_state_dict(path)
-    config = infer_transformer_config(state, num_attention_heads)
+    state, header = read_state_dict(path), _read_transformer_header(path)
+    config = infer_transformer_config(state, header.get("num_attention_heads") or num_attention_heads) | header
     state = _rename_all(state, _renamer(TRANSFORMER_KEYS), what)
     with init_empty_weights():
         model = SamaTransformer3DModel(**config)
@@ -230,7 +251,16 @@ def load_official_transformer(path: str | Path, num_attention_heads: int | None 
 
 
 def official_transformer_state(model: SamaTransformer3DModel) -> StateDict:
-    """The state dict under the official release's names, the inverse of [`load_official_transformer`]."""
+    """The state dict under the official release's names, the inverse of [`load_official_transformer`].
+
+    Raises:
+        UserError: for a model whose streams the release's code cannot take in.
+    """
+    if (model.config.roles, model.config.source) != ("type", "token"):
+        raise UserError(
+            f"the official names are for type embeddings and a source by token, and this model has "
+            f"roles={model.config.roles}, source={model.config.source}; keep its diffusers folder"
+        )
     return _rename_all(model.state_dict(), _renamer(TRANSFORMER_KEYS, reverse=True), "a SAMA transformer")
 
 
@@ -370,7 +400,8 @@ def convert_lora_state(state: StateDict) -> StateDict:
     """A LoRA's state dict under diffusers' names (`transformer.<module>.lora_A.weight`).
 
     Accepted: DiffSynth (`blocks.0.self_attn.q.lora_A.default.weight`), ComfyUI (prefix `diffusion_model.`), `lora_down`
-    and `lora_up` for A and B with `alpha` (folded into B), and diffusers' own names.
+    and `lora_up` for A and B with `alpha` (folded into B), and diffusers' own names. SAMA's small parts may lie beside
+    them, whole.
 
     Raises:
         UserError: listing keys of modules that the transformer does not have.
@@ -378,11 +409,13 @@ def convert_lora_state(state: StateDict) -> StateDict:
     what = "a LoRA of a Wan or SAMA transformer"
     rename = _renamer(TRANSFORMER_KEYS)
     names = {new for _, new in TRANSFORMER_KEYS}
-    converted, alphas, unknown = {}, {}, []
+    converted, whole, alphas, unknown = {}, {}, {}, []
     for key, value in state.items():
-        module, _, leaf = re.sub(r"^(diffusion_model|pipe\.dit|transformer|base_model\.model)\.", "", key).partition(
-            ".lora_"
-        )
+        plain = re.sub(r"^(diffusion_model|pipe\.dit|transformer|base_model\.model)\.", "", key)
+        module, _, leaf = plain.partition(".lora_")
+        if not leaf and plain.startswith(FULL_KEYS):
+            whole[f"transformer.{plain}"] = value
+            continue
         if not leaf and module.endswith(".alpha"):
             module, leaf = module.removesuffix(".alpha"), "alpha"
         is_diffusers = re.sub(r"\.\d+\.", ".{i}.", module, count=1) in names
@@ -404,4 +437,4 @@ def convert_lora_state(state: StateDict) -> StateDict:
     for module, alpha in alphas.items():
         up = f"transformer.{module}.lora_B.weight"
         converted[up] = converted[up] * (alpha / converted[up].shape[1])
-    return converted
+    return converted | whole

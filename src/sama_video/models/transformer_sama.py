@@ -8,6 +8,7 @@ Time convention (stated here once for the whole project): sigma in [0, 1], `time
 flow with time reversed (its `t` is `1 - sigma`).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,23 @@ from torch import nn
 
 SOURCE_TYPE, SEMANTIC_TYPE, TARGET_TYPE = 0, 1, 2
 
+Roles = Literal["type", "shifted_rope"]
+Source = Literal["token", "channel"]
+Prediction = Literal["velocity", "clean"]
+STREAMS_CONFIG = {
+    "semantic_rope": ("zero", "identity"),
+    "semantic_prediction": ("velocity", "clean"),
+    "roles": ("type", "shifted_rope"),
+    "source": ("token", "channel"),
+}
+
+
+def _check_streams_config(**values: str) -> None:
+    for name, value in values.items():
+        first, second = STREAMS_CONFIG[name]
+        if value not in (first, second):
+            raise ValueError(f"{name} must be {first!r} or {second!r}, got {value!r}")
+
 
 @dataclass
 class SamaTransformerOutput(BaseOutput):
@@ -31,7 +49,8 @@ class SamaTransformerOutput(BaseOutput):
 
     Args:
         sample: `[B, C, F, H, W]`, the target latents' velocity `noise - x_0`.
-        semantic: `[B, S, semantic_dim]`, the semantic head's prediction, or None without semantic tokens.
+        semantic: `[B, S, semantic_dim]`, what the semantic head predicts, see `semantic_prediction`; None without
+            semantic tokens.
     """
 
     sample: torch.Tensor
@@ -76,6 +95,13 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         semantic_rope: rotary factor of the semantic tokens. `"zero"` is what the released weights were trained
             with: their queries and keys vanish, so each attends to all tokens evenly and is seen with logit 0.
             `"identity"` leaves their queries and keys unrotated.
+        semantic_prediction: what the semantic head was trained to predict: `"velocity"`, `noise - s`, or `"clean"`,
+            the tokens `s` themselves (Eq. 3). Samplers read it; the forward pass does not depend on it.
+        roles: what tells source from target: `"type"` embeddings (section 3.1), or `"shifted_rope"`, the scheme that
+            appendix A compares them with: no type embedding, and the source's time begins where the target's ends.
+            The target keeps the positions that Wan gives it. The unused embedding stays among the weights.
+        source: how the source comes in: as `"token"`s of the sequence, or by `"channel"`, beside the target's noisy
+            latents before patch embedding; zeros without a source.
     """
 
     @register_to_config
@@ -100,9 +126,13 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         semantic_dim: int = 1152,  # noqa: ARG002 (read from the config)
         semantic_hidden_dim: int = 1024,  # noqa: ARG002
         semantic_rope: Literal["zero", "identity"] = "zero",
+        semantic_prediction: Prediction = "velocity",
+        roles: Roles = "type",
+        source: Source = "token",
     ) -> None:
-        if semantic_rope not in ("zero", "identity"):
-            raise ValueError(f"semantic_rope must be 'zero' or 'identity', got {semantic_rope!r}")
+        _check_streams_config(
+            semantic_rope=semantic_rope, semantic_prediction=semantic_prediction, roles=roles, source=source
+        )
         super().__init__(
             patch_size=patch_size,
             num_attention_heads=num_attention_heads,
@@ -123,22 +153,55 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         )
         self.reset_new_parts()
 
-    def reset_new_parts(self, like: torch.Tensor | None = None) -> None:
-        """Make type embeddings, semantic projector and semantic head anew, so that the model starts as Wan.
+    @property
+    def new_parts(self) -> dict[str, nn.Module]:
+        """What Wan does not have, by name."""
+        names = ("type_embedding", "semantic_projector", "semantic_head", "source_embedding")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-        Types say nothing yet, and the semantic velocity is 0. Device and dtype are those of `like`.
+    def reset_new_parts(self, like: torch.Tensor | None = None) -> None:
+        """Make what Wan does not have anew, so that the model starts as Wan.
+
+        Types say nothing yet, a source beside the target neither, and the semantic prediction is 0. Device and dtype
+        are those of `like`.
         """
         config = self.config
         width = config.num_attention_heads * config.attention_head_dim
         self.type_embedding = nn.Embedding(3, width)
         self.semantic_projector = SemanticProjector(config.semantic_dim, config.semantic_hidden_dim, width)
         self.semantic_head = SemanticHead(width, config.semantic_dim, config.eps)
+        self.source_embedding = self._new_source_embedding()
         nn.init.zeros_(self.type_embedding.weight)
         nn.init.zeros_(self.semantic_head.proj.weight)
         nn.init.zeros_(self.semantic_head.proj.bias)
         if like is not None:
-            for part in (self.type_embedding, self.semantic_projector, self.semantic_head):
+            for part in self.new_parts.values():
                 part.to(like.device, like.dtype).train(self.training)
+
+    def _new_source_embedding(self) -> nn.Module | None:
+        if self.config.source == "token":
+            return None
+        # Source channels beside the target's and one convolution of both is a sum of two: this is the new one.
+        patch = tuple(self.config.patch_size)
+        embedding = nn.Conv3d(
+            self.config.in_channels, self.patch_embedding.out_channels, patch, stride=patch, bias=False
+        )
+        nn.init.zeros_(embedding.weight)
+        return embedding
+
+    def reconfigure(self, *, roles: Roles, source: Source, semantic_prediction: Prediction) -> None:
+        """Change how the streams come in; weights stay, and a source embedding that was not there starts at zero.
+
+        Raises:
+            ValueError: for a value that there is not.
+        """
+        _check_streams_config(roles=roles, source=source, semantic_prediction=semantic_prediction)
+        changed = source != self.config.source
+        self.register_to_config(roles=roles, source=source, semantic_prediction=semantic_prediction)
+        if changed:
+            self.source_embedding = self._new_source_embedding()
+            if self.source_embedding is not None:
+                self.source_embedding.to(self.proj_out.weight.device, self.proj_out.weight.dtype)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -152,12 +215,27 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             model.reset_new_parts(like=model.proj_out.weight)
         return loaded
 
-    def _embed_latents(self, latents: torch.Tensor, type_id: int) -> torch.Tensor:
-        return self._with_type(rearrange(self.patch_embedding(latents), "b d f h w -> b (f h w) d"), type_id)
+    def _embed_latents(self, latents: torch.Tensor, type_id: int, beside: torch.Tensor | None = None) -> torch.Tensor:
+        patches = self.patch_embedding(latents)
+        if self.source_embedding is not None:
+            # Zeros embed to zero; they take part so that training sees the same parameters in every batch.
+            patches = patches + self.source_embedding(torch.zeros_like(latents) if beside is None else beside)
+        return self._with_type(rearrange(patches, "b d f h w -> b (f h w) d"), type_id)
 
     def _with_type(self, tokens: torch.Tensor, type_id: int) -> torch.Tensor:
+        if self.config.roles == "shifted_rope":
+            return tokens
         # Through the module's forward, not its weight: offloading hooks bring weights in there.
         return tokens + self.type_embedding(torch.tensor([type_id], device=tokens.device))
+
+    def _source_rotary(self, source: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.config.roles == "type":
+            return self.rope(source)
+        # The rotary factors of a clip that goes on after the target's end, without the part before it.
+        frames, height, width = source.shape[2:]
+        cos, sin = self.rope(source.new_empty(1, 1, target.shape[2] + frames, height, width))
+        num_tokens = frames * height * width // math.prod(self.config.patch_size)
+        return cos[:, -num_tokens:], sin[:, -num_tokens:]
 
     def _semantic_rotary(self, num_tokens: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         sin = like.new_zeros(1, num_tokens, 1, like.shape[-1])
@@ -181,6 +259,11 @@ class SamaTransformer3DModel(WanTransformer3DModel):
                 )
             if len(latents) != len(hidden_states):
                 raise ValueError(f"{name} has batch {len(latents)}, hidden_states {len(hidden_states)}")
+            if self.config.source == "channel" and latents.shape != hidden_states.shape:
+                raise ValueError(
+                    f"a source beside the target's channels must have the target's grid "
+                    f"{tuple(hidden_states.shape[2:])}, got {tuple(latents.shape[2:])}; cut both clips alike"
+                )
         if semantic_hidden_states is not None and (
             semantic_hidden_states.ndim != 3
             or semantic_hidden_states.shape[-1] != self.config.semantic_dim
@@ -209,8 +292,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             hidden_states: `[B, C, F, H, W]` noisy target latents.
             timestep: `[B]`, 1000 * sigma; or `[B, N]`, one per token of the whole sequence (Wan2.2).
             encoder_hidden_states: `[B, L, text_dim]` text features.
-            source_hidden_states: `[B, C, F', H', W']` clean source latents on a grid of their own, or None
-                (text-to-video).
+            source_hidden_states: `[B, C, F', H', W']` clean source latents on a grid of their own (the target's, if
+                the model takes the source by channel), or None (text-to-video).
             semantic_hidden_states: `[B, S, semantic_dim]` noisy semantic tokens, or None.
             encoder_hidden_states_image: Wan's image features for image-to-video variants.
             return_dict: False returns the tuple `(sample, semantic)`.
@@ -223,16 +306,18 @@ class SamaTransformer3DModel(WanTransformer3DModel):
 
         # 1. Three streams, each with its type embedding and rotary factors, in the order source, semantic, target
         tokens, rotary = [], []
-        if source_hidden_states is not None:
+        by_channel = self.config.source == "channel"
+        if source_hidden_states is not None and not by_channel:
             tokens.append(self._embed_latents(source_hidden_states, SOURCE_TYPE))
-            rotary.append(self.rope(source_hidden_states))
+            rotary.append(self._source_rotary(source_hidden_states, hidden_states))
         target_rotary = self.rope(hidden_states)
         num_semantic = 0
         if semantic_hidden_states is not None:
             num_semantic = semantic_hidden_states.shape[1]
             tokens.append(self._with_type(self.semantic_projector(semantic_hidden_states), SEMANTIC_TYPE))
             rotary.append(self._semantic_rotary(num_semantic, target_rotary[0]))
-        tokens.append(self._embed_latents(hidden_states, TARGET_TYPE))
+        beside = source_hidden_states if by_channel else None
+        tokens.append(self._embed_latents(hidden_states, TARGET_TYPE, beside))
         rotary.append(target_rotary)
         num_target = tokens[-1].shape[1]
 

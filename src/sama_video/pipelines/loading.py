@@ -9,7 +9,7 @@ import transformers
 from diffusers import UniPCMultistepScheduler
 
 from ..errors import UserError
-from ..models.convert_checkpoint import convert_lora_state, read_state_dict
+from ..files import hash_weights
 from ..models.presets import PRESETS
 from .pipeline_sama import SamaPipeline
 
@@ -43,6 +43,16 @@ def resolve_model(model: str) -> str:
     raise UserError(
         f"unknown model {model!r}: give one of {', '.join(PRESETS)}, a local folder or a hub id (owner/name)"
     )
+
+
+def weights_identity(model: str) -> str:
+    """Hash of the weights behind a `--model` value; a hub id stands for itself.
+
+    Raises:
+        UserError: as `resolve_model`.
+    """
+    folder = Path(resolve_model(model))
+    return hash_weights(folder) if folder.is_dir() else model
 
 
 def _check_folder(folder: Path) -> None:
@@ -145,7 +155,7 @@ def _load_loras(pipe: SamaPipeline, entries: list[str]) -> None:
         if not Path(path).exists():
             raise UserError(f"no such LoRA: {path}; give --lora PATH or PATH:SCALE")
         try:
-            pipe.load_lora_weights(convert_lora_state(read_state_dict(path)), adapter_name=f"lora_{number}")
+            pipe.load_lora_weights(path, adapter_name=f"lora_{number}")
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"the LoRA {path} does not fit this model ({str(error).splitlines()[0]})") from error
         names.append(f"lora_{number}")

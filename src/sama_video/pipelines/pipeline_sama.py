@@ -15,7 +15,6 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
@@ -24,6 +23,7 @@ from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..shapes import LatentShape, VideoShape, is_valid_num_frames, nearest_multiple, neighbouring_num_frames
+from .lora import SamaLoraLoaderMixin
 from .pipeline_output import SamaPipelineOutput
 
 Video = Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor
@@ -37,7 +37,7 @@ def clean_prompt(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
-class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
+class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
     """Edits a video by an instruction (paper section 3).
 
     Args:
@@ -97,6 +97,7 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             default_flow_shift=default_flow_shift,
         )
         self.vae_tiling: Tiling | None = None
+        self.forget_adapters()
 
     @property
     def pixel_multiple(self) -> int:
@@ -124,10 +125,13 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         guidance_scale: float,
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
+        source_latents: torch.Tensor | None = None,
     ) -> None:
         """Raises ValueError, saying what would do, for inputs that do not fit the model or each other."""
         if (prompt is None) == (prompt_embeds is None):
             raise ValueError("give either `prompt` or `prompt_embeds`")
+        if video is not None and source_latents is not None:
+            raise ValueError("give the source as `video` or as `source_latents`, not both")
         if negative_prompt is not None and negative_prompt_embeds is not None:
             raise ValueError("give `negative_prompt` or `negative_prompt_embeds`, not both")
         for text in [prompt] if isinstance(prompt, str) else prompt or []:
@@ -336,6 +340,14 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             return guided(positive, negative), None
         return guided(positive, negative), guided(semantic, semantic_negative)
 
+    def _semantic_velocity(
+        self, predicted: torch.Tensor | None, semantic_latents: torch.Tensor | None, sigma: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The semantic head's prediction as a velocity: `noise - s = (s_sigma - s) / sigma` where it predicts `s`."""
+        if predicted is None or semantic_latents is None or self.transformer.config.semantic_prediction == "velocity":
+            return predicted
+        return (semantic_latents - predicted.float()) / sigma
+
     def _step(
         self,
         velocity: torch.Tensor,
@@ -381,6 +393,7 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         semantic_latents: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
+        source_latents: torch.Tensor | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict] | None = None,
@@ -400,6 +413,8 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
             generator: seeds both streams.
             latents, semantic_latents: starting noise `[B, Z, f, h, w]` and `[B, S, D]` instead of drawn noise.
             prompt_embeds, negative_prompt_embeds: `[B, L, D]` instead of text.
+            source_latents: `[1, Z, f', h, w]` normalised, instead of `video`. The result's size and length are then
+                those of `height`, `width` and `num_frames`; its length may be another than the source's.
             output_type: "np", "pt", "pil" or "latent".
             return_dict: False returns `(frames,)`.
             callback_on_step_end: called as `(pipeline, step, timestep, tensors)`, may return replaced tensors.
@@ -415,6 +430,7 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         self.check_inputs(
             video, prompt, negative_prompt, height, width, num_frames, steps,
             prompt_embeds, negative_prompt_embeds, guidance, output_type, callback_on_step_end_tensor_inputs,
+            source_latents,
         )  # fmt: skip
         device = self._execution_device
 
@@ -425,14 +441,14 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         batch_size = len(prompt_embeds)
 
         # 3. Source
-        source_latents = None
         wanted_frames = num_frames or self.config.native_num_frames
         if video is not None:
             wanted_frames = min(len(video), num_frames or len(video))
             pixels = self.prepare_video(video, height, width, num_frames).to(device)
             source_latents = encode_video(self.vae, pixels, self.vae_tiling).float()
-            source_latents = source_latents.expand(batch_size, -1, -1, -1, -1)
             height, width = pixels.shape[-2:]
+        if source_latents is not None:
+            source_latents = source_latents.to(device).expand(batch_size, -1, -1, -1, -1)
         _, padded_frames = neighbouring_num_frames(wanted_frames)
         assert height is not None
         assert width is not None
@@ -451,10 +467,11 @@ class SamaPipeline(DiffusionPipeline, WanLoraLoaderMixin):
         # 5. Denoise
         with self.progress_bar(total=len(timesteps)) as progress_bar:  # pyright: ignore[reportCallIssue] (untyped)
             for index, timestep in enumerate(timesteps):
-                velocity, semantic_velocity = self._predict_with_guidance(
+                velocity, predicted = self._predict_with_guidance(
                     latents, semantic_latents, timestep, source_latents,
                     prompt_embeds, negative_prompt_embeds, guidance, batched,
                 )  # fmt: skip
+                semantic_velocity = self._semantic_velocity(predicted, semantic_latents, self.scheduler.sigmas[index])
                 latents, semantic_latents = self._step(velocity, semantic_velocity, timestep, latents, semantic_latents)
                 if callback_on_step_end is not None:
                     known: dict[str, Any] = {

@@ -4,6 +4,7 @@ Defaults are the paper's (section 4.1). `recipes.py` has the runs by name; `with
 `sama train RECIPE --set optimizer.learning_rate=1e-4` does. The resolved config lies in every run's folder.
 """
 
+import copy
 import dataclasses
 import types
 import typing
@@ -13,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
 from ..errors import UserError
+from ..shapes import is_valid_num_frames, neighbouring_num_frames
 from ..synth.edits import FAMILIES
 
 T = TypeVar("T")
@@ -59,6 +61,37 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """The fixed set that a run is tried on every `loop.validate_every` steps, with the averaged weights.
+
+    Args:
+        manifest: held-out pairs, with masks if there are any; None: the engine's validation split, whose targets and
+            masks are exact. With `data.pretext`, captioned clips become one case for each pretext task.
+        num_samples: of each family and each pretext task; rows from the beginning of a manifest.
+        size: height and width; num_frames: 4k+1, the longest of a manifest's.
+        num_inference_steps: of the sampler.
+        families: of the engine.
+    """
+
+    manifest: str | None = None
+    num_samples: int = 1
+    size: tuple[int, int] = (480, 832)
+    num_frames: int = 33
+    num_inference_steps: int = 10
+    families: tuple[str, ...] = tuple(FAMILIES)
+
+    def __post_init__(self) -> None:
+        if not is_valid_num_frames(self.num_frames):
+            lower, upper = neighbouring_num_frames(self.num_frames)
+            raise UserError(f"data.validation.num_frames must be 4k+1, got {self.num_frames}; use {lower} or {upper}")
+        if len(self.size) != 2 or min(self.num_samples, self.num_inference_steps, *self.size) < 1:
+            raise UserError("data.validation takes a size HEIGHT,WIDTH, and one sample and one step or more")
+        unknown = sorted(set(self.families) - FAMILIES.keys())
+        if unknown or not self.families:
+            raise UserError(f"data.validation.families must be among {', '.join(FAMILIES)}, got {unknown or 'none'}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The mixture and its batches.
 
@@ -66,7 +99,10 @@ class DataConfig:
         area: pixels of a frame, at every aspect ratio.
         image_batch_size, video_batch_size: samples of an optimizer step over all processes.
         pretext: Motion Alignment (section 3.3); without it captioned clips are plain text-to-video.
-        cache: folder of `sama data cache`.
+        cache: folder of `sama data cache`, filled with the model that the run starts from; the encoders then stay off
+            the accelerator.
+        cache_dtype: that it was filled in.
+        validation: what the run is tried on.
     """
 
     datasets: tuple[DatasetConfig, ...]
@@ -78,7 +114,9 @@ class DataConfig:
     pretext: bool = True
     num_workers: int = 4
     cache: str | None = None
+    cache_dtype: Literal["float32", "bfloat16"] = "float32"
     pretext_variants: int | None = None
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def buckets(self, pixel_multiple: int) -> Buckets:
         return Buckets(
@@ -145,6 +183,10 @@ class OptimizerConfig:
     """AdamW, or "muon": Muon on the blocks' matrices and AdamW at `adamw_share` of the rate on all else.
 
     The rate rises over `warmup_steps`, then goes in a straight line to `final_learning_rate` at the last step.
+
+    Args:
+        max_grad_norm: gradients are scaled down to it.
+        stop_norm: a gradient whose norm before that is above it stops the run.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -155,6 +197,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     warmup_steps: int = 200
     max_grad_norm: float = 1.0
+    stop_norm: float = 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +209,10 @@ class LoopConfig:
         micro_tokens: at most so many tokens of source, semantic stream and target in one forward pass.
         batches_per_step: batches of the loader whose gradients one optimizer step takes together.
         precision: autocast of the forward pass; weights stay float32.
-        save_minutes: checkpoint that often; also at the end.
-        keep_checkpoints: newest ones that stay.
+        save_minutes: checkpoint that often; also after a validation and at the end.
+        keep_checkpoints: newest ones that stay, beside the one with the best validation.
+        log_every: steps between lines on the console; metrics.jsonl has every step.
+        validate_every: steps between validations, the last step is one too; 0: none.
     """
 
     num_steps: int
@@ -190,9 +235,11 @@ class ParallelConfig:
 
     Args:
         shard_size: processes that share one copy of the model; 0 takes all.
+        timeout_minutes: how long a process waits for the others before the run is given up.
     """
 
     shard_size: int = 0
+    timeout_minutes: float = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +279,16 @@ def with_settings(config: T, settings: Iterable[str]) -> T:
         if not equals:
             raise UserError(f"--set takes key=value, got {setting!r}")
         config = _with_setting(config, key.strip().split("."), value.strip(), key)
-    return config
+    return _checked(config)
+
+
+def _checked(config: Any) -> Any:
+    """Made anew from its values: what must fit together is looked at when all settings are in, whatever their order."""
+    if isinstance(config, tuple):
+        return tuple(_checked(part) for part in config)
+    if not is_dataclass(config) or isinstance(config, type):
+        return config
+    return type(config)(**{f.name: _checked(getattr(config, f.name)) for f in fields(config)})
 
 
 def _with_setting(config: Any, path: list[str], value: str, key: str) -> Any:
@@ -248,8 +304,12 @@ def _with_setting(config: Any, path: list[str], value: str, key: str) -> Any:
         raise UserError(f"--set {key}: unknown {name!r}; there is {known}")
     annotation = typing.get_type_hints(type(config))[name]
     old = getattr(config, name)
+    if old is None and rest and annotation == LoraConfig | None:
+        old = LoraConfig()  # adapters for a recipe that has none
     new = _with_setting(old, rest, value, key) if rest else _parse(value, annotation, key)
-    return dataclasses.replace(config, **{name: new})  # pyright: ignore[reportArgumentType]
+    changed = copy.copy(config)
+    object.__setattr__(changed, name, new)
+    return changed
 
 
 def _parse(text: str, kind: Any, key: str) -> Any:
@@ -275,6 +335,24 @@ def _parse(text: str, kind: Any, key: str) -> Any:
     except ValueError as error:
         raise UserError(f"--set {key}={text}: {error}") from error
     raise UserError(f"--set {key}: set one of its fields, for example {key}.FIELD=VALUE")
+
+
+def as_settings(config: Any, prefix: str = "") -> list[str]:
+    """Every value of a config as `key=value`; `with_settings` takes those back whose type is a plain one."""
+    if is_dataclass(config):
+        parts = [(f.name, getattr(config, f.name)) for f in fields(config)]
+    elif isinstance(config, tuple) and config and is_dataclass(config[0]):
+        parts = [(str(place), value) for place, value in enumerate(config)]
+    else:
+        return [f"{prefix}={_as_text(config)}"]
+    below = f"{prefix}." if prefix else ""
+    return [line for name, value in parts for line in as_settings(value, below + name)]
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join("x".join(map(str, part)) if isinstance(part, tuple) else _as_text(part) for part in value)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def as_json(config: Any) -> Any:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 
 class Ema:
@@ -18,7 +19,7 @@ class Ema:
     """
 
     def __init__(self, model: nn.Module, decay: float):
-        self.decay = decay
+        self.model, self.decay = model, decay
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.averages = {name: p.detach().clone().float() for name, p in self.weights.items()}
 
@@ -28,6 +29,11 @@ class Ema:
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, weights = _local(self.averages.values()), _local(self.weights.values())
         torch._foreach_lerp_(averages, [weight.float() for weight in weights], 1 - decay)
+
+    def is_finite(self) -> bool:
+        """Whether all of this process's weights and averages are numbers."""
+        pieces = [*_local(self.weights.values()), *_local(self.averages.values())]
+        return all(bool(torch.isfinite(piece).all()) for piece in pieces)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -43,6 +49,10 @@ class Ema:
     def _put(self, values: dict[str, torch.Tensor]) -> None:
         for name, weight in self.weights.items():
             weight.copy_(values[name])
+        # A sharded model keeps what it gathered for its last forward pass, and would use it once more.
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
 
 def _local(tensors) -> list[torch.Tensor]:

@@ -16,18 +16,22 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
 class Optimizer:
     """AdamW on everything, or Muon on the transformer's block matrices beside it; one learning rate drives both.
 
+    Both work on sharded parameters as they are. Muon's orthogonalisation then talks in every of its five iterations,
+    which a small model can afford.
+
     Args:
         model: with the trainable parameters; those of `blocks` with two dimensions are Muon's.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig):
         self.config = config
-        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         matrices = {
-            name: p for name, p in trainable.items() if config.kind == "muon" and p.ndim == 2 and ".blocks." in name
+            name: p
+            for name, p in self.parameters.items()
+            if config.kind == "muon" and p.ndim == 2 and ".blocks." in name
         }
-        rest = [p for name, p in trainable.items() if name not in matrices]
-        self.parameters = list(trainable.values())
+        rest = [p for name, p in self.parameters.items() if name not in matrices]
         # Capturable state would be needed on graphs only; fused kernels are chosen by torch itself.
         adamw = torch.optim.AdamW(rest, lr=0.0, betas=config.betas, weight_decay=config.weight_decay)
         self.parts: list[torch.optim.Optimizer] = [adamw]
@@ -37,16 +41,38 @@ class Optimizer:
                 list(matrices.values()), lr=0.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
             )
             self.parts, self.shares = [muon, adamw], [1.0, config.adamw_share]
+        self._make_state()
+
+    def _make_state(self) -> None:
+        """Moments of zero, which torch makes in the first step only: a checkpoint holds the same names at any step."""
+        for parameter in self.parameters.values():
+            parameter.grad = torch.zeros_like(parameter)
+        for part in self.parts:
+            part.step()  # at a rate of zero
+        for values in self.state().values():
+            for value in values.values():
+                value.zero_()
+        self.clear()
+
+    def state(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Moments and counters by parameter, the very tensors that the next step changes; sharded as the parameter."""
+        everything = {parameter: values for part in self.parts for parameter, values in part.state.items()}
+        return {name: everything[parameter] for name, parameter in self.parameters.items()}
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
 
     def step(self, rate: float) -> float:
-        """Clip, step, clear. Returns the gradient's norm before clipping; does not step if that is not finite."""
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        """Clip, step, clear. Returns the gradient's norm over all processes before clipping; above `stop_norm`, or if
+        it is not finite, the weights stay as they are."""
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # pyright: ignore
-        if torch.isfinite(norm):
+        if norm <= self.config.stop_norm:  # false for NaN too
             for part, share in zip(self.parts, self.shares, strict=True):
                 for group in part.param_groups:
                     group["lr"] = rate * share
                 part.step()
-        for part in self.parts:
-            part.zero_grad(set_to_none=True)
+        self.clear()
         return float(norm)

@@ -4,7 +4,7 @@ Values of the large models are the paper's (section 4.1, Table 1). Its datasets 
 where the user put them, `data.datasets.N.manifest`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ..data.catalogue import CATALOGUE
@@ -19,6 +19,8 @@ from .config import (
     ObjectiveConfig,
     OptimizerConfig,
     TrainConfig,
+    ValidationConfig,
+    with_settings,
 )
 
 SIGLIP = "google/siglip-so400m-patch14-384"
@@ -90,7 +92,13 @@ def _nano(name: str, init: str, data: DataConfig, num_steps: int) -> TrainConfig
 
 def _nano_data(**changes) -> DataConfig:
     return DataConfig(
-        **{"image_batch_size": 36, "video_batch_size": 12, "num_workers": 1, "frame_counts": (1, 5, 9, 17, 33)}
+        **{
+            "image_batch_size": 36,
+            "video_batch_size": 12,
+            "num_workers": 1,
+            "frame_counts": (1, 5, 9, 17, 33),
+            "validation": ValidationConfig(size=(128, 128), num_frames=17, num_inference_steps=6),
+        }
         | changes
     )
 
@@ -130,7 +138,14 @@ def smoke() -> list[TrainConfig]:
         )
         return replace(
             config.started_from(init),
-            data=replace(config.data, datasets=datasets, image_batch_size=8, video_batch_size=4, area=64 * 64),
+            data=replace(
+                config.data,
+                datasets=datasets,
+                image_batch_size=8,
+                video_batch_size=4,
+                area=64 * 64,
+                validation=ValidationConfig(size=(64, 64), num_frames=9, num_inference_steps=2),
+            ),
             loop=replace(config.loop, num_steps=8, log_every=1),
         )
 
@@ -158,3 +173,19 @@ def find_recipe(name: str) -> list[TrainConfig]:
         raise UserError(f"unknown recipe {name!r}; there is {', '.join(RECIPES)}")
     stages = RECIPES[name]()
     return stages if isinstance(stages, list) else [stages]
+
+
+def find_stages(name: str, settings: Iterable[str] = ()) -> list[TrainConfig]:
+    """The stages of a recipe with `key=value` settings, which count for each of them.
+
+    A stage that goes on from the one before it still does: `model.init` is where the first begins.
+
+    Raises:
+        UserError: for an unknown name, key or value.
+    """
+    settings = list(settings)
+    stages = []
+    for stage in find_recipe(name):
+        changed = with_settings(stage, settings)
+        stages.append(changed.started_from("previous") if stage.model.init == "previous" else changed)
+    return stages

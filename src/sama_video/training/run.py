@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..files import written_aside
-from .checkpoint import is_first, wait_for_all
 from .config import TrainConfig, as_json
-from .parallel import Parallel
+from .parallel import Parallel, is_first, leave
+from .provenance import note_environment, write_provenance
 from .trainer import Trainer
 
 
@@ -27,30 +28,52 @@ def run_stages(stages: list[TrainConfig], out: Path, *, resume: bool) -> Path:
         if exported is not None and stage.model.init == "previous":
             stage = stage.started_from(str(exported))
         exported = folder / "export"
-        if exported.exists() and resume:
-            continue
         parallel = Parallel.start(stage.parallel)
-        if is_first():
-            _claim(stage, folder, resume)
-        wait_for_all()
-        trainer = Trainer(stage, folder, parallel)
-        if resume:
-            trainer.resume()
-        trainer.train()
-        trainer.export(exported)
+        if not parallel.gather(exported.exists() and resume)[0]:
+            _run_stage(stage, folder, parallel, resume)
+    leave()
     assert exported is not None
     return exported
 
 
+def _run_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
+    with parallel.agreed():
+        if is_first():
+            _claim(stage, folder, resume)
+            write_provenance(stage, folder)
+    trainer = Trainer(stage, folder, parallel)
+    if resume:
+        trainer.resume()
+    if is_first():
+        note_environment(parallel, folder, trainer.step)
+    trainer.train()
+    trainer.export(folder / "export")
+
+
 def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
-    """A folder holds one run: its config is written once."""
+    """A folder holds one run; its config lies there as it was when the run went on last."""
     note = folder / "config.json"
     if note.exists() and not resume:
         raise UserError(f"{folder} holds a run already; pass --resume to go on or choose another --out")
     folder.mkdir(parents=True, exist_ok=True)
     settings = json.dumps(as_json(config), indent=1)
-    if note.exists() and note.read_text() != settings:
-        raise UserError(f"{note} is of another config; resume with the same recipe and --set values")
-    if not note.exists():
-        with written_aside(note) as aside:
-            aside.write_text(settings)
+    if note.exists() and _fixed(json.loads(note.read_text())) != _fixed(json.loads(settings)):
+        raise UserError(
+            f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
+            "data.validation and data.num_workers may change)"
+        )
+    with written_aside(note) as aside:
+        aside.write_text(settings)
+
+
+def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a run cannot change on the way without being another one."""
+    data = {name: value for name, value in settings["data"].items() if name not in ("validation", "num_workers")}
+    return {
+        "name": settings["name"],
+        "model": settings["model"],
+        "objective": settings["objective"],
+        "data": data,
+        "seed": settings["loop"]["seed"],
+        "optimizer": settings["optimizer"]["kind"],
+    }

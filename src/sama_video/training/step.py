@@ -71,11 +71,23 @@ def _seed(*numbers: int) -> int:
     return int.from_bytes(sha256(repr(numbers).encode()).digest()[:7], "little")
 
 
-def pieces(length: int, size: int, longest: int) -> Iterator[list[int]]:
-    """Indices of 0 .. `length` in pieces of `size`, as many as `longest` samples need: all processes take as many
-    steps. A piece that has no sample of its own holds sample 0."""
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Samples of one forward pass by their place in this process's share; fillers do not count."""
+
+    indices: list[int]
+    is_filler: bool
+
+
+def pieces(length: int, size: int, longest: int) -> Iterator[Piece]:
+    """A share of `length` samples in pieces of at most `size`.
+
+    There are as many as the `longest` share of a process needs, since sharded processes must take as many forward
+    passes; one without a sample of its own holds sample 0 once more, as a filler.
+    """
     for first in range(0, longest, size):
-        yield list(range(first, min(first + size, length))) or [0]
+        indices = list(range(first, min(first + size, length)))
+        yield Piece(indices=indices or [0], is_filler=not indices)
 
 
 AnyBatch = TypeVar("AnyBatch", Batch, EncodedBatch)

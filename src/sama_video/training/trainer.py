@@ -4,37 +4,42 @@ One process or many run the same code; with many the parameters are sharded (FSD
 (autoencoder, text encoder unless it trains, SigLIP) only encode, one sample at a time, so that a cache gives the same.
 """
 
-import json
 import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from ..data.batch import Batch, EncodedBatch
 from ..data.encoding import Encoder
 from ..data.loader import BatchLoader
+from ..errors import UserError
 from ..files import written_aside
-from ..models.presets import ASSETS
-from ..models.semantic_encoder import SemanticEncoder
+from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..pipelines.loading import load_pipeline
-from .checkpoint import checkpoints, is_first, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoints, training_state
 from .config import TrainConfig
 from .ema import Ema
+from .lora import export_lora
 from .losses import StepOutput, flow_matching_step
-from .mixture import batch_config, build_mixture
+from .mixture import batch_config, build_mixture, open_cache
 from .optimizer import Optimizer, learning_rate
-from .parallel import Parallel, Trainable
+from .parallel import Parallel, Trainable, is_first, wait_for_all, whole
+from .preparation import check_semantic_width, prepare_transformer
+from .runlog import RunLog
 from .step import MicroBatch, draw, pieces, select
+from .validation import Validation, write_report
 
 logger = logging.getLogger(__name__)
 
 SIGMA_BINS = 5
-SIGLIP = ASSETS / "nano_siglip"
+MEND = "go on with --resume and a lower optimizer.learning_rate (--set), or look at the data"
 
 
 class TrainingStoppedError(Exception):
@@ -46,13 +51,14 @@ class StepMetrics:
     """Of one optimizer step over all processes; losses are averages over its samples.
 
     Args:
+        semantic_loss: None without Semantic Anchoring.
         flow_by_sigma: `SIGMA_BINS` averages of the flow loss over fifths of sigma, NaN for an empty fifth.
         waited: seconds spent waiting for data.
     """
 
     loss: float
     flow_loss: float
-    semantic_loss: float
+    semantic_loss: float | None
     flow_by_sigma: list[float]
     gradient_norm: float
     learning_rate: float
@@ -79,77 +85,149 @@ class Trainer:
         loop = config.loop
 
         # 1. Models
-        self.pipe = load_pipeline(config.model.init, device=str(parallel.device), dtype="float32")
+        torch.manual_seed(loop.seed)  # new parts of a model begin alike in every process
+        with parallel.agreed():
+            # On the CPU first: no device holds more than its share and one block.
+            self.pipe = load_pipeline(config.model.init, device="cpu", dtype="float32")
+            semantic_encoder = None
+            if config.model.semantic_encoder is not None:
+                folder = find_semantic_encoder(config.model.semantic_encoder)
+                semantic_encoder = SemanticEncoder.from_pretrained(folder)
+                check_semantic_width(self.pipe, semantic_encoder, config.model)
+            prepare_transformer(self.pipe, config.model, config.objective, precision=loop.precision)
         for part in (self.pipe.vae, self.pipe.text_encoder):
             if part is not None:
                 part.requires_grad_(False)
         text_encoder = self.pipe.text_encoder if config.model.train_text_encoder else None
         self.model = Trainable(self.pipe.transformer, text_encoder)
-        self.model.requires_grad_(True)
         if loop.gradient_checkpointing:
             self.pipe.transformer.enable_gradient_checkpointing()
         self.model.train()
-        parallel.shard(self.model)
-        semantic_encoder = None
-        if config.model.semantic_encoder is not None:
-            folder = SIGLIP if config.model.semantic_encoder == "nano" else config.model.semantic_encoder
-            semantic_encoder = SemanticEncoder.from_pretrained(folder).to(parallel.device)
-        self.encoder = Encoder(self.pipe, semantic_encoder, num_anchors=config.objective.num_anchors)
+        if text_encoder is not None:
+            text_encoder.requires_grad_(True)
+        if loop.compile:
+            for block in self.model.blocks:
+                block.compile()
+        parallel.shard(self.model, loop.precision)
+        self.model.to(parallel.device)
+        self.encoder = Encoder(
+            self.pipe,
+            semantic_encoder,
+            num_anchors=config.objective.num_anchors,
+            with_text=text_encoder is None,
+        )
+        if config.data.cache is None:
+            self.encoder.to(parallel.device)
 
         # 2. Data
-        self.loader = BatchLoader(
-            build_mixture(config.data, out),
-            batch_config(config.data, 2 * self.pipe.vae.config.scale_factor_spatial, loop.seed),
-            rank=parallel.rank,
-            world_size=parallel.world_size,
-            num_workers=config.data.num_workers,
-        )
+        with parallel.agreed():
+            parallel.check_batch_sizes(config.data.image_batch_size, config.data.video_batch_size)
+            self.loader = BatchLoader(
+                build_mixture(config.data, out),
+                batch_config(config.data, 2 * self.pipe.vae.config.scale_factor_spatial, loop.seed),
+                rank=parallel.rank,
+                world_size=parallel.world_size,
+                num_workers=config.data.num_workers,
+                cache=open_cache(config),
+            )
+        parallel.same(str(self.loader.state_dict()["mixture"]), "the data and its settings")
 
         # 3. Optimizer and average
         self.optimizer = Optimizer(self.model, config.optimizer)
         self.ema = Ema(self.model, loop.ema_decay)
+        self.state = training_state(self.ema, self.optimizer)
+        self.checkpoints = Checkpoints(out, parallel, loop.keep_checkpoints)
         self.step = 0
         self.seconds = 0.0
 
     def resume(self) -> bool:
         """Go on from the newest complete checkpoint; false if there is none."""
-        found = checkpoints(self.out)
-        if not found:
+        progress = self.checkpoints.load_newest(self.state)
+        if progress is None:
             return False
-        progress = load_checkpoint(found[-1], self.model, self.ema, self.optimizer)
         self.loader.load_state_dict(progress["data"])
         self.step, self.seconds = progress["step"], progress["seconds"]
         return True
 
-    def save(self) -> None:
+    def save(self, score: float | None = None) -> None:
+        """Write a checkpoint while training goes on; `score` is its validation's, more is better."""
         progress = {"step": self.step, "seconds": self.seconds, "data": self.loader.state_dict()}
-        keep = self.config.loop.keep_checkpoints
-        save_checkpoint(self.out, self.step, self.model, self.ema, self.optimizer, progress, keep)
+        self.checkpoints.save(self.step, self.state, progress, score)
 
     def export(self, folder: Path) -> None:
-        """Write the averaged weights as a pipeline folder, which every command loads."""
-        with self.ema.applied(), written_aside(folder) as aside:
-            self.pipe.save_pretrained(aside)
+        """Write the averaged weights: a pipeline folder, which every command loads, or after LoRA training its file."""
+        lora = self.config.model.lora
+        with self.ema.applied():
+            if lora is not None:
+                export_lora(self.pipe, lora, folder)
+            else:
+                self._export_pipeline(folder)
+        wait_for_all()
+
+    def _export_pipeline(self, folder: Path) -> None:
+        parts = self.pipe.components
+        sharded: dict[str, Any] = {name: part for name, part in parts.items() if isinstance(part, FSDPModule)}
+        copies = {name: whole(part) for name, part in sharded.items()}
+        with self.parallel.agreed():
+            if is_first():
+                self.pipe.register_modules(**copies)
+                with written_aside(folder) as aside:
+                    self.pipe.save_pretrained(aside)
+        self.pipe.register_modules(**sharded)
 
     def train(self) -> None:
         """To the last step, with checkpoints on the way.
 
         Raises:
-            TrainingStoppedError: if a loss or gradient is not finite; the state before that step is saved.
+            TrainingStoppedError: if a loss or gradient is not finite.
+            UserError: for a sample that cannot be read, or a full disk. As far as possible, the state before the step
+                is saved.
         """
+        with RunLog(
+            self.out,
+            step=self.step,
+            num_steps=self.config.loop.num_steps,
+            log_every=self.config.loop.log_every,
+            writes=is_first(),
+        ) as log:
+            self._train(log)
+
+    def _train(self, log: RunLog) -> None:
+        with self.parallel.agreed(), self._encoders_at_hand():
+            validation = Validation(self.config, self.encoder) if self.config.loop.validate_every else None
         saved = time.monotonic()
         batches = self._batches()
         while self.step < self.config.loop.num_steps:
             started = time.monotonic()
-            group = [next(batches) for _ in range(self.config.loop.batches_per_step)]
-            metrics = self.train_step(group, waited=time.monotonic() - started)
+            place = self.loader.epoch, self.loader.batches_done
+            try:
+                with self.parallel.agreed():
+                    group = [next(batches) for _ in range(self.config.loop.batches_per_step)]
+                metrics = self.train_step(group, waited=time.monotonic() - started)
+            except (UserError, TrainingStoppedError):
+                self.loader.epoch, self.loader.batches_done = place
+                self._save_if_sound()
+                raise
             self.seconds += metrics.seconds
-            if self.step % self.config.loop.log_every == 0 or self.step == self.config.loop.num_steps:
-                self.log(metrics)
-            due = self.parallel.any(time.monotonic() - saved > 60 * self.config.loop.save_minutes)
+            log.step(self.step, metrics)
+            # Before a checkpoint of the same step: what a checkpoint has behind it is never validated again.
+            score = None
+            if validation is not None and self._is_due(self.config.loop.validate_every):
+                score = self.validate(validation, log)
+            due = time.monotonic() - saved > 60 * self.config.loop.save_minutes
+            due = self.parallel.any(due or score is not None or self.checkpoints.has_failed)
             if due or self.step == self.config.loop.num_steps:
-                self.save()
+                self.save(score)
                 saved = time.monotonic()
+        self.checkpoints.finish()
+
+    @contextmanager
+    def _encoders_at_hand(self) -> Iterator[None]:
+        """On the accelerator inside the block; with a cache training itself does without them there."""
+        self.encoder.to(self.parallel.device)
+        yield
+        if self.config.data.cache is not None:
+            self.encoder.to(torch.device("cpu"))
 
     def _batches(self) -> Iterator[Batch | EncodedBatch]:
         while True:
@@ -160,27 +238,27 @@ class Trainer:
         started = time.monotonic()
         num_samples = sum(batch.step.num_global for batch in batches)
         sums = torch.zeros(3 + 2 * SIGMA_BINS, dtype=torch.float64)
-        num_tokens = 0
+        num_tokens = sum(self._tokens_of_shape(batch) * batch.step.num_global for batch in batches)
         for number, batch in enumerate(batches):
             for micro in self._micro_batches(batch, number, num_samples):
                 output = self.forward_backward(micro)
                 sums += _sums(output, micro.weight.cpu())
-                num_tokens += self._tokens(micro.batch) * len(micro.sigma)
         sums = self.parallel.sum(sums)
         loss = float(sums[0])
         if not math.isfinite(loss):
-            self._stop(f"the loss of step {self.step} is {loss}")
+            self.optimizer.clear()
+            raise TrainingStoppedError(f"the loss of step {self.step} is {loss}; {MEND}")
         rate = learning_rate(self.config.optimizer, self.step, self.config.loop.num_steps)
         norm = self.optimizer.step(rate)
-        if not math.isfinite(norm):
-            self._stop(f"the gradient's norm in step {self.step} is {norm}")
+        if not norm <= self.config.optimizer.stop_norm:
+            raise TrainingStoppedError(f"the gradient's norm in step {self.step} is {norm:.3g}; {MEND}")
         self.ema.update(self.step)
         self.step += 1
         flow, counts = sums[3 : 3 + SIGMA_BINS], sums[3 + SIGMA_BINS :]
         return StepMetrics(
             loss=loss,
             flow_loss=float(sums[1]),
-            semantic_loss=float(sums[2]),
+            semantic_loss=float(sums[2]) if self.encoder.semantic_encoder is not None else None,
             flow_by_sigma=(flow / counts).tolist(),
             gradient_norm=norm,
             learning_rate=rate,
@@ -222,12 +300,12 @@ class Trainer:
         length = 0 if batch.step.is_filler else len(batch.prompts)
         longest = -(-batch.step.num_global // world)
         size = max(1, self.config.loop.micro_tokens // self._tokens_of_shape(batch))
-        for indices in pieces(length, size, longest):
-            micro = self._encoded(batch, indices)
-            places = [(number << 20) + rank + index * world for index in indices]
+        for piece in pieces(length, size, longest):
+            micro = self._encoded(batch, piece.indices)
+            places = [(number << 20) + rank + index * world for index in piece.indices]
             drawn = [draw(micro, place, self.config.loop.seed, self.step, self.config.objective) for place in places]
-            counts = [float(index < length) / num_samples for index in indices]
-            yield self._with_draws(micro, drawn, counts)
+            weights = [0.0 if piece.is_filler else 1 / num_samples] * len(piece.indices)
+            yield self._with_draws(micro, drawn, weights)
 
     def _with_draws(self, batch: EncodedBatch, drawn: list[Any], weights: list[float]) -> MicroBatch:
         device = self.parallel.device
@@ -239,7 +317,9 @@ class Trainer:
         semantic_noise = None
         if batch.semantic is not None:
             semantic_noise = torch.stack([one.semantic_noise for one in drawn]).to(device)
-        text = torch.where(keeps_text.view(-1, 1, 1), batch.text, self._empty_text()) if len(batch.text) else batch.text
+        text = batch.text
+        if self.model.text_encoder is None:
+            text = torch.where(keeps_text.view(-1, 1, 1), text, self._empty_text())
         return MicroBatch(
             batch=replace(batch, source=source, text=text),
             sigma=torch.stack([one.sigma for one in drawn]).to(device),
@@ -251,7 +331,7 @@ class Trainer:
 
     def _empty_text(self) -> torch.Tensor:
         if not hasattr(self, "_empty"):
-            self._empty = self.encoder.text("")
+            self._empty = self.encoder.text("").to(self.parallel.device)
         return self._empty
 
     def _encoded(self, batch: Batch | EncodedBatch, indices: list[int]) -> EncodedBatch:
@@ -265,33 +345,33 @@ class Trainer:
         shape = batch.step.shape
         patch = 2 * vae.scale_factor_spatial
         plane = (shape.height // patch) * (shape.width // patch)
-        frames = [shape.num_frames, *([shape.source_frames] if shape.source_frames else [])]
-        semantic = 65 * self.config.objective.num_anchors if self.encoder.semantic_encoder is not None else 0
+        frames = [shape.num_frames]
+        if shape.source_frames and self.config.model.source == "token":
+            frames.append(shape.source_frames)
+        semantic = self.pipe.config.num_semantic_tokens
         return semantic + sum(((count - 1) // 4 + 1) * plane for count in frames)
 
-    def _tokens(self, batch: EncodedBatch) -> int:
-        return self._tokens_of_shape(cast("Any", batch))
+    def _save_if_sound(self) -> None:
+        """Weights that are not finite themselves would only bury the checkpoints before them."""
+        if not self.parallel.any(not self.ema.is_finite()):
+            self.save()
+            self.checkpoints.finish()
 
-    def _stop(self, why: str) -> None:
-        self.save()
-        raise TrainingStoppedError(f"{why}; the state before it is saved. Lower optimizer.learning_rate and resume")
+    def _is_due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.loop.num_steps
 
-    def log(self, metrics: StepMetrics) -> None:
-        if not is_first():
-            return
-        record = {"step": self.step, **vars(metrics)}
-        with open(self.out / "metrics.jsonl", "a") as stream:
-            stream.write(json.dumps(record) + "\n")
-        logger.info(
-            "step %d loss %.4f semantic %.4f norm %.2f rate %.2e %.0f tokens/s waited %.0f%%",
-            self.step,
-            metrics.loss,
-            metrics.semantic_loss,
-            metrics.gradient_norm,
-            metrics.learning_rate,
-            metrics.num_tokens / metrics.seconds,
-            100 * metrics.waited / metrics.seconds,
-        )
+    def validate(self, validation: Validation, log: RunLog) -> float | None:
+        """Try the averaged weights on the fixed set; all processes take part, the first writes.
+
+        Returns the PSNR of its edits; None where there are none, and in the other processes.
+        """
+        with self.ema.applied(), self._encoders_at_hand():
+            report = validation.run(self.model, self.step, decodes=is_first())
+        with self.parallel.agreed():
+            if report is not None:
+                write_report(report, self.out)
+                log.validation(self.step, report.families)
+        return None if report is None else report.families.get("all", {}).get("psnr")
 
 
 def _sums(output: StepOutput, weight: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,121 @@
+"""A training step (forward, backward, optimizer, average of the weights) against a plain loop of stock diffusers.
+
+Ours: `Trainer.train_step` on encoded batches, source and target in one sequence. Baseline: accelerate, AdamW and stock
+`WanTransformer3DModel` of the same size over as many tokens (twice the frames), bfloat16 autocast, no average. Each
+contender runs in processes of its own, in turn, so that its peak memory is its own.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import setting
+
+FRAMES, SIDE, BATCH, TEXT = 5, 16, 8, 32  # latent frames of one stream, latent side, samples, text rows
+STEPS, ROUNDS = 6, 5
+
+
+def clips(channels: int, frames: int) -> torch.Tensor:
+    return torch.randn(BATCH, channels, frames, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+def seconds_per_step(step) -> float:
+    step()
+    times = []
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def ours() -> float:
+    from sama_video.data.batch import EncodedBatch, Step
+    from sama_video.data.plan import BatchKey
+    from sama_video.training.config import with_settings
+    from sama_video.training.parallel import Parallel
+    from sama_video.training.recipes import find_recipe
+    from sama_video.training.trainer import Trainer
+
+    settings = ("model.semantic_encoder=none", "model.train_text_encoder=false", "optimizer.kind=adamw")
+    settings += ("model.init=nano", "data.num_workers=0")
+    config = with_settings(find_recipe("nano_finetuning")[0], settings)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, Path(folder), Parallel.start(config.parallel))
+        transformer = trainer.pipe.transformer.config
+        latents = clips(transformer.in_channels, FRAMES)
+        shape = BatchKey(height=8 * SIDE, width=8 * SIDE, num_frames=4 * FRAMES - 3, source_frames=4 * FRAMES - 3)
+        batch = EncodedBatch(
+            target=latents,
+            source=latents.clone(),
+            text=torch.randn(BATCH, TEXT, transformer.text_dim),
+            semantic=None,
+            prompts=["x"] * BATCH,
+            tasks=["edit"] * BATCH,
+            keys=["x"] * BATCH,
+            step=Step(shape=shape, num_global=BATCH, is_filler=False),
+        )
+        return seconds_per_step(lambda: trainer.train_step([batch]))
+
+
+def baseline() -> float:
+    from accelerate import Accelerator
+    from diffusers import WanTransformer3DModel
+
+    from sama_video.models.presets import PRESETS
+
+    arguments = {k: v for k, v in PRESETS["nano"].transformer.items() if not k.startswith("semantic")}
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    model = WanTransformer3DModel(**arguments)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    latents = clips(arguments["in_channels"], 2 * FRAMES)
+    text = torch.randn(BATCH, TEXT, arguments["text_dim"])
+
+    def step() -> None:
+        noise, sigma = torch.randn_like(latents), torch.rand(BATCH)
+        level = sigma.view(-1, 1, 1, 1, 1)
+        output = model((1 - level) * latents + level * noise, 1000 * sigma, text, return_dict=False)[0]
+        accelerator.backward(torch.nn.functional.mse_loss(output.float(), noise - latents))
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return seconds_per_step(step)
+
+
+def measured(contender: str) -> tuple[float, float]:
+    """Seconds a step and peak memory in MiB, of a process of its own."""
+    command = [sys.executable, __file__, "--contender", contender]
+    seconds, memory = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    return float(seconds), float(memory)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contender", choices=("ours", "baseline"))
+    arguments = parser.parse_args()
+    if arguments.contender:
+        seconds = {"ours": ours, "baseline": baseline}[arguments.contender]()
+        print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    tokens = 2 * FRAMES * (SIDE // 2) ** 2
+    print(setting())
+    print(f"nano, {BATCH} samples of {tokens} tokens, bfloat16 autocast, AdamW; {ROUNDS} processes each, {STEPS} steps")
+    pairs = [(measured("ours"), measured("baseline")) for _ in range(ROUNDS)]
+    for name, values in zip(("ours", "baseline"), zip(*pairs, strict=True), strict=True):
+        seconds, memory = (statistics.median(column) for column in zip(*values, strict=True))
+        print(f"{name}: {seconds:.3f} s a step, peak {memory:.0f} MiB")
+    ratio = statistics.median(mine[0] / theirs[0] for mine, theirs in pairs)
+    extra = statistics.median(mine[1] - theirs[1] for mine, theirs in pairs)
+    print(f"ratio ours / baseline: {ratio:.3f}; memory beyond the baseline's: {extra:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

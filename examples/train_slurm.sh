@@ -1,0 +1,24 @@
+#!/bin/bash
+# 64 GPUs under SLURM: one torchrun per node, one copy of the model per node. A job that is requeued goes on.
+# The run's folder, the data and the models must lie where all nodes see them.
+#   sbatch examples/train_slurm.sh factorized-pretraining runs/pretrained
+#SBATCH --job-name=sama
+#SBATCH --nodes=8
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+
+recipe=$1
+out=$2
+shift 2
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+
+srun --kill-on-bad-exit=1 torchrun \
+    --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_PER_NODE" \
+    --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500" \
+    -m sama_video.cli train "$recipe" --out "$out" --resume \
+    --set parallel.shard_size="$SLURM_GPUS_PER_NODE" "$@"

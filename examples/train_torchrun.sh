@@ -1,0 +1,12 @@
+#!/bin/sh
+# All GPUs of this machine (or two processes on its CPU). --resume starts anew where there is nothing to resume.
+#   sh examples/train_torchrun.sh supervised-finetuning runs/finetuned --set data.num_workers=8
+set -eu
+
+recipe=$1
+out=$2
+shift 2
+processes=${PROCESSES:-$(python -c "import torch; print(torch.cuda.device_count() or 2)")}
+
+exec torchrun --standalone --nproc-per-node "$processes" -m sama_video.cli \
+    train "$recipe" --out "$out" --resume "$@"

@@ -1,0 +1,335 @@
+"""A fixed set that the averaged weights are tried on during a run: edits with exact scores, and the pretext tasks.
+
+Shape legend: F frames of the target, G of the source, H W pixels, Z latent channels, f h w latent grid, S semantic
+tokens, D width. Clips are uint8 `[F, H, W, 3]`.
+
+What a validation draws comes from generators of its own, so that a run trains the same with it and without it. All
+processes of a run sample together, since sharded weights need them all; the first decodes, scores and writes.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+from ..data.datasets import read_clip
+from ..data.encoding import Encoder
+from ..data.facts import FileFacts
+from ..data.manifest import Row, read_manifest
+from ..data.pretext import TEXT_TO_VIDEO, TRANSFORMS, possible_tasks, task_prompt
+from ..errors import UserError
+from ..files import written_aside
+from ..metrics import EditScores, psnr, score_edit
+from ..models.latents import decode_latents
+from ..shapes import nearest_multiple, neighbouring_num_frames
+from ..synth.engine import Engine
+from .config import TrainConfig, ValidationConfig
+from .losses import noised
+from .sheet import draw_sheet, write_side_by_side
+
+if TYPE_CHECKING:
+    from .parallel import Trainable
+
+ONE_STEP_SIGMA = 0.96
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One example of the set.
+
+    Args:
+        family: of the edit, or the pretext task.
+        source: `[G, H, W, 3]`; target: `[F, H, W, 3]`.
+        mask: bool `[F, H, W]`, where they differ by the edit; None where nobody knows.
+        is_edit: false for pretext tasks.
+    """
+
+    family: str
+    prompt: str
+    source: np.ndarray
+    target: np.ndarray
+    mask: np.ndarray | None
+    is_edit: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedCase:
+    """A case as the transformer takes it: latents `[1, Z, f, h, w]`, semantic tokens `[1, S, D]` or None."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+    semantic: torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult:
+    """What became of a case.
+
+    Args:
+        edited: `[F, H, W, 3]`, sampled from noise.
+        psnr_one_step: of the clean clip as predicted at once at sigma `ONE_STEP_SIGMA`, inside the mask if there is
+            one, dB: a score that moves early in a training.
+    """
+
+    case: Case
+    edited: np.ndarray
+    scores: EditScores
+    psnr_one_step: float | None
+
+    def numbers(self) -> dict[str, float | None]:
+        values = {**asdict(self.scores), "psnr_one_step": self.psnr_one_step}
+        return {name: None if value is None else float(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Of one validation.
+
+    Args:
+        families: averages of the scores by family and task; "all" averages the edits. None where nothing counts.
+    """
+
+    step: int
+    results: list[CaseResult]
+
+    @property
+    def families(self) -> dict[str, dict[str, float | None]]:
+        groups: dict[str, list[dict[str, float | None]]] = defaultdict(list)
+        for result in self.results:
+            groups[result.case.family].append(result.numbers())
+            if result.case.is_edit:
+                groups["all"].append(result.numbers())
+        return {family: _averages(numbers) for family, numbers in groups.items()}
+
+
+def _averages(numbers: list[dict[str, float | None]]) -> dict[str, float | None]:
+    columns = {name: [value for one in numbers if (value := one[name]) is not None] for name in numbers[0]}
+    return {name: fmean(values) if values else None for name, values in columns.items()}
+
+
+class Validation:
+    """The set of a run, encoded once, and the sampling of it.
+
+    Args:
+        config: of the run.
+        encoder: its frozen encoders; the pipeline is the encoder's.
+
+    Raises:
+        UserError: for a size that the model cannot take, or a manifest that cannot be used.
+    """
+
+    def __init__(self, config: TrainConfig, encoder: Encoder):
+        self.config, self.encoder, self.pipe = config.data.validation, encoder, encoder.pipe
+        self.in_bfloat16 = config.loop.precision == "bfloat16"
+        _check_size(self.config, self.pipe.pixel_multiple)
+        self.cases = find_cases(self.config, with_pretext=config.data.pretext)
+        self.encoded = [self._encode(case) for case in self.cases]
+
+    def _encode(self, case: Case) -> EncodedCase:
+        source, target = torch.from_numpy(case.source), torch.from_numpy(case.target)
+        semantic = self.encoder.semantic(target)
+        return EncodedCase(
+            source=self.encoder.latents(source)[None],
+            target=self.encoder.latents(target)[None],
+            semantic=None if semantic is None else semantic[None],
+        )
+
+    @torch.no_grad()
+    def run(self, model: "Trainable", step: int, *, decodes: bool = True) -> Report | None:
+        """Try the model as it is, with the weights that it carries now; all processes call it.
+
+        Args:
+            model: whose parts sample; it is left in the mode that it came in.
+            decodes: whether this process makes the report; the others help to sample and return None.
+        """
+        was_training = model.training
+        model.eval()
+        results = []
+        try:
+            for number, (case, encoded) in enumerate(zip(self.cases, self.encoded, strict=True)):
+                sampled, predicted = self._sample(case, number), self._predict_at_once(case, encoded, number)
+                if decodes:
+                    results.append(self._result(case, self._decode(sampled), self._decode(predicted)))
+        finally:
+            model.train(was_training)
+            _forget_gathered(model)
+        return Report(step=step, results=results) if decodes else None
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.pipe.vae.device.type, torch.bfloat16, enabled=self.in_bfloat16)
+
+    def _sample(self, case: Case, number: int) -> torch.Tensor:
+        """Latents of the edit, from noise that only the case's number decides."""
+        frames, height, width = case.target.shape[:3]
+        with self._autocast():
+            output = self.pipe(
+                prompt=case.prompt,
+                source_latents=self.encoded[number].source,
+                height=height,
+                width=width,
+                num_frames=frames,
+                num_inference_steps=self.config.num_inference_steps,
+                generator=torch.Generator().manual_seed(number),
+                output_type="latent",
+            )
+        return output.frames
+
+    def _predict_at_once(self, case: Case, encoded: EncodedCase, number: int) -> torch.Tensor:
+        """`x_0` of the target as one forward pass sees it at `ONE_STEP_SIGMA`, both streams noised as in training."""
+        generator = torch.Generator().manual_seed(number)
+        sigma = torch.full((1,), ONE_STEP_SIGMA, device=encoded.target.device)
+
+        def with_noise(x_0: torch.Tensor) -> torch.Tensor:
+            return noised(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), sigma)
+
+        x_sigma = with_noise(encoded.target.float())
+        semantic = None if encoded.semantic is None else with_noise(encoded.semantic.float())
+        with self._autocast():
+            text, _ = self.pipe.encode_prompt(case.prompt, do_classifier_free_guidance=False, device=x_sigma.device)
+            velocity = self.pipe.transformer(
+                x_sigma,
+                timestep=1000.0 * sigma,
+                encoder_hidden_states=text,
+                source_hidden_states=encoded.source.float(),
+                semantic_hidden_states=semantic,
+            ).sample
+        return x_sigma - ONE_STEP_SIGMA * velocity.float()
+
+    def _decode(self, latents: torch.Tensor) -> np.ndarray:
+        """`[1, Z, f, h, w]` -> uint8 `[F, H, W, 3]`."""
+        video = decode_latents(self.pipe.vae, latents, self.pipe.vae_tiling)[0].float()
+        return rearrange(((video + 1) * 127.5).round().byte(), "c f h w -> f h w c").cpu().numpy()
+
+    def _result(self, case: Case, edited: np.ndarray, predicted: np.ndarray) -> CaseResult:
+        return CaseResult(
+            case=case,
+            edited=edited,
+            scores=score_edit(edited, case.source, case.target, case.mask),
+            psnr_one_step=psnr(predicted, case.target, case.mask),
+        )
+
+
+def _forget_gathered(model: nn.Module) -> None:
+    """FSDP2 leaves a root's parameters gathered after a forward pass without a backward one: the next would use them,
+    whatever the sharded ones have become."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def _check_size(config: ValidationConfig, multiple: int) -> None:
+    if any(side % multiple for side in config.size):
+        better = ",".join(str(nearest_multiple(side, multiple)) for side in config.size)
+        raise UserError(
+            f"data.validation.size must divide by {multiple}, got {config.size}; use data.validation.size={better}"
+        )
+
+
+def find_cases(config: ValidationConfig, *, with_pretext: bool) -> list[Case]:
+    """The set: of a manifest if there is one, else of the engine's validation split.
+
+    Raises:
+        UserError: for a manifest that cannot be read.
+    """
+    if config.manifest is None:
+        return _engine_cases(config, with_pretext)
+    rows = read_manifest(config.manifest, required=("tgt_video", "prompt"))[: config.num_samples]
+    facts = FileFacts()
+    return [case for row in rows for case in _cases_of_row(row, config, facts, with_pretext)]
+
+
+def _engine_cases(config: ValidationConfig, with_pretext: bool) -> list[Case]:
+    engine = Engine(split="validation", families=config.families)
+    num_edits = config.num_samples * len(config.families)
+    samples = [engine.sample(index, config.num_frames, *config.size) for index in range(num_edits)]
+    edits = [
+        Case(
+            family=sample.family,
+            prompt=sample.instruction,
+            source=sample.source,
+            target=sample.target,
+            mask=sample.mask,
+            is_edit=True,
+        )
+        for sample in samples
+    ]
+    captioned = samples[: config.num_samples] if with_pretext else []
+    return edits + [case for sample in captioned for case in pretext_cases(sample.source, sample.caption)]
+
+
+def pretext_cases(clip: np.ndarray, caption: str) -> list[Case]:
+    """Every pretext task that a clip is long enough for (paper appendix D); the mask is what the task destroyed."""
+    cases = []
+    for number, task in enumerate(task for task in possible_tasks(len(clip)) if task != TEXT_TO_VIDEO):
+        source = TRANSFORMS[task](torch.from_numpy(clip), torch.Generator().manual_seed(number)).numpy()
+        same_length = len(source) == len(clip)
+        cases.append(
+            Case(
+                family=task,
+                prompt=task_prompt(task, caption),
+                source=source,
+                target=clip,
+                mask=(source != clip).any(axis=-1) if same_length else None,
+                is_edit=False,
+            )
+        )
+    return cases
+
+
+def _cases_of_row(row: Row, config: ValidationConfig, facts: FileFacts, with_pretext: bool) -> list[Case]:
+    assert row.tgt_video is not None
+    assert row.prompt is not None
+    media = [file for file in (row.src_video, row.tgt_video) if file is not None]
+    shortest = min(facts.shape(file).num_frames for file in media)
+    num_frames, _ = neighbouring_num_frames(min(config.num_frames, shortest))
+
+    def clip(file: str) -> np.ndarray:
+        return read_clip(file, 0, num_frames, config.size).numpy()
+
+    if row.src_video is None:
+        return pretext_cases(clip(row.tgt_video), row.prompt) if with_pretext else []
+    mask = None if row.mask is None else clip(row.mask).max(axis=-1) > 127
+    source, target = clip(row.src_video), clip(row.tgt_video)
+    family = row.type or "edit"
+    return [Case(family=family, prompt=row.prompt, source=source, target=target, mask=mask, is_edit=True)]
+
+
+def write_report(report: Report, out: Path) -> Path:
+    """metrics.json, sheet.png and clips/ into `out` / validation / step-0001000; returns that folder.
+
+    Raises:
+        UserError: for a full disk or a folder that cannot be written.
+    """
+    folder = out / "validation" / f"step-{report.step:07d}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(folder) as aside:
+        (aside / "clips").mkdir(parents=True)
+        (aside / "metrics.json").write_text(json.dumps(_as_json(report), indent=1))
+        draw_sheet([_row_of(result) for result in report.results]).save(aside / "sheet.png")
+        for number, result in enumerate(report.results):
+            case = result.case
+            write_side_by_side(
+                aside / "clips" / f"{number:02d}-{case.family}", [case.source, result.edited, case.target]
+            )
+    return folder
+
+
+def _row_of(result: CaseResult) -> tuple[str, Sequence[np.ndarray]]:
+    case = result.case
+    return f"{case.family}: {case.prompt}", (case.source, result.edited, case.target)
+
+
+def _as_json(report: Report) -> dict:
+    cases = [
+        {"family": result.case.family, "prompt": result.case.prompt, **result.numbers()} for result in report.results
+    ]
+    return {"step": report.step, "families": report.families, "cases": cases}

@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch import nn
+
+from sama_video.training.config import OptimizerConfig
+from sama_video.training.optimizer import Optimizer, learning_rate
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.transformer = nn.ModuleDict({"blocks": nn.Sequential(nn.Linear(6, 5)), "head": nn.Linear(5, 2)})
+
+    def forward(self, x):
+        return self.transformer["head"](self.transformer["blocks"](x).relu())
+
+
+def backward(model, scale=1.0):
+    (scale * model(torch.ones(3, 6)).square().mean()).backward()
+
+
+def test_the_rate_rises_and_then_goes_straight_to_its_end():
+    config = OptimizerConfig(learning_rate=1.0, final_learning_rate=0.2, warmup_steps=4)
+    rates = [learning_rate(config, step, 101) for step in range(101)]
+    assert rates[0] == pytest.approx(0.25)
+    assert rates[50] == pytest.approx(0.6)
+    assert rates[100] == pytest.approx(0.2)
+    assert rates[:4] == sorted(rates[:4])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_making_the_state_changes_no_weight(kind):
+    model, untouched = Model(), Model()
+    optimizer = Optimizer(model, OptimizerConfig(kind=kind))
+    for mine, theirs in zip(model.parameters(), untouched.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert all(value.count_nonzero() == 0 for values in optimizer.state().values() for value in values.values())
+    assert list(optimizer.state()) == [name for name, _ in model.named_parameters()]
+
+
+def test_the_first_step_is_torchs_own():
+    model, plain = Model(), Model()
+    optimizer = Optimizer(model, OptimizerConfig(max_grad_norm=1e9))
+    theirs = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.01)
+    for _ in range(3):
+        for one in (model, plain):
+            backward(one)
+        optimizer.step(1e-2)
+        theirs.step()
+        theirs.zero_grad()
+    for mine, other in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_clipping_scales_the_whole_gradient():
+    model = Model()
+    optimizer = Optimizer(model, OptimizerConfig(max_grad_norm=1.0))
+    backward(model, 100.0)
+    before = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert optimizer.step(0.0) == pytest.approx(float(before.norm()), rel=1e-5)
+    moments = torch.cat([values["exp_avg"].flatten() for values in optimizer.state().values()])
+    torch.testing.assert_close(moments, 0.1 * before / before.norm())
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e9])
+def test_a_gradient_beyond_the_limit_changes_nothing(scale):
+    model, untouched = Model(), Model()
+    optimizer = Optimizer(model, OptimizerConfig(stop_norm=1e3))
+    backward(model, scale)
+    assert not optimizer.step(1.0) <= 1e3
+    for mine, theirs in zip(model.parameters(), untouched.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        assert mine.grad is None
+    assert all(value.count_nonzero() == 0 for values in optimizer.state().values() for value in values.values())
+
+
+def test_muon_takes_the_blocks_matrices_and_adamw_the_rest():
+    model = Model()
+    optimizer = Optimizer(model, OptimizerConfig(kind="muon"))
+    state = optimizer.state()
+    assert set(state["transformer.blocks.0.weight"]) == {"momentum_buffer"}
+    assert all("exp_avg" in values for name, values in state.items() if name != "transformer.blocks.0.weight")
+    backward(model)
+    optimizer.step(1e-2)
+    assert [group["lr"] for part in optimizer.parts for group in part.param_groups] == [1e-2, pytest.approx(4e-3)]
+
+
+def test_frozen_parameters_have_no_state():
+    model = Model()
+    model.transformer["head"].requires_grad_(False)
+    assert all("head" not in name for name in Optimizer(model, OptimizerConfig()).state())
