@@ -381,9 +381,7 @@ def _sums(output: StepOutput, weight: torch.Tensor) -> torch.Tensor:
     counted = weight > 0
     fifth = (sigma * SIGMA_BINS).long().clamp(0, SIGMA_BINS - 1)[counted]
     by_sigma = torch.zeros(SIGMA_BINS, dtype=torch.float64).index_add_(0, fifth, flow[counted])
-    counts = torch.zeros(SIGMA_BINS, dtype=torch.float64).index_add_(
-        0, fifth, torch.ones(len(fifth), dtype=torch.float64)
-    )
+    counts = torch.bincount(fifth, minlength=SIGMA_BINS).double()
     means = torch.stack([(values * weight).sum() for values in (output.loss.detach().cpu().double(), flow, semantic)])
     return torch.cat([means, by_sigma, counts])
 
