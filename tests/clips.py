@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import PIL.Image
 
 
 def picture(index: int, height: int = 96, width: int = 128) -> np.ndarray:
@@ -74,3 +75,11 @@ def write_clip(
                 container.mux(audio.encode(frame))
             container.mux(audio.encode())
     return path
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """Pictures of coloured blocks, 0.png, 1.png, ..., no two alike."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{index}.png")

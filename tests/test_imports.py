@@ -8,12 +8,13 @@ import sama_video
 ROOT = Path(sama_video.__file__).parent
 LAYERS = (
     {"errors"},
-    {"files"},
+    {"files", "journal"},
     {"shapes", "video", "detail", "metrics"},
     {"judge", "synth", "models"},
     {"pipelines"},
     {"data"},
     {"curation", "editing", "conversion", "training"},
+    {"evaluation"},
     {"cli"},
 )
 

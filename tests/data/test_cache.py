@@ -33,13 +33,7 @@ BUCKETS = Buckets(area=32 * 32, frame_counts=(1, 5, 9))
 CONFIG = BatchConfig(buckets=BUCKETS, image_batch_size=2, video_batch_size=3, seed=3, pretext_variants=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny tensors gain nothing from more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from sama_video.synth.draw import Draw
 from sama_video.synth.footage import Footage, decoded_film, find_shots
 from sama_video.synth.sprites import SPLITS
 from sama_video.video import VideoReader
-from tests.clips import write_clip
+from tests.clips import write_clip, write_photos
 
 
 def film(cuts=(0, 40, 90, 130), seed=0):
@@ -26,10 +26,7 @@ def test_shots_end_at_cuts():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("footage")
-    rng = np.random.default_rng(0)
-    for index in range(24):
-        pixels = np.kron(rng.integers(0, 255, (6, 9, 3)), np.ones((20, 20, 1))).astype(np.uint8)
-        PIL.Image.fromarray(pixels).save(folder / f"{index}.png")
+    write_photos(folder, 24)
     write_clip(folder / "clip.mp4", 40)
     return folder
 

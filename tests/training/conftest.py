@@ -1,16 +1,11 @@
 import pytest
-import torch
 
 from tests import tiny
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Models this small gain nothing from more, and lose much where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module", autouse=True)
+def everything_on_one_thread(one_thread):
+    pass
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,3 @@
-import numpy as np
-import PIL.Image
 import pytest
 import torch
 
@@ -10,16 +8,14 @@ from sama_video.synth.engine import Engine
 from sama_video.synth.footage import Footage
 from sama_video.training import nano
 from tests import tiny
+from tests.clips import write_photos
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     """On blocky photographs, which a decoder can learn something of in a few steps."""
     folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for index in range(9):
-        pixels = np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((16, 16, 1))).astype(np.uint8)
-        PIL.Image.fromarray(pixels).save(folder / f"{index}.png")
+    write_photos(folder, 9)
     footage = Footage(images=folder, videos=None, split="train", cache=folder)
     return Engine(families=("global_style",), footage=footage, footage_share=1.0)
 

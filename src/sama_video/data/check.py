@@ -6,8 +6,6 @@ again. What becomes of the rows follows from the files' reports alone, so the re
 on the number of workers or on their order.
 """
 
-import contextlib
-import errno
 import json
 import os
 import statistics
@@ -23,6 +21,7 @@ import fsspec
 
 from ..errors import UserError
 from ..files import hash_file, written_aside
+from ..journal import Journal, read_journal
 from ..video import VideoReader
 from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, is_url, local_file, write_manifest
 
@@ -127,8 +126,6 @@ def check_manifest(
     Raises:
         UserError: for a folder that cannot be written, or a full disk; the journal keeps what was done.
     """
-    with _told(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     reports = _check_files(_all_media(manifest), folder / JOURNAL, workers or os.cpu_count() or 1, progress)
     verdicts = _judge(manifest, reports, required)
     write_manifest(folder / "clean.csv", (verdict.row for verdict in verdicts if not verdict.problems))
@@ -166,35 +163,14 @@ def _media_of(row: Row) -> dict[str, str]:
 def _check_files(
     media: Sequence[str], journal: Path, workers: int, progress: Callable[[str, int, int], None]
 ) -> dict[str, MediaReport]:
-    known = _read_journal(journal)
+    known = {report.media: report for report in map(_report_from, read_journal(journal))}
     reports = {}
-    with _told(journal.parent), open(journal, "ab") as log:
+    with Journal(journal) as log:
         for report in _in_parallel(lambda one: check_media(one, known.get(one)), media, workers):
             if report != known.get(report.media):
-                log.write(json.dumps(asdict(report)).encode() + b"\n")
-                log.flush()
-                os.fsync(log.fileno())
+                log.append(asdict(report))
             reports[report.media] = report
             progress("checking", len(reports), len(media))
-    return reports
-
-
-def _read_journal(journal: Path) -> dict[str, MediaReport]:
-    """Reports of earlier runs; cuts off the line that a killed run left half written."""
-    if not journal.exists():
-        return {}
-    reports, good = {}, 0
-    with _told(journal.parent), open(journal, "r+b") as log:
-        for line in log:
-            try:
-                report = _report_from(json.loads(line))
-            except ValueError:
-                break
-            if not line.endswith(b"\n"):
-                break
-            reports[report.media] = report
-            good += len(line)
-        log.truncate(good)
     return reports
 
 
@@ -385,15 +361,3 @@ def _summarise(verdicts: Sequence[_Verdict], reports: Mapping[str, MediaReport])
         frame_counts=dict(sorted(Counter(report.num_frames for report in shown).items())),
         sizes=dict(sorted(Counter(f"{report.width}x{report.height}" for report in shown).items())),
     )
-
-
-@contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Turns what the user can mend at `folder` into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            message = f"the disk is full: free some space in {folder} and run the same command again; it goes on"
-            raise UserError(message) from error
-        raise UserError(f"cannot write to {folder} ({error.strerror}); choose another --out") from error

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import written_aside
 from ..synth.engine import VERSION, Engine, Plan, Sample, render_plan
-from ..synth.footage import Footage
+from ..synth.footage import find_footage
 from ..video import write_lossless
 from .manifest import Row, write_manifest
 
@@ -55,11 +56,7 @@ class EngineSetConfig:
 
     def engine(self, cache: Path) -> Engine:
         """Raises UserError for an unknown split or family, or footage without a file for the split."""
-        footage = None
-        if self.images or self.videos:
-            folders = (Path(folder) if folder else None for folder in (self.images, self.videos))
-            images, videos = folders
-            footage = Footage(images=images, videos=videos, split=self.split, cache=cache)
+        footage = find_footage(self.images, self.videos, self.split, cache)
         try:
             return Engine(split=self.split, seed=self.seed, families=self.families, loose=self.loose, footage=footage)
         except ValueError as error:
@@ -82,7 +79,7 @@ def write_engine_set(
     _claim(config, out)
     for kind in ("source", "target", "mask"):
         (out / kind).mkdir(exist_ok=True)
-    engine = config.engine(out / "films")
+    engine = _engine(config, out)
     plans = [engine.plan(index, moving=config.num_frames > 1) for index in range(count)]
     missing = [index for index, plan in enumerate(plans) if not _complete(config, out, plan)]
     done = count - len(missing)
@@ -119,9 +116,15 @@ def _complete(config: EngineSetConfig, out: Path, plan: Plan) -> bool:
     return all(path.exists() for path in _files(config, out, plan).values())
 
 
+@cache
+def _engine(config: EngineSetConfig, out: Path) -> Engine:
+    """Once a process: footage is hashed and cut into shots when it is opened."""
+    return config.engine(out / "films")
+
+
 def _write_samples(config: EngineSetConfig, out: Path, indices: list[int]) -> int:
     """In a process of its own."""
-    engine = config.engine(out / "films")
+    engine = _engine(config, out)
     for index in indices:
         plan = engine.plan(index, moving=config.num_frames > 1)
         _write_sample(config, out, render_plan(plan, config.num_frames, config.height, config.width))

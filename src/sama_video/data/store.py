@@ -64,6 +64,7 @@ class StoreWriter:
         self.stored = TensorStore(folder)
         self.added: set[str] = set()
         self._pending: dict[str, torch.Tensor] = {}
+        self._pending_bytes = 0
 
     def __contains__(self, key: str) -> bool:
         return key in self.stored or key in self.added
@@ -71,8 +72,9 @@ class StoreWriter:
     def add(self, key: str, tensor: torch.Tensor) -> None:
         # A clone of its own: safetensors refuses views that share memory.
         self._pending[key] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        self._pending_bytes += tensor.nbytes
         self.added.add(key)
-        if sum(tensor.nbytes for tensor in self._pending.values()) >= self.shard_bytes:
+        if self._pending_bytes >= self.shard_bytes:
             self.flush()
 
     def flush(self) -> None:
@@ -80,7 +82,7 @@ class StoreWriter:
             with written_aside(self.folder / f"shard-{uuid.uuid4().hex}.safetensors") as aside:
                 # Not `save_file`: that gives files which only their owner may read.
                 aside.write_bytes(save(self._pending))
-            self._pending = {}
+            self._pending, self._pending_bytes = {}, 0
 
     def __enter__(self) -> "StoreWriter":
         return self

@@ -4,19 +4,13 @@ A line is on the disk before the next question is asked, so a run that is killed
 process writes a store at a time.
 """
 
-import json
-import os
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-import filelock
-
 from ..errors import UserError
-
-STATUSES = ("ok", "parse_failed", "refused", "error")
+from ..journal import Journal, read_journal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +53,15 @@ def read_answers(path: Path) -> dict[str, Answer]:
     Raises:
         UserError: if any other line is damaged.
     """
-    if not path.is_file():
-        return {}
-    return {answer.key: replace(answer, text="") for answer in _complete_lines(path)}
+    return {answer.key: replace(answer, text="") for answer in _complete_answers(path)}
 
 
-def _complete_lines(path: Path) -> Iterator[Answer]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield Answer(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"line {number} of {path} is damaged; delete it and start again") from error
+def _complete_answers(path: Path) -> Iterator[Answer]:
+    for number, record in enumerate(read_journal(path), 1):
+        try:
+            yield Answer(**record)
+        except TypeError as error:
+            raise UserError(f"line {number} of {path} is no answer; delete it and start again") from error
 
 
 class AnswerStore:
@@ -83,47 +72,23 @@ class AnswerStore:
         known: further answers that need not be asked for.
 
     Raises:
-        UserError: while another process writes the store. The lock of a dead process is free.
+        UserError: as `Journal` does.
     """
 
     def __init__(self, path: Path, known: Mapping[str, Answer] | None = None):
-        self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the folder {path.parent} ({error.strerror}); choose another") from error
-        if not os.access(path.parent, os.W_OK):
-            raise UserError(f"the folder {path.parent} is read-only; choose another")
-        # The operating system drops the lock with the process that holds it, however it ends.
-        self._lock = filelock.FileLock(path.with_name(path.name + ".lock"))
-        try:
-            self._lock.acquire(blocking=False)
-        except filelock.Timeout as error:
-            raise UserError(f"another run writes {path}; wait until it ends or choose another folder") from error
+        self._journal = Journal(path)
         self._answers = {**(known or {}), **read_answers(path)}
-        self._file = path.open("ab", buffering=0)
-        self._drop_torn_line()
-        self._writing = threading.Lock()
-
-    def _drop_torn_line(self) -> None:
-        with self.path.open("rb") as file:
-            end = sum(len(line) for line in file if line.endswith(b"\n"))
-        self._file.truncate(end)
 
     def get(self, key: str) -> Answer | None:
         return self._answers.get(key)
 
     def append(self, answer: Answer) -> None:
         """Returns when the answer is on the disk."""
-        line = json.dumps(asdict(answer), ensure_ascii=False, sort_keys=True) + "\n"
-        with self._writing:
-            self._file.write(line.encode())
-            os.fsync(self._file.fileno())
-            self._answers[answer.key] = replace(answer, text="")
+        self._journal.append(asdict(answer))
+        self._answers[answer.key] = replace(answer, text="")
 
     def close(self) -> None:
-        self._file.close()
-        self._lock.release()
+        self._journal.close()
 
     def __enter__(self) -> "AnswerStore":
         return self
@@ -137,7 +102,7 @@ class AnswerStore:
 def merge_into(store: AnswerStore, sources: list[Path]) -> None:
     """Appends what `store` does not hold of other stores' files, and removes those."""
     for source in sources:
-        for answer in _complete_lines(source):
+        for answer in _complete_answers(source):
             known = store.get(answer.key)
             if known is None or (answer.is_bought and not known.is_bought):
                 store.append(answer)

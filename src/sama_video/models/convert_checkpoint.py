@@ -219,8 +219,13 @@ def _read_transformer_header(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file() or path.suffix != ".safetensors":
         return {}
+    return read_header(path, HEADER_KEY)
+
+
+def read_header(path: Path, key: str) -> dict[str, Any]:
+    """What a safetensors file's header holds as JSON under `key`; empty without it."""
     with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
+        return json.loads((file.metadata() or {}).get(key, "{}"))
 
 
 def load_official_transformer(path: str | Path, num_attention_heads: int | None = None) -> SamaTransformer3DModel:

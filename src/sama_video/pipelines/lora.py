@@ -16,11 +16,10 @@ import torch
 from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft.tuners.lora import LoraLayer
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..models.convert_checkpoint import StateDict, convert_lora_state, read_state_dict
+from ..models.convert_checkpoint import StateDict, convert_lora_state, read_header, read_state_dict
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 PREFIX = "sama."
@@ -60,8 +59,7 @@ def _read_header(path: Path) -> dict[str, Any]:
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if not files or files[0].suffix != ".safetensors":
         return {}
-    with safe_open(files[0], framework="pt") as file:
-        return json.loads((file.metadata() or {}).get(LORA_ADAPTER_METADATA_KEY, "{}"))
+    return read_header(files[0], LORA_ADAPTER_METADATA_KEY)
 
 
 class FullParts:

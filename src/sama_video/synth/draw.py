@@ -71,6 +71,17 @@ class Draw:
         return [rest.pop(self.below(len(rest))) for _ in items]
 
 
+def dilated(coverage: np.ndarray, reach: int) -> np.ndarray:
+    """uint8 `[H, W]`: every pixel takes the highest value within a distance whose square is at most `reach`."""
+    radius = math.isqrt(reach)
+    grown = coverage.copy()
+    for dy in range(-radius, radius + 1):
+        for dx in range(-radius, radius + 1):
+            if dx * dx + dy * dy <= reach:
+                grown = np.maximum(grown, np.roll(coverage, (dy, dx), axis=(0, 1)))
+    return grown
+
+
 @lru_cache(maxsize=512)
 def _area_weights(length: int, new_length: int) -> np.ndarray:
     """`[new_length, length]`: overlaps of pixels in units of 1 / new_length; every row sums to `length`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .backgrounds import Place, draw_place
+from .backgrounds import draw_place
 from .composition import (
     SUBTITLE_COLOURS,
     draw_motion,
@@ -21,7 +21,7 @@ from .composition import (
 )
 from .draw import Draw
 from .instructions import GRID, HALF, JOINS, MOTIONS, SIZE_WORDS, SUBTITLES, TWICE, fill, look_instruction, with_article
-from .language import references
+from .language import named, references
 from .lettering import CANONICAL_FONT
 from .looks import LOOKS
 from .render import Changed
@@ -29,15 +29,6 @@ from .scene import Scene, Subtitle, Thing
 from .sprites import ATTRIBUTES, COLOURS, tile_of
 
 VISIBLE_CHANGE = 14.0  # mean grey levels within an object, below which a change would hardly be seen
-COMPOUND_PARTS = (
-    "local_add",
-    "local_remove",
-    "replace",
-    "local_change",
-    "background_change",
-    "global_style",
-    "subtitle_edit",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +69,11 @@ class Request:
     moving: bool
     taken: frozenset[int] = frozenset()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of everything that has been seen: something new is called otherwise."""
+        return frozenset(thing.sprite.name for scene in self.seen for thing in scene.things)
+
     def words(self, key: str, **slots: str) -> str:
         return fill(key, self.split, self.draw, **slots)
 
@@ -102,8 +98,7 @@ Family = Callable[[Request], Edit | None]
 
 def local_add(request: Request) -> Edit | None:
     draw, scene = request.draw, request.scene
-    named = frozenset(thing.sprite.name for seen in request.seen for thing in seen.things)
-    sprite = draw_sprite(draw, request.split, avoid=named)
+    sprite = draw_sprite(draw, request.split, avoid=request.names)
     size = draw.choice(tuple(SIZE_WORDS))
     colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.35) else None
     place = draw.choice(tuple(GRID))
@@ -118,12 +113,12 @@ def local_add(request: Request) -> Edit | None:
         new = replace(new, motion=draw_motion(draw, request.moving), spins=0)
     if not is_visible(new, list(scene.things)):
         return None
-    tint = f"{colour} " if colour else ""
+    called = named(sprite.name, colour)
     if request.loose:
-        clause = request.words("local_add/loose", new=with_article(f"{tint}{sprite.name}"))
+        clause = request.words("local_add/loose", new=with_article(called))
     else:
         slots = {
-            "new": with_article(f"{draw.choice(SIZE_WORDS[size])} {tint}{sprite.name}"),
+            "new": with_article(f"{draw.choice(SIZE_WORDS[size])} {called}"),
             "where": draw.choice(GRID[place]),
         }
         if request.moving:
@@ -159,11 +154,9 @@ def replace_things(request: Request) -> Edit | None:
         return None
     what, keys = picked
     draw = request.draw
-    named = frozenset(thing.sprite.name for seen in request.seen for thing in seen.things)
-    sprite = draw_sprite(draw, request.split, avoid=named)
+    sprite = draw_sprite(draw, request.split, avoid=request.names)
     colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.25) else None
-    tint = f"{colour} " if colour else ""
-    new = f"{tint}{sprite.plural}" if len(keys) > 1 else with_article(f"{tint}{sprite.name}")
+    new = named(sprite.plural, colour) if len(keys) > 1 else with_article(named(sprite.name, colour))
     clause = (
         request.words("replace/loose", what=what) if request.loose else request.words("replace", what=what, new=new)
     )
@@ -181,7 +174,7 @@ def _changed_things(
     change: Callable[[Thing], Thing],
     clause: str,
     exact: bool = True,
-) -> Edit | None:
+) -> Edit:
     things = tuple(change(thing) if thing.key in keys else thing for thing in request.scene.things)
     return Edit(
         kind=kind,
@@ -275,8 +268,6 @@ def background_change(request: Request) -> Edit | None:
         clause = request.words("background_change/loose")
     else:
         clause = request.words("background_change", place=place.phrase)
-    if isinstance(request.scene.background, Place) and request.scene.background == place:
-        return None
     return Edit(
         kind="background_change",
         target=replace(request.scene, background=place),
@@ -288,8 +279,6 @@ def background_change(request: Request) -> Edit | None:
 
 def global_style(request: Request) -> Edit | None:
     look = request.draw.choice(tuple(LOOKS))
-    if request.scene.look is not None:
-        return None
     return Edit(
         kind=f"global_style/{look}",
         target=replace(request.scene, look=look),
@@ -327,7 +316,7 @@ def subtitle_edit(request: Request) -> Edit | None:
 
 def compound(request: Request) -> Edit | None:
     """Two edits of different families in one instruction."""
-    first_family, second_family = request.draw.shuffled(COMPOUND_PARTS)[:2]
+    first_family, second_family = request.draw.shuffled([name for name in FAMILIES if name != "compound"])[:2]
     first = FAMILIES[first_family](request)
     if first is None:
         return None

@@ -7,16 +7,16 @@ the shot's place), so that no picture is ever in two splits, whatever other file
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ..errors import UserError
-from ..files import written_aside
+from ..files import hash_file, written_aside
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoReader
 from .draw import SINE_SCALE, TURN, Draw, cosine, resize, sine
 
@@ -46,14 +46,6 @@ def split_of(content: str) -> str:
     """Six eighths train, one validation, one test."""
     bucket = sha256(content.encode()).digest()[0] % 8
     return {0: "validation", 1: "test"}.get(bucket, "train")
-
-
-def _content_hash(path: Path) -> str:
-    digest = sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -206,10 +198,10 @@ class Footage:
     """
 
     def __init__(self, *, images: Path | None, videos: Path | None, split: str, cache: Path):
-        self.photos = [path for path in _files(images, IMAGE_SUFFIXES) if split_of(_content_hash(path)) == split]
+        self.photos = [path for path in _files(images, IMAGE_SUFFIXES) if split_of(hash_file(path)) == split]
         self.shots: list[tuple[Path, Shot]] = []
         for path in _files(videos, VIDEO_SUFFIXES | {".avi", ".mpeg", ".mpg", ".webm"}):
-            content = _content_hash(path)
+            content = hash_file(path)
             film = decoded_film(path, cache / f"{content[:32]}.npy")
             for shot in find_shots(np.load(film, mmap_mode="r")):
                 if split_of(f"{content}/{shot.start}") == split:
@@ -274,27 +266,25 @@ def decoded_film(path: Path, target: Path) -> Path:
     scale = min(1.0, SHORT_SIDE / min(reader.info.height, reader.info.width))
     size = (round(reader.info.height * scale), round(reader.info.width * scale))
     with written_aside(target) as aside, open(aside, "wb") as stream:
-        count = _write_frames(stream.write, (frame.pixels for frame in reader.frames(size=size)), size)
+        count = 0
+        _write_header(stream, count, size)
+        for frame in reader.frames(size=size):
+            stream.write(frame.pixels.tobytes())
+            count += 1
         stream.seek(0)
-        stream.write(_npy_header(count, size))
+        _write_header(stream, count, size)
     logger.info("%s: %d frames", path.name, count)
     return target
 
 
-HEADER_BYTES = 128
+def _write_header(stream: BinaryIO, count: int, size: tuple[int, int]) -> None:
+    """NumPy leaves room for the first axis to grow, so the header can be written again when frames are counted."""
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (count, *size, 3)})
 
 
-def _npy_header(count: int, size: tuple[int, int]) -> bytes:
-    """A NumPy file's header of fixed length, so that it can be written when the frames have been counted."""
-    entry = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count}, {size[0]}, {size[1]}, 3), }}"
-    magic = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
-    return magic + entry.ljust(HEADER_BYTES - 11).encode() + b"\n"
-
-
-def _write_frames(write: Callable[[bytes], object], frames: Iterator[np.ndarray], size: tuple[int, int]) -> int:
-    write(_npy_header(0, size))
-    count = 0
-    for pixels in frames:
-        write(pixels.tobytes())
-        count += 1
-    return count
+def find_footage(images: str | None, videos: str | None, split: str, cache: Path) -> Footage | None:
+    """The split's part of the user's folders; None without folders. Raises UserError as `Footage`."""
+    if not (images or videos):
+        return None
+    folders = [Path(folder) if folder else None for folder in (images, videos)]
+    return Footage(images=folders[0], videos=folders[1], split=split, cache=cache)

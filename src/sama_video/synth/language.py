@@ -91,10 +91,14 @@ def _clearly_before(thing: Thing, other: Thing, axis: int, sign: int) -> bool:
     return bool(gap.mean() > APART and gap[0] > APART_AT_START)
 
 
+def named(noun: str, colour: str | None) -> str:
+    """ "red fox"; "fox" without a colour of its own."""
+    return f"{colour} {noun}" if colour else noun
+
+
 def describe(thing: Thing, draw: Draw) -> str:
     """ "a small red fox drifting right"."""
-    colour = f"{thing.colour} " if thing.colour else ""
-    words = with_article(f"{draw.choice(SIZE_WORDS[thing.size])} {colour}{thing.sprite.name}")
+    words = with_article(f"{draw.choice(SIZE_WORDS[thing.size])} {named(thing.sprite.name, thing.colour)}")
     return f"{words} {_movement(thing, draw)}".rstrip()
 
 

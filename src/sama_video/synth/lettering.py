@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 import numpy as np
 from PIL import Image
 
-from .draw import resize
+from .draw import dilated, resize
 from .sprites import ASSETS, COLOURS
 
 FONTS = {"train": ("sans", "serif"), "validation": ("mono",), "test": ("oblique",)}
@@ -42,20 +42,11 @@ def _set_line(text: str, font: str) -> np.ndarray:
     return line
 
 
-def _grown(coverage: np.ndarray, radius: int) -> np.ndarray:
-    grown = coverage.copy()
-    for dy in range(-radius, radius + 1):
-        for dx in range(-radius, radius + 1):
-            if dx * dx + dy * dy <= radius * radius:
-                grown = np.maximum(grown, np.roll(coverage, (dy, dx), axis=(0, 1)))
-    return grown
-
-
 @lru_cache(maxsize=1024)
 def line_tile(text: str, font: str, colour: str, height: int, max_width: int) -> np.ndarray:
     """A line as premultiplied uint8 `[h, w, 4]`: `height` pixels high, or less where it would not fit the width."""
     coverage = _set_line(text, font)
-    outline = _grown(coverage, OUTLINE)
+    outline = dilated(coverage, OUTLINE * OUTLINE)
     width = max(1, coverage.shape[1] * height // coverage.shape[0])
     if width > max_width:
         height, width = max(1, height * max_width // width), max_width

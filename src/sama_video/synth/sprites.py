@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .draw import resize
+from .draw import dilated, resize
 
 ASSETS = Path(__file__).parent.parent / "assets" / "synth"  # LICENSES.md beside the drawings says whose they are
 TILE = 72  # a drawing of 64 pixels and a margin, which an outline needs
@@ -44,6 +44,7 @@ SHAPES = {
     "cross": "crosses",
 }
 SHAPE_MANNERS = {"train": ("flat", "lit"), "validation": ("rimmed",), "test": ("banded",)}
+OUTLINE_REACH = 10  # squared pixels
 ATTRIBUTES = ("upside down", "mirrored", "half transparent", "silhouette", "outlined")
 
 
@@ -188,13 +189,8 @@ def _tinted(tile: np.ndarray, colour: str) -> np.ndarray:
 def _outlined(tile: np.ndarray) -> np.ndarray:
     """A white line around it."""
     alpha = tile[..., 3]
-    grown = alpha.copy()
-    for dy in range(-3, 4):
-        for dx in range(-3, 4):
-            if dx * dx + dy * dy <= 10:
-                grown = np.maximum(grown, np.roll(alpha, (dy, dx), axis=(0, 1)))
+    grown = dilated(alpha, OUTLINE_REACH)
     line = grown.astype(np.uint16) * (255 - alpha.astype(np.uint16)) // 255
-    grown = np.maximum(grown, alpha)
     return np.concatenate([(tile[..., :3] + line[..., None]).clip(0, 255), grown[..., None]], axis=-1).astype(np.uint8)
 
 

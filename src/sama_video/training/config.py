@@ -8,7 +8,7 @@ import copy
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
@@ -358,22 +358,3 @@ def _as_text(value: Any) -> str:
 def as_json(config: Any) -> Any:
     """Plain values for a JSON file."""
     return dataclasses.asdict(config)
-
-
-def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
-    """The config that `as_json` wrote."""
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _restore(hints[name], value) for name, value in values.items()})
-
-
-def _restore(kind: Any, value: Any) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if value is None:
-        return None
-    if origin in (typing.Union, types.UnionType):
-        return _restore(next(a for a in arguments if a is not types.NoneType), value)
-    if is_dataclass(kind):
-        return from_json(typing.cast(type, kind), value)
-    if origin is tuple:
-        return tuple(_restore(arguments[0], item) for item in value)
-    return value

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+
+from .parallel import forget_gathered
 
 
 class Ema:
@@ -49,10 +50,7 @@ class Ema:
     def _put(self, values: dict[str, torch.Tensor]) -> None:
         for name, weight in self.weights.items():
             weight.copy_(values[name])
-        # A sharded model keeps what it gathered for its last forward pass, and would use it once more.
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        forget_gathered(self.model)
 
 
 def _local(tensors) -> list[torch.Tensor]:

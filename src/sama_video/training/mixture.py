@@ -14,16 +14,13 @@ from ..data.plan import BatchConfig, WeightedDataset
 from ..errors import UserError
 from ..models.semantic_encoder import find_semantic_encoder
 from ..synth.engine import Engine
-from ..synth.footage import Footage
+from ..synth.footage import find_footage
 from .config import DataConfig, DatasetConfig, EngineConfig, TrainConfig
 
 
 def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
     """The engine with the user's footage, if there is any; decoded films go to `cache`."""
-    footage = None
-    if config.images or config.videos:
-        images, videos = (Path(folder) if folder else None for folder in (config.images, config.videos))
-        footage = Footage(images=images, videos=videos, split=split, cache=cache)
+    footage = find_footage(config.images, config.videos, split, cache)
     return Engine(split=split, seed=config.seed, families=config.families, loose=config.loose, footage=footage)
 
 

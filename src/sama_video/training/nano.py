@@ -8,7 +8,6 @@ knows.
 import argparse
 import logging
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -31,12 +30,8 @@ from .mixture import build_engine
 logger = logging.getLogger(__name__)
 
 TEXT_TOKENS = 48
-TEXT_DROPOUT = 0.05
 SIGMA_SHIFT = 3.0
-EMA_DECAY = 0.998
 MAX_BATCH = 512  # samples that a step may take, which keeps the steps' samples apart
-
-
 Z_DIM = 96  # latent channels
 
 
@@ -141,29 +136,9 @@ def encode_clips(vae: AutoencoderSamaNano, clips: torch.Tensor) -> torch.Tensor:
     return encode_video(vae, (clips * 2 - 1).transpose(1, 2))
 
 
-@dataclass(frozen=True)
-class Batch:
-    """source, target: `[B, F, 3, H, W]` in 0..1; prompts: B of them."""
-
-    source: torch.Tensor
-    target: torch.Tensor
-    prompts: list[str]
-
-
 def as_tensor(pixels: np.ndarray) -> torch.Tensor:
     """uint8 `[F, H, W, 3]` -> `[F, 3, H, W]` in 0..1."""
     return torch.from_numpy(pixels).movedim(-1, 1).float() / 255
-
-
-def draw_batch(engine: Engine, shape: tuple[int, int, int], indices: range, text_dropout: float = 0.0) -> Batch:
-    """The engine's samples `indices`; an instruction is left out with probability `text_dropout`."""
-    samples = [engine.sample(index, *shape) for index in indices]
-    rng = random.Random(indices.start)
-    return Batch(
-        torch.stack([as_tensor(sample.source) for sample in samples]),
-        torch.stack([as_tensor(sample.target) for sample in samples]),
-        ["" if rng.random() < text_dropout else sample.instruction for sample in samples],
-    )
 
 
 def train_decoder(
@@ -190,8 +165,9 @@ def train_decoder(
         rng = random.Random(step)
         shape = rng.choice(((5, 128, 128), (5, 112, 144), (5, 96, 176), (1, 128, 128)))
         size = batch_size if shape[0] > 1 else 2 * batch_size
-        batch = draw_batch(engine, shape, range(step * MAX_BATCH, step * MAX_BATCH + size))
-        clips = torch.cat([batch.source[::2], batch.target[1::2]])
+        samples = [engine.sample(step * MAX_BATCH + number, *shape) for number in range(size)]
+        sides = [*(one.source for one in samples[::2]), *(one.target for one in samples[1::2])]
+        clips = torch.stack([as_tensor(side) for side in sides])
         with torch.no_grad():
             latents = encode_clips(vae, clips)
             noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(step))

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ..errors import UserError
 from ..models.transformer_sama import SamaTransformer3DModel
@@ -193,6 +193,14 @@ def _device(local_rank: int) -> torch.device:
 
 def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def forget_gathered(model: nn.Module) -> None:
+    """FSDP2 leaves a root's parameters gathered after a forward pass without a backward one: the next would use them,
+    whatever the sharded ones have become."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def whole(module: nn.Module) -> nn.Module | None:

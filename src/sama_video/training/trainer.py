@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +320,7 @@ class Trainer:
             semantic_noise = torch.stack([one.semantic_noise for one in drawn]).to(device)
         text = batch.text
         if self.model.text_encoder is None:
-            text = torch.where(keeps_text.view(-1, 1, 1), text, self._empty_text())
+            text = torch.where(keeps_text.view(-1, 1, 1), text, self._empty_text)
         return MicroBatch(
             batch=replace(batch, source=source, text=text),
             sigma=torch.stack([one.sigma for one in drawn]).to(device),
@@ -329,10 +330,9 @@ class Trainer:
             weight=torch.tensor(weights, device=device),
         )
 
+    @cached_property
     def _empty_text(self) -> torch.Tensor:
-        if not hasattr(self, "_empty"):
-            self._empty = self.encoder.text("").to(self.parallel.device)
-        return self._empty
+        return self.encoder.text("").to(self.parallel.device)
 
     def _encoded(self, batch: Batch | EncodedBatch, indices: list[int]) -> EncodedBatch:
         if isinstance(batch, EncodedBatch):

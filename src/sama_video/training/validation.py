@@ -13,13 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from einops import rearrange
-from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from ..data.datasets import read_clip
 from ..data.encoding import Encoder
@@ -34,10 +31,8 @@ from ..shapes import nearest_multiple, neighbouring_num_frames
 from ..synth.engine import Engine
 from .config import TrainConfig, ValidationConfig
 from .losses import noised
+from .parallel import Trainable, forget_gathered
 from .sheet import draw_sheet, write_side_by_side
-
-if TYPE_CHECKING:
-    from .parallel import Trainable
 
 ONE_STEP_SIGMA = 0.96
 
@@ -144,7 +139,7 @@ class Validation:
         )
 
     @torch.no_grad()
-    def run(self, model: "Trainable", step: int, *, decodes: bool = True) -> Report | None:
+    def run(self, model: Trainable, step: int, *, decodes: bool = True) -> Report | None:
         """Try the model as it is, with the weights that it carries now; all processes call it.
 
         Args:
@@ -161,7 +156,7 @@ class Validation:
                     results.append(self._result(case, self._decode(sampled), self._decode(predicted)))
         finally:
             model.train(was_training)
-            _forget_gathered(model)
+            forget_gathered(model)
         return Report(step=step, results=results) if decodes else None
 
     def _autocast(self) -> torch.autocast:
@@ -216,14 +211,6 @@ class Validation:
             scores=score_edit(edited, case.source, case.target, case.mask),
             psnr_one_step=psnr(predicted, case.target, case.mask),
         )
-
-
-def _forget_gathered(model: nn.Module) -> None:
-    """FSDP2 leaves a root's parameters gathered after a forward pass without a backward one: the next would use them,
-    whatever the sharded ones have become."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 def _check_size(config: ValidationConfig, multiple: int) -> None:
