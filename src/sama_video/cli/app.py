@@ -8,6 +8,7 @@ import typer
 from ..errors import UserError
 from .data import data_app
 from .edit import demo, edit
+from .evaluate import eval_app
 from .models import convert, info
 from .train import train_app
 
@@ -22,6 +23,7 @@ for command in (edit, demo, info, convert):
     app.command()(command)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
+app.add_typer(eval_app, name="eval")
 
 # What other editors call the same options. Every option may also be written with underscores.
 ALIASES = {

@@ -1,0 +1,166 @@
+"""A benchmark as data: its tasks, what a judge is asked, how scores become a table. `benchmarks/*.yaml` hold one each.
+
+A change of anything that scores depend on is a new `version`; tables never mix versions.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..errors import UserError
+from ..judge.media import MediaConfig
+
+FOLDER = Path(__file__).parent / "benchmarks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Dimensions that an item's score is the mean of.
+
+    Args:
+        key, short: name in the judge's answer and in tables ("edit_accuracy", "S_EA").
+        dimensions: key in the answer -> name in tables ("semantic_accuracy": "SA").
+        mean: of the dimensions, for each item.
+        decimals: that an item's mean is rounded to; None for all.
+    """
+
+    key: str
+    short: str
+    dimensions: dict[str, str]
+    mean: Literal["arithmetic", "geometric"] = "arithmetic"
+    decimals: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One kind of edit of a benchmark: a row or a group of columns in its table.
+
+    Args:
+        prompt: what the judge is asked, with `{instruction}`; empty where nothing is asked.
+    """
+
+    key: str
+    title: str
+    blocks: tuple[Block, ...] = ()
+    prompt: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The judge that published numbers come from, and how it was asked; each value is an option of `sama eval judge`.
+
+    Args:
+        model: the published judge.
+        repeats: equal questions an item, whose scores are averaged.
+        temperature: None for the endpoint's own.
+    """
+
+    model: str
+    repeats: int = 1
+    temperature: float | None = None
+    max_tokens: int = 8192
+    media: MediaConfig = dataclasses.field(default_factory=MediaConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What a file in `benchmarks/` says.
+
+    Args:
+        layout: function of `layouts.py` that reads the user's copy.
+        scale: lowest and highest score.
+        failed: what an item without a video, or without an answer, counts in every dimension.
+        overall: "items" prints a mean over all items; "none" prints tasks alone.
+        protocol: None where scores are exact and no judge is asked.
+        published: name of the paper's table in `published/`; None if there is none.
+        comparable: whether scores by this file's own prompts may stand beside published ones without a remark.
+    """
+
+    name: str
+    version: str
+    title: str
+    about: str
+    layout: str
+    tasks: tuple[Task, ...]
+    scale: tuple[float, float] = (1, 10)
+    failed: float = 0
+    overall: Literal["items", "none"] = "none"
+    protocol: Protocol | None = None
+    published: str | None = None
+    comparable: bool = True
+
+    def task(self, key: str) -> Task:
+        """Raises UserError for one that the benchmark does not have."""
+        for task in self.tasks:
+            if task.key == key:
+                return task
+        raise UserError(f"{self.title} has no task {key!r}; it has {', '.join(task.key for task in self.tasks)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One edit to be made and scored.
+
+    Args:
+        id: unique in the benchmark, such as "add/0007".
+        task: key of its task.
+        instruction: what the editor is told.
+        source: video or picture to edit.
+        file_name: what the benchmark's authors call the edited video; editors' folders are read and written by it.
+        target, mask: the exact answer and where it differs from the source, if they are known.
+        reference: picture that the instruction speaks of.
+    """
+
+    id: str
+    task: str
+    instruction: str
+    source: Path
+    file_name: str
+    target: Path | None = None
+    mask: Path | None = None
+    reference: Path | None = None
+
+    @property
+    def cluster(self) -> str:
+        """Edits of one source are not independent: intervals draw sources, not items."""
+        return self.source.name
+
+
+@cache
+def find_benchmark(name: str) -> Benchmark:
+    """By name, with `-` or `_`.
+
+    Raises:
+        UserError: for an unknown one, listing those that there are.
+    """
+    path = FOLDER / f"{name.replace('-', '_')}.yaml"
+    if not path.is_file():
+        raise UserError(f"unknown benchmark {name!r}; there is {', '.join(benchmark_names())}")
+    return _benchmark(path.stem, yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def benchmark_names() -> list[str]:
+    """Of all benchmarks that ship."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def _benchmark(name: str, values: dict[str, Any]) -> Benchmark:
+    """`blocks` and `prompt` of the file's top count for every task that has none of its own."""
+    shared = {key: values.pop(key) for key in ("blocks", "prompt") if key in values}
+    tasks = tuple(
+        Task(key=key, **{**shared, **task, "blocks": _blocks(task.get("blocks", shared.get("blocks", {})))})
+        for key, task in values.pop("tasks").items()
+    )
+    protocol = values.pop("protocol", None)
+    if protocol is not None:
+        protocol = Protocol(**{**protocol, "media": MediaConfig(**protocol.get("media", {}))})
+    scale = tuple(values.pop("scale", Benchmark.scale))
+    return Benchmark(name=name, tasks=tasks, protocol=protocol, scale=scale, **values)
+
+
+def _blocks(values: dict[str, dict[str, Any]]) -> tuple[Block, ...]:
+    return tuple(Block(key=key, **block) for key, block in values.items())

@@ -1,0 +1,148 @@
+"""What lies in a run's folder between the commands: one line a record, appended when it is known.
+
+`run.json` says what was run; `items.jsonl`, `predictions.jsonl`, `exact.jsonl` and `answers.jsonl` hold the records.
+A later record of the same item replaces an earlier one.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ..errors import UserError
+from ..files import written_aside
+from ..journal import read_journal
+from .benchmark import Item
+
+RUN, ITEMS, PREDICTIONS, EXACT, ANSWERS, VIDEOS = (
+    "run.json",
+    "items.jsonl",
+    "predictions.jsonl",
+    "exact.jsonl",
+    "answers.jsonl",
+    "videos",
+)
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What a run is.
+
+    Args:
+        benchmark, version: of the file in `benchmarks/`; "manifest" and "" for the user's own pairs.
+        data: folder or manifest that the items were read from.
+        editor: name in tables.
+        settings: what the editor was started with.
+    """
+
+    benchmark: str
+    version: str
+    data: str
+    editor: str
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the editor made of an item.
+
+    Args:
+        status: "failed" items count as the benchmark says, they do not disappear.
+        file: edited video, relative to the run's folder.
+        sha256: of it.
+        seconds: that the editor took.
+        reason: of a failure.
+    """
+
+    item: str
+    status: Literal["ok", "failed"]
+    file: str = ""
+    sha256: str = ""
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgment:
+    """A judge's answer to one repeat of an item.
+
+    Args:
+        judge: model.
+        status: as in `judge.store.Answer`, and "missing" for an item without a video.
+        scores: dimension -> score, of an "ok" answer.
+    """
+
+    item: str
+    judge: str
+    repeat: int
+    status: Literal["ok", "parse_failed", "refused", "error", "missing"]
+    scores: dict[str, float] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExactScores:
+    """Scores of an item that no judge gave; None where a metric does not apply.
+
+    Args:
+        status: "missing" for an item without a video, "failed" for one that cannot be compared.
+    """
+
+    item: str
+    status: Literal["ok", "missing", "failed"]
+    scores: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    reason: str = ""
+
+
+def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """In their order. Raises UserError for a damaged line or one of another kind."""
+    for number, values in enumerate(read_journal(path), 1):
+        try:
+            yield kind(**values)
+        except TypeError as error:
+            raise UserError(f"line {number} of {path} is no {kind.__name__} ({error}); delete it") from error
+
+
+def write_run(run: Path, info: RunInfo, items: Sequence[Item]) -> None:
+    """Begin a run, or go on with one.
+
+    Raises:
+        UserError: for a folder that holds another run.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    texts = {RUN: json.dumps(asdict(info), indent=1, sort_keys=True) + "\n", ITEMS: "".join(map(_item_line, items))}
+    for name, text in texts.items():
+        path = run / name
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise UserError(f"{path} is of another run; choose another folder, or the same benchmark and editor")
+        if not path.is_file():
+            with written_aside(path) as aside:
+                aside.write_text(text, encoding="utf-8")
+
+
+def read_run(run: Path) -> tuple[RunInfo, list[Item]]:
+    """Raises UserError for a folder without a run."""
+    if not (run / RUN).is_file() or not (run / ITEMS).is_file():
+        raise UserError(f"{run} holds no run; 'sama eval predict BENCHMARK --out {run}' begins one")
+    info = RunInfo(**json.loads((run / RUN).read_text(encoding="utf-8")))
+    return info, [_item(values) for values in read_journal(run / ITEMS)]
+
+
+MEDIA = ("source", "target", "mask", "reference")
+
+
+def _item_line(item: Item) -> str:
+    values = {key: str(value) if key in MEDIA and value else value for key, value in asdict(item).items()}
+    return json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _item(values: dict[str, Any]) -> Item:
+    return Item(**{key: Path(value) if key in MEDIA and value else value for key, value in values.items()})
+
+
+def predictions_of(run: Path) -> dict[str, Prediction]:
+    """The last record of each item."""
+    return {one.item: one for one in read_records(run / PREDICTIONS, Prediction)}
