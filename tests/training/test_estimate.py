@@ -115,6 +115,25 @@ def test_a_text_encoder_that_trains_counts():
     assert find_model_size(nano_finetuning(), "nano").parameters == both
 
 
+def test_weights_beside_adapters_take_what_they_take(folder):
+    run = of_tiny(folder, lora=LoraConfig(rank=3))
+    pipe = tiny.pipeline()
+    prepare_transformer(pipe, run.model, run.objective, precision="bfloat16")
+    memory = estimate_memory(run, find_model_size(run), 1, estimate_steps(run, find_model_size(run), 1, 1e12))
+    held = sum(parameter.nbytes for parameter in pipe.transformer.parameters())
+    assert abs(memory.weights / held - 1) < 0.02  # biases and norms of a model as small as this one
+
+
+def test_a_block_hands_on_as_much_as_estimated():
+    handed = []
+    model = tiny.transformer()
+    model.blocks[0].register_forward_hook(lambda *call: handed.append(call[-1]))
+    for in_bfloat16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
+            forward(model)
+    assert [out.element_size() for out in handed] == [4, 2]
+
+
 def test_sharding_spreads_the_state_and_leaves_the_activations(folder, size):
     config = of_tiny(folder)
     alone, spread = (

@@ -1,6 +1,8 @@
 """What stops a run: it says why, the state before it is there, and going on loses nothing."""
 
 import math
+import os
+import signal
 
 import PIL.Image
 import pytest
@@ -109,3 +111,26 @@ def test_what_may_change_on_the_way(tiny_init, tmp_path):
         run_stages([processes.config(tiny_init, data={"image_batch_size": 5})], tmp_path, resume=True)
     gentler = processes.config(tiny_init, optimizer={"learning_rate": 1e-4}, loop={"num_steps": 1})
     assert run_stages([gentler], tmp_path, resume=True).is_dir()
+
+
+def test_sigterm_saves_and_resuming_ends_as_an_undisturbed_run(tiny_init, tmp_path, monkeypatch):
+    config = processes.config(tiny_init, loop={"num_steps": 4})
+    undisturbed = processes.trainer(config, tmp_path / "undisturbed")
+    undisturbed.train()
+    trainer = processes.trainer(config, tmp_path / "run")
+    whole_step = trainer.train_step
+
+    def step_and_signal(*arguments, **options):
+        metrics = whole_step(*arguments, **options)
+        if trainer.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return metrics
+
+    monkeypatch.setattr(trainer, "train_step", step_and_signal)
+    with pytest.raises(TrainingStoppedError, match="step 2 is saved"):
+        trainer.train()
+    assert steps_of(tmp_path / "run")[-1] == "step-0000002"
+    resumed = processes.trainer(config, tmp_path / "run")
+    assert resumed.resume()
+    resumed.train()
+    assert processes.losses(tmp_path / "run") == processes.losses(tmp_path / "undisturbed")

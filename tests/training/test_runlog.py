@@ -2,9 +2,11 @@ import json
 import logging
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from sama_video.errors import UserError
 from sama_video.training.runlog import RunLog, finite, forget_after, read_metrics
 
 
@@ -107,3 +109,10 @@ def test_tensorboard_holds_the_curves(tmp_path):
 
 def test_finite_keeps_the_rest():
     assert finite({"a": [float("inf"), 1, "x"], "b": None}) == {"a": [None, 1, "x"], "b": None}
+
+
+def test_a_full_disk_is_told(tmp_path):
+    with RunLog(tmp_path, step=0, num_steps=2, log_every=1) as log:
+        log.file = Path("/dev/full")
+        with pytest.raises(UserError, match=r"/dev/full \(No space left"):
+            log.validation(1, {"all": {"psnr": 20.0}})

@@ -83,7 +83,8 @@ def run_recipe(
     except TrainingStoppedError as error:
         typer.echo(f"sama: {error}", err=True)
         sys.exit(3)
-    typer.echo(f"the trained model: {exported}")
+    if exported is not None:
+        typer.echo(f"the trained model: {exported}")
 
 
 @train_app.command()

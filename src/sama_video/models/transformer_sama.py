@@ -226,7 +226,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         if self.config.roles == "shifted_rope":
             return tokens
         # Through the module's forward, not its weight: offloading hooks bring weights in there.
-        return tokens + self.type_embedding(torch.tensor([type_id], device=tokens.device))
+        # In the tokens' precision: under autocast, float32 would spread through all blocks and double what they keep.
+        return tokens + self.type_embedding(torch.tensor([type_id], device=tokens.device)).to(tokens.dtype)
 
     def _source_rotary(self, source: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.config.roles == "type":

@@ -12,9 +12,10 @@ the forward pass. Encoders, embeddings and the optimizer are left out.
 
 Memory of a device, with the model spread over k of them:
     (4 P + 4 T gradients + 8 T AdamW (4 where Muon steps) + 4 T average) / k, what is gathered or cast for a forward
-    pass, and activations: 73 d + 4 f bytes per token for a block in bfloat16 autocast (89 d + 8 f in float32), for
-    all blocks, or with checkpointing for one and 4 d for each of the others. The activations' factors were counted
-    with saved-tensor hooks; tests/training/test_estimate.py counts again.
+    pass, and activations: 70 d + 4 f bytes per token for a block in bfloat16 autocast (89 d + 8 f in float32), for
+    all blocks, or with checkpointing for one and 2 d (4 d in float32) for each of the others. Beside adapters, a
+    block's frozen matrices take 2 bytes a parameter in bfloat16. The activations' factors were counted with
+    saved-tensor hooks; tests/training/test_estimate.py counts again.
 """
 
 import json
@@ -222,10 +223,10 @@ def training_flops(size: ModelSize, tokens: int, *, lora: bool, checkpointing: b
 
 def activation_bytes(size: ModelSize, tokens: int, *, checkpointing: bool, in_bfloat16: bool) -> float:
     """What a forward pass of so many tokens keeps for the backward one."""
-    per_d, per_f = (73, 4) if in_bfloat16 else (89, 8)
+    per_d, per_f, per_input = (70, 4, 2) if in_bfloat16 else (89, 8, 4)
     block = tokens * (per_d * size.width + per_f * size.ffn_width)
     if checkpointing:
-        return float(block + (size.layers - 1) * tokens * 4 * size.width)
+        return float(block + (size.layers - 1) * tokens * per_input * size.width)
     return float(size.layers * block)
 
 
@@ -291,14 +292,15 @@ def estimate_memory(
         * step.tokens_per_sample
         for step in steps
     )
+    halved = size.block_matrices if in_bfloat16 and config.model.lora is not None else 0
     bytes_cast = 2 if in_bfloat16 else 4
     if shards > 1:
         gathered = 2 * bytes_cast * size.block_matrices / size.layers  # a block, and the next one on its way
     else:
-        gathered = 2 * size.parameters if in_bfloat16 else 0  # autocast keeps what it has cast
+        gathered = 2 * (size.parameters - halved) if in_bfloat16 else 0  # autocast keeps what it has cast
     stepped_by_muon = size.block_matrices if config.optimizer.kind == "muon" else 0
     return MemoryEstimate(
-        weights=4 * size.parameters / shards,
+        weights=(4 * size.parameters - 2 * halved) / shards,
         gradients=4 * size.trained / shards,
         optimizer=(8 * size.trained - 4 * stepped_by_muon) / shards,
         average=4 * size.trained / shards,
@@ -306,7 +308,7 @@ def estimate_memory(
         activations=activation_bytes(
             size, micro, checkpointing=config.loop.gradient_checkpointing, in_bfloat16=in_bfloat16
         ),
-        encoders=size.encoder_bytes or 0,
+        encoders=0 if config.data.cache else size.encoder_bytes or 0,
     )
 
 
@@ -380,7 +382,7 @@ def describe(
         f"devices   {num_devices} x {found.name}, {peak / 1e12:,.3g} TFLOP/s each, {mfu:.0%} of it assumed to be used",
         *_step_lines(steps),
         *_run_lines(config, steps),
-        *_memory_lines(memory, size, found),
+        *_memory_lines(config, memory, size, found),
     ]
 
 
@@ -406,15 +408,17 @@ def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
     return f"{value / scale:,.3g} {name}"
 
 
-def _memory_lines(memory: MemoryEstimate, size: ModelSize, device: Device) -> list[str]:
+def _memory_lines(config: TrainConfig, memory: MemoryEstimate, size: ModelSize, device: Device) -> list[str]:
     gib = {name: value / 2**30 for name, value in vars(memory).items()}
     parts = ", ".join(f"{name} {value:.3g}" for name, value in gib.items())
     lines = [f"memory    {memory.total / 2**30:.3g} GiB a device: {parts}"]
-    if size.encoder_bytes is None:
-        lines.append("          without autoencoder and text encoder, whose files are not here")
+    if size.encoder_bytes is None and not config.data.cache:
+        lines.append(
+            "          without autoencoder and text encoder, whose files are not here; data.cache does without"
+        )
     if device.memory_gib is not None and memory.total / 2**30 > device.memory_gib:
         lines.append(
             f"          more than its {device.memory_gib:.0f} GiB: use more devices, loop.gradient_checkpointing=true, "
-            "a smaller loop.micro_tokens or a LoRA recipe"
+            "a smaller loop.micro_tokens, shorter data.frame_counts or a LoRA recipe"
         )
     return lines

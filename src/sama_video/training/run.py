@@ -12,8 +12,10 @@ from .provenance import note_environment, write_provenance
 from .trainer import Trainer
 
 
-def run_stages(stages: list[TrainConfig], out: Path, *, resume: bool) -> Path:
-    """Train every stage that has no export yet, a later one from the one before. Returns the last export.
+def run_stages(stages: list[TrainConfig], out: Path, *, resume: bool) -> Path | None:
+    """Train every stage that has no export yet, a later one from the one before.
+
+    Returns the last export in the first process, None in the others.
 
     Args:
         stages: configs; the folder of each is `out` / its name.
@@ -31,9 +33,9 @@ def run_stages(stages: list[TrainConfig], out: Path, *, resume: bool) -> Path:
         parallel = Parallel.start(stage.parallel)
         if not parallel.gather(exported.exists() and resume)[0]:
             _run_stage(stage, folder, parallel, resume)
+    result = exported if is_first() else None
     leave()
-    assert exported is not None
-    return exported
+    return result
 
 
 def _run_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..errors import UserError
 from ..files import written_aside
 
 if TYPE_CHECKING:
@@ -90,8 +91,13 @@ class RunLog:
             logger.info("%s", text)
 
     def _write(self, record: dict[str, Any]) -> None:
-        with open(self.file, "a") as stream:
-            stream.write(json.dumps(finite(record)) + "\n")
+        try:
+            with open(self.file, "a") as stream:
+                stream.write(json.dumps(finite(record)) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.file} ({error.strerror}); mend that and go on with --resume"
+            ) from error
 
     def _draw(self, step: int, values: dict[str, Any]) -> None:
         if self.curves is not None:

@@ -6,6 +6,8 @@ One process or many run the same code; with many the parameters are sharded (FSD
 
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +46,7 @@ MEND = "go on with --resume and a lower optimizer.learning_rate (--set), or look
 
 
 class TrainingStoppedError(Exception):
-    """The run cannot go on: a loss that is not finite, exploding gradients. State is saved; exit code 3."""
+    """The run ends early: a loss that is not finite, exploding gradients, SIGTERM. State is saved; exit code 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,20 +182,23 @@ class Trainer:
         """To the last step, with checkpoints on the way.
 
         Raises:
-            TrainingStoppedError: if a loss or gradient is not finite.
+            TrainingStoppedError: if a loss or gradient is not finite, or SIGTERM arrived.
             UserError: for a sample that cannot be read, or a full disk. As far as possible, the state before the step
                 is saved.
         """
-        with RunLog(
-            self.out,
-            step=self.step,
-            num_steps=self.config.loop.num_steps,
-            log_every=self.config.loop.log_every,
-            writes=is_first(),
-        ) as log:
-            self._train(log)
+        with (
+            RunLog(
+                self.out,
+                step=self.step,
+                num_steps=self.config.loop.num_steps,
+                log_every=self.config.loop.log_every,
+                writes=is_first(),
+            ) as log,
+            _sigterm() as asked_to_stop,
+        ):
+            self._train(log, asked_to_stop)
 
-    def _train(self, log: RunLog) -> None:
+    def _train(self, log: RunLog, asked_to_stop: threading.Event) -> None:
         with self.parallel.agreed(), self._encoders_at_hand():
             validation = Validation(self.config, self.encoder) if self.config.loop.validate_every else None
         saved = time.monotonic()
@@ -216,10 +221,14 @@ class Trainer:
             if validation is not None and self._is_due(self.config.loop.validate_every):
                 score = self.validate(validation, log)
             due = time.monotonic() - saved > 60 * self.config.loop.save_minutes
-            due = self.parallel.any(due or score is not None or self.checkpoints.has_failed)
+            stops = asked_to_stop.is_set()
+            due = self.parallel.any(due or stops or score is not None or self.checkpoints.has_failed)
             if due or self.step == self.config.loop.num_steps:
                 self.save(score)
                 saved = time.monotonic()
+                if self.parallel.any(stops):
+                    self.checkpoints.finish()
+                    raise TrainingStoppedError(f"asked to stop; step {self.step} is saved, --resume goes on from there")
         self.checkpoints.finish()
 
     @contextmanager
@@ -372,6 +381,17 @@ class Trainer:
                 write_report(report, self.out)
                 log.validation(self.step, report.families)
         return None if report is None else report.families.get("all", {}).get("psnr")
+
+
+@contextmanager
+def _sigterm() -> Iterator[threading.Event]:
+    """Set when SIGTERM arrives, which schedulers send a while before they kill."""
+    asked_to_stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked_to_stop.set())
+    try:
+        yield asked_to_stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _sums(output: StepOutput, weight: torch.Tensor) -> torch.Tensor:
