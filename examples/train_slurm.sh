@@ -1,5 +1,5 @@
 #!/bin/bash
-# 64 GPUs under SLURM: one torchrun per node, one copy of the model per node. A job that is requeued goes on.
+# 64 GPUs under SLURM: one torchrun per node, one copy of the model on every two nodes. A job that is requeued goes on.
 # The run's folder, the data and the models must lie where all nodes see them.
 #   sbatch examples/train_slurm.sh factorized-pretraining runs/pretrained
 #SBATCH --job-name=sama
@@ -21,4 +21,4 @@ srun --kill-on-bad-exit=1 torchrun \
     --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_PER_NODE" \
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500" \
     -m sama_video.cli train "$recipe" --out "$out" --resume \
-    --set parallel.shard_size="$SLURM_GPUS_PER_NODE" "$@"
+    --set parallel.shard_size="$((2 * SLURM_GPUS_PER_NODE))" "$@"

@@ -87,8 +87,9 @@ def run(command, folder):
         assert command[0] == "sama", command
         arguments = [sys.executable, "-m", "sama_video.cli", *command[1:]]
         if command[1] == "edit":
-            small = any(name in command for name in STAND_INS)
-            arguments += ["--num-inference-steps", "1", *(["--max-pixels", "2048"] if small else []), "--overwrite"]
+            arguments += ["--num-inference-steps", "1", "--overwrite"]
+        if command[1] in ("edit", "data") and any(name in command for name in STAND_INS):
+            arguments += ["--max-pixels", "4096"]
         if command[1] == "convert":
             arguments += ["--overwrite"]
     result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
@@ -98,7 +99,7 @@ def run(command, folder):
 @pytest.mark.parametrize("block", blocks("bash"))
 def test_commands(block, workplace):
     for command in commands(block):
-        if "sama-14b" in command and command[1] == "edit" and not (workplace / "sama-14b").exists():
+        if "sama-14b" in command and command[1] in ("edit", "data") and not (workplace / "sama-14b").exists():
             run(commands((ROOT / "docs" / "weights.md").read_text().split("```bash")[1].split("```")[0])[0], workplace)
         run(command, workplace)
 

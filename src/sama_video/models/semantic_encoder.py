@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, SiglipVisionModel
+from transformers import SiglipVisionModel
 
 from ..errors import UserError
 from .presets import NANO_SIGLIP
@@ -103,7 +103,7 @@ class SemanticEncoder(nn.Module):
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} has no config.json: it is not a SigLIP model; give its folder")
-        model_type = AutoConfig.from_pretrained(folder).model_type
+        model_type = _model_type(folder / "config.json")
         if model_type not in SUPPORTED:
             raise UserError(f"{folder} holds a {model_type} model; give a fixed-resolution SigLIP or SigLIP 2 model")
         vision_model = _load_vision_model(folder, dtype)
@@ -128,6 +128,14 @@ class SemanticEncoder(nn.Module):
         patches = rearrange(output.last_hidden_state, "n (h w) d -> n d h w", h=self.patches)
         local = rearrange(F.adaptive_avg_pool2d(patches, self.grid), "n d h w -> n (h w) d")
         return torch.cat([local, output.pooler_output.unsqueeze(1)], dim=1)
+
+
+def _model_type(file: Path) -> str:
+    """AutoConfig would say it too, and complain of every SigLIP's text half."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("model_type", "nameless")
+    except ValueError as error:
+        raise UserError(f"{file} is no JSON ({error}); fetch the model again") from error
 
 
 class _VisionHalf(SiglipVisionModel):

@@ -9,6 +9,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -86,6 +87,9 @@ class Trainer:
     def __init__(self, config: TrainConfig, out: Path, parallel: Parallel):
         self.config, self.out, self.parallel = config, out, parallel
         loop = config.loop
+
+        # Of Wan's norms under autocast on a CPU: a matter of speed alone.
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
 
         # 1. Models
         torch.manual_seed(loop.seed)  # new parts of a model begin alike in every process
