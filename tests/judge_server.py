@@ -53,16 +53,28 @@ def identity(request: dict) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
-def score_keys(request: dict) -> list[str]:
-    prompt = request["messages"][0]["content"][-1]["text"]
-    return re.findall(r'"(\w+_score)"', prompt)
-
-
 def answer_text(request: dict) -> str:
-    """Scores 8, 9 or 10 with some lower ones, drawn from a hash of the question."""
+    """What the prompt asks for, drawn from a hash of the question: scores near the top of the scale, some lower.
+
+    The prompt shows an object whose values are `<...>`, or lines such as "Quality: 1-5."; a placeholder's last number
+    is the top of its scale. A prompt that only names its keys gets them.
+    """
     digest = hashlib.sha256(identity(request).encode()).digest()
-    scores = {key: (10, 9, 10, 9, 8, 10, 9, 5)[digest[index] % 8] for index, key in enumerate(score_keys(request))}
-    return json.dumps({**scores, "explanation": f"as {digest.hex()[:8]} says"})
+    drawn = iter(digest[:16])
+
+    def score(top: str) -> int:
+        return max(1, int(top) - (0, 1, 0, 1, 2, 0, 1, 5)[next(drawn) % 8])
+
+    text = f"as {digest.hex()[:8]} says"
+    prompt = max((part["text"] for part in request["messages"][0]["content"] if part["type"] == "text"), key=len)
+    form = prompt[prompt.rfind("\n{") :] if "\n{" in prompt else ""
+    if form:
+        form = re.sub(r'"<[^<>]*>"', f'"{text}"', form[: form.index("\n}") + 2])
+        return re.sub(r"<[^<>]*?(\d+)>", lambda match: str(score(match[1])), form)
+    if lines := re.findall(r"^([^:\n]+): .*?1\D+(\d+)\.?$", prompt, re.MULTILINE):
+        return "\n".join([f"Brief reasoning: {text}", *(f"{label}: {score(top)}" for label, top in lines)])
+    keys = re.findall(r'"(\w+_score)"', prompt)
+    return json.dumps({**{key: score("10") for key in keys}, "explanation": text})
 
 
 def completion_body(text: str, model: str = "judge") -> str:

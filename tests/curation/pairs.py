@@ -32,8 +32,9 @@ def write_pairs(folder: Path, videos: int = 3, images: int = 2) -> Path:
 
 
 def quick_config(base_url: str, turns: int = 3, **judge) -> CurationConfig:
-    settings = {"base_delay": 0.001, "max_delay": 0.002, "concurrency": 3, "timeout": 5.0, **judge}
-    config = JudgeConfig(model="judge", base_url=base_url, media=MediaConfig(num_frames=2, long_side=32), **settings)
+    media = MediaConfig(num_frames=2, long_side=32)
+    settings = {"base_delay": 0.001, "max_delay": 0.002, "concurrency": 3, "timeout": 5.0, "media": media, **judge}
+    config = JudgeConfig(model="judge", base_url=base_url, **settings)
     return CurationConfig(judge=config, turns=turns)
 
 

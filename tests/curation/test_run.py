@@ -16,6 +16,7 @@ import pytest
 from sama_video.curation.run import curate, plan
 from sama_video.data.manifest import read_manifest
 from sama_video.errors import UserError
+from sama_video.judge.media import MediaConfig
 from sama_video.judge.store import read_answers
 from tests.curation.pairs import DERIVED, derived_files, quick_config, write_pairs
 from tests.judge_server import JudgeServer, Mishap, answer_text, completion_body, error_body
@@ -148,7 +149,7 @@ def test_a_judge_that_never_makes_sense_rejects_and_makes_nothing_up(manifest, t
 def test_a_plan_asks_nothing_and_counts_down_to_nothing(manifest, undisturbed, tmp_path):
     rows, config = read_manifest(manifest), quick_config("http://nobody.invalid/v1")
     before = plan(rows, tmp_path / "new", config)
-    assert (before.images, before.videos, before.unreadable) == (2, 3, 1)
+    assert before.pairs == {"image": 2, "video": 3, "unreadable": 1}
     assert (before.answered, before.to_ask) == (0, QUESTIONS)
     assert before.cost(1.0, 0.0) == before.input_tokens / 1e6
     assert before.seconds(3, 2.0) == QUESTIONS * 2 / 3
@@ -157,6 +158,11 @@ def test_a_plan_asks_nothing_and_counts_down_to_nothing(manifest, undisturbed, t
     assert (after.answered, after.to_ask, after.input_tokens) == (QUESTIONS, 0, 0)
     more = plan(rows, undisturbed, quick_config("http://nobody.invalid/v1", turns=4))
     assert (more.answered, more.to_ask) == (QUESTIONS, QUESTIONS // 3)
+
+
+def test_prompts_about_two_videos_are_not_asked_of_joined_frames():
+    with pytest.raises(UserError, match="--media frames"):
+        quick_config("http://nobody.invalid/v1", media=MediaConfig(kind="side_by_side"))
 
 
 def test_the_histogram_shows_a_panel_for_each_score(undisturbed):

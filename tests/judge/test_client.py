@@ -4,12 +4,14 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from sama_video.errors import UserError
 from sama_video.judge.client import Judge, JudgeConfig, JudgeStoppedError, Question
-from sama_video.judge.media import MediaConfig, look
+from sama_video.judge.media import Look, MediaConfig, look
 from sama_video.judge.store import AnswerStore
 from tests.clips import write_clip
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body, in_seconds
@@ -186,6 +188,36 @@ def test_repeats_and_changes_are_questions_of_their_own(tmp_path):
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(clip.read_bytes())
     assert question(copy).key(elsewhere) == original
+
+
+def test_addresses_stay_what_they_were_in_stores_of_earlier_releases():
+    shown = Look(Path("a.mp4"), "0" * 64, 96, 128, (Fraction(0), Fraction(1, 3)), num_frames=9, is_image=False)
+    question = Question(task="t/1", prompt="p", looks=(shown, shown), score_keys=("a",), repeat=1)
+    key = question.key(JudgeConfig(model="m", base_url="http://a/v1"))
+    assert key == "f1a7bda03ec73997944aeb5702d18e3f057b5f579e79a7111aa61469094993e5"
+
+
+def test_the_way_of_asking_belongs_to_the_address():
+    configs = [
+        {},
+        {"temperature": None},
+        {"media": MediaConfig(prompt_first=True)},
+        {"media": MediaConfig(kind="video_url")},
+        {"media": MediaConfig(kind="video_in_image_url")},
+        {"media": MediaConfig(kind="side_by_side")},
+        {"media": MediaConfig(kind="side_by_side", short_side=256)},
+    ]
+    keys = {QUESTION.key(JudgeConfig(model="judge", base_url="http://a/v1", **config)) for config in configs}
+    assert len(keys) == len(configs)
+
+
+def test_a_prompt_may_come_first_and_sampling_may_be_the_endpoints(tmp_path):
+    with JudgeServer() as server, AnswerStore(tmp_path / "answers.jsonl") as store:
+        config = config_for(server, temperature=None, media=MediaConfig(prompt_first=True))
+        Judge(config, store).answer(QUESTION, lambda: [{"type": "text", "text": "shown"}])
+    (request,) = server.requests
+    assert [part["text"] for part in request["messages"][0]["content"]] == [QUESTION.prompt, "shown"]
+    assert "temperature" not in request
 
 
 def test_equal_questions_at_the_same_time_are_bought_once(tmp_path):

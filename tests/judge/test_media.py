@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from sama_video.errors import UserError
-from sama_video.judge.media import MediaConfig, encode, estimated_tokens, look, message_parts
+from sama_video.judge.media import MediaConfig, encode, estimated_tokens, look, message_parts, shown_parts
 from tests.clips import index_of, picture, write_clip
 
 
@@ -100,6 +100,42 @@ def test_tokens_grow_with_frames_and_pixels_and_are_unknown_for_whole_files(tmp_
     clip = write_clip(tmp_path / "clip.mp4", 9)
     few, many = (look([clip] * 2, MediaConfig(num_frames=n)) for n in (2, 4))
     # 96 x 128 pixels are 4 x 5 tokens of 28 x 28, and a label is 12.
-    assert estimated_tokens(few, "x" * 40) == 2 * 2 * (20 + 12) + 10
-    assert estimated_tokens(many, "") == 2 * estimated_tokens(few, "")
-    assert estimated_tokens(look([clip], MediaConfig(kind="video_url")), "") is None
+    assert estimated_tokens(few, "x" * 40, MediaConfig()) == 2 * 2 * (20 + 12) + 10
+    assert estimated_tokens(many, "", MediaConfig()) == 2 * estimated_tokens(few, "", MediaConfig())
+    whole = MediaConfig(kind="video_url")
+    assert estimated_tokens(look([clip], whole), "", whole) is None
+    joined = MediaConfig(kind="side_by_side", stride=4, height=48, short_side=96)
+    # Frames 0, 4 and 8, each 96 x 256 pixels once joined.
+    assert estimated_tokens(look([clip] * 2, joined), "", joined) == 3 * 4 * 10
+
+
+RECO = MediaConfig(kind="side_by_side", stride=8, height=224, short_side=512, jpeg_quality=85)
+
+
+def test_side_by_side_shows_equal_frame_numbers_left_and_right(tmp_path):
+    source = write_clip(tmp_path / "source.mp4", 81)
+    edited = write_clip(tmp_path / "edited.mp4", 81, fps=Fraction(12))
+    labels, pictures = shown(shown_parts(look([source, edited], RECO), RECO))
+    assert labels == []
+    assert len(pictures) == 11
+    for number, pixels in enumerate(pictures):
+        height, width = pixels.shape[:2]
+        assert height == 512
+        for half in (pixels[:, : width // 2], pixels[:, width // 2 :]):
+            assert index_of(np.array(PIL.Image.fromarray(half).resize((128, 96)))) == 8 * number % 30
+
+
+def test_side_by_side_ends_with_the_shorter_clip(tmp_path):
+    source, edited = write_clip(tmp_path / "a.mp4", 20), write_clip(tmp_path / "b.mp4", 17)
+    first, second = look([source, edited], RECO)
+    assert len(first.times) == len(second.times) == 3
+    assert (first.num_frames, second.num_frames) == (20, 17)
+
+
+def test_a_whole_file_may_travel_as_an_image(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 3)
+    config = MediaConfig(kind="video_in_image_url")
+    _, part = shown_parts(look([clip], config), config)
+    head, content = part["image_url"]["url"].split(",")
+    assert head == "data:video/mp4;base64"
+    assert base64.b64decode(content) == clip.read_bytes()

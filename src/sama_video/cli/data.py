@@ -6,6 +6,17 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
+from .options import (
+    ApiKeyEnv,
+    BaseUrl,
+    Concurrency,
+    DryRun,
+    MaxTries,
+    PriceIn,
+    PriceOut,
+    SecondsPerRequest,
+    Timeout,
+)
 
 data_app = typer.Typer(help="Make, check, cache and curate training data.", no_args_is_help=True)
 
@@ -57,8 +68,8 @@ def curate(
     manifest: Annotated[str, typer.Argument(help="CSV, JSON, JSONL or Parquet with source, target and prompt.")],
     out: Annotated[Path, typer.Option(help="Folder of the answers and results; the same folder goes on.")],
     model: Annotated[str, typer.Option(help="The judge's name at the endpoint.")] = "Qwen/Qwen2.5-VL-72B-Instruct",
-    base_url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint.")] = "http://localhost:8000/v1",
-    api_key_env: Annotated[str, typer.Option(help="Environment variable that holds the key.")] = "OPENAI_API_KEY",
+    base_url: BaseUrl = "http://localhost:8000/v1",
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     turns: Annotated[int, typer.Option(help="How often each prompt is asked.")] = 3,
     threshold: Annotated[list[str] | None, typer.Option(help="Such as video.visual_quality=8.5; repeatable.")] = None,
     media: Annotated[str, typer.Option(help="frames, or video_url for vLLM.")] = "frames",
@@ -66,16 +77,16 @@ def curate(
     long_side: Annotated[int, typer.Option(help="Longer side of the frames shown, pixels.")] = 512,
     temperature: Annotated[float, typer.Option(help="Of the judge's sampling.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(help="Of an answer; reasoning models need more.")] = 1024,
-    concurrency: Annotated[int, typer.Option(help="Requests in flight.")] = 8,
-    timeout: Annotated[float, typer.Option(help="Seconds for a request.")] = 300.0,
-    max_tries: Annotated[int, typer.Option(help="Requests sent before one is given up.")] = 8,
+    concurrency: Concurrency = 8,
+    timeout: Timeout = 300.0,
+    max_tries: MaxTries = 8,
     column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
     ray: Annotated[bool, typer.Option(help="Judge under Ray Data, on the cluster that RAY_ADDRESS names.")] = False,
     ray_actors: Annotated[int, typer.Option(help="Processes that ask, for --ray.")] = 2,
-    dry_run: Annotated[bool, typer.Option(help="Print what would be asked and what it costs; ask nothing.")] = False,
-    price_in: Annotated[float, typer.Option(help="Price of a million input tokens, for --dry-run.")] = 0.0,
-    price_out: Annotated[float, typer.Option(help="Price of a million output tokens, for --dry-run.")] = 0.0,
-    seconds_per_request: Annotated[float, typer.Option(help="Assumed, for --dry-run.")] = 5.0,
+    dry_run: DryRun = False,
+    price_in: PriceIn = 0.0,
+    price_out: PriceOut = 0.0,
+    seconds_per_request: SecondsPerRequest = 5.0,
 ) -> None:
     """Let a vision language model judge edited pairs and keep the good ones (the paper's Appendix B)."""
     from ..curation.config import CurationConfig

@@ -1,6 +1,28 @@
 """`sama eval`: run an editor on a benchmark, let a judge score it, score it exactly, draw tables."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from ..errors import UserError
+from .options import (
+    ApiKeyEnv,
+    BaseUrl,
+    Concurrency,
+    DryRun,
+    MaxTries,
+    PriceIn,
+    PriceOut,
+    SecondsPerRequest,
+    Timeout,
+)
+
+if TYPE_CHECKING:
+    from ..evaluation.benchmark import Item
+    from ..evaluation.records import RunInfo
+    from .edit import ProgressBar
 
 eval_app = typer.Typer(help="Score editors on benchmarks.", no_args_is_help=True)
 
@@ -8,3 +30,240 @@ eval_app = typer.Typer(help="Score editors on benchmarks.", no_args_is_help=True
 @eval_app.callback()
 def evaluate() -> None:
     """Score editors on benchmarks."""
+
+
+@eval_app.command()
+def judge(
+    run: Annotated[Path, typer.Argument(help="Folder of 'sama eval predict'; the same command goes on.")],
+    model: Annotated[str | None, typer.Option(help="The judge's name at the endpoint. Default: as in print.")] = None,
+    base_url: BaseUrl = "http://localhost:8000/v1",
+    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
+    prompts: Annotated[
+        str, typer.Option(help="own, or copy for the authors' from your copy of the benchmark.")
+    ] = "own",
+    repeats: Annotated[int | None, typer.Option(help="How often each item is judged. Default: as in print.")] = None,
+    media: Annotated[
+        str | None,
+        typer.Option(
+            help="frames (any endpoint), side_by_side, video_url or video_in_image_url. Default: as in print."
+        ),
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames shown of each clip. Default: as in print.")] = None,
+    long_side: Annotated[int | None, typer.Option(help="Longer side of the frames shown, pixels.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the judge's sampling. Default: as in print.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of an answer. Default: as in print.")] = None,
+    concurrency: Concurrency = 8,
+    timeout: Timeout = 300.0,
+    max_tries: MaxTries = 8,
+    dry_run: DryRun = False,
+    price_in: PriceIn = 0.0,
+    price_out: PriceOut = 0.0,
+    seconds_per_request: SecondsPerRequest = 5.0,
+) -> None:
+    """Let a vision language model score a run's edits as the benchmark asks; several judges may score one run."""
+    from ..evaluation.judging import JudgingConfig, judge_run, media_of, plan_judging, protocol_of
+    from ..judge.client import JudgeConfig
+    from .edit import ProgressBar
+
+    protocol = protocol_of(run)
+    config = JudgingConfig(
+        judge=JudgeConfig(
+            model=model or protocol.model,
+            base_url=base_url,
+            api_key_env=api_key_env,
+            temperature=protocol.temperature if temperature is None else temperature,
+            max_tokens=protocol.max_tokens if max_tokens is None else max_tokens,
+            concurrency=concurrency,
+            timeout=timeout,
+            max_tries=max_tries,
+            media=media_of(protocol, kind=media, num_frames=frames, long_side=long_side),
+        ),
+        repeats=protocol.repeats if repeats is None else repeats,
+        prompts=prompts,
+    )
+    if dry_run:
+        plan = plan_judging(run, config)
+        typer.echo("\n".join(plan.lines(price_in, price_out, concurrency, seconds_per_request)))
+        return
+    with ProgressBar() as progress:
+        report = judge_run(run, config, progress)
+    counts = ", ".join(f"{number} {status}" for status, number in report.statuses.items())
+    typer.echo(f"judgments: {counts}: {report.path}")
+    if report.unanswered:
+        typer.echo(f"{report.unanswered} requests got no answer: start the same command again to ask them", err=True)
+        raise typer.Exit(1)
+
+
+@eval_app.command()
+def predict(
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same folder goes on.")],
+    benchmark: Annotated[str | None, typer.Argument(help="Such as reco-bench or engine.", show_default=False)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Your copy of the benchmark; 'engine' is made beside --out.")
+    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Sources and instructions, instead of a benchmark.")] = None,
+    column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
+    editor: Annotated[
+        str | None, typer.Option(help="Any program: 'myedit --in {source} --text {instruction} --out {output}'.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that --editor has for an item.")] = None,
+    control: Annotated[str | None, typer.Option(help="identity, wrong-clip, noise, half or perfect.")] = None,
+    from_folder: Annotated[
+        Path | None, typer.Option(help="Take finished results, named as the benchmark's authors do.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the editor, in tables. Default: the model's or program's.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Preset, local folder or hub id.")] = "nano",
+    lora: Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE; may be given again.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every edit.")] = 0,
+    num_inference_steps: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Default: the model's own; 1 is none.")] = None,
+    flow_shift: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Working pixels a frame; default: the model's own.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    offload: Annotated[str, typer.Option(help="none, model, sequential or group.")] = "none",
+    vae_tiling: Annotated[bool, typer.Option(help="Encode and decode in tiles, for large frames.")] = False,
+    tasks: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many items of each task.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Edit again what failed before.")] = True,
+) -> None:
+    """Let an editor edit every item of a benchmark; exit code 1 if any failed."""
+    from ..evaluation.editors import CommandEditor, ControlEditor, FolderEditor, PipelineEditor
+    from ..evaluation.predict import predict as run
+    from ..evaluation.predict import select_items, summary
+    from .edit import ProgressBar
+
+    if sum(choice is not None for choice in (editor, control, from_folder)) > 1:
+        raise UserError("--editor, --control and --from-folder are three editors; give one of them")
+    with ProgressBar() as progress:
+        info, items = _items(benchmark, data, manifest, column_map or [], out, progress)
+        items = select_items(items, tasks or [], limit)
+        if editor is not None:
+            chosen = CommandEditor(template=editor, timeout=timeout)
+        elif control is not None:
+            chosen = ControlEditor(control=control, items=items)
+        elif from_folder is not None:
+            chosen = FolderEditor(folder=from_folder)
+        else:
+            from ..editing import EditSettings
+
+            settings = EditSettings(
+                seed=seed,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                flow_shift=flow_shift,
+                max_pixels=max_pixels,
+            )
+            loading = {"lora": lora, "device": device, "dtype": dtype, "offload": offload, "vae_tiling": vae_tiling}
+            chosen = PipelineEditor(model=model, edit=settings, loading=loading)
+        info = replace(info, editor=name or chosen.name)
+        predictions = run(info, items, chosen, out, retry_failed=retry_failed, progress=progress)
+    typer.echo("\n".join(summary(predictions)))
+    typer.echo(str(out))
+    if any(one.status == "failed" for one in predictions):
+        raise typer.Exit(1)
+
+
+def _items(
+    benchmark: str | None,
+    data: Path | None,
+    manifest: Path | None,
+    column_map: list[str],
+    out: Path,
+    progress: "ProgressBar",
+) -> "tuple[RunInfo, list[Item]]":
+    """What a run is of, and its items; the editor is not known yet."""
+    from ..data.manifest import parse_column_map
+    from ..evaluation.benchmark import find_benchmark
+    from ..evaluation.layouts import read_items
+    from ..evaluation.pairs import make_engine_set, read_manifest_items
+    from ..evaluation.records import RunInfo
+
+    if (benchmark is None) == (manifest is None):
+        raise UserError("give a benchmark, such as 'sama eval predict engine', or --manifest FILE")
+    if manifest is not None:
+        items = read_manifest_items(str(manifest), column_map=parse_column_map(column_map))
+        return RunInfo(benchmark="manifest", version="", data=str(manifest.resolve()), editor=""), items
+    assert benchmark is not None
+    found = find_benchmark(benchmark)
+    if data is None and found.engine:
+        data = make_engine_set(found, out.resolve().parent / f"{found.name}-{found.version}", progress).parent
+    if data is None:
+        raise UserError(f"{found.title} needs --data, the folder of your copy: {found.about}")
+    data = data.resolve()
+    return RunInfo(benchmark=found.name, version=found.version, data=str(data), editor=""), read_items(found, data)
+
+
+@eval_app.command()
+def exact(
+    run: Annotated[Path, typer.Argument(help="Folder of 'sama eval predict', or a manifest of finished edits.")],
+    edited: Annotated[str, typer.Option(help="The manifest's column of edited videos.")] = "edited",
+    out: Annotated[Path | None, typer.Option(help="Folder for a manifest's scores. Default: beside it.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the manifest's editor, in tables. Default: the file's.")] = None,
+    column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
+    success_factor: Annotated[float, typer.Option(help="How many times nearer to the target a success is.")] = 4.0,
+    semantic_encoder: Annotated[
+        str | None, typer.Option(help="SigLIP for text agreement: folder, hub id, or nano (weak).")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Items at a time. Default: one per core.")] = None,
+) -> None:
+    """Score edits without a judge: against exact targets where they are known, else against the sources."""
+    from ..data.manifest import parse_column_map
+    from ..evaluation.exact import ExactConfig, run_of_manifest, score_run, summary
+    from ..evaluation.records import EXACT, read_run
+    from .edit import ProgressBar
+
+    config = ExactConfig(success_factor=success_factor, semantic_encoder=semantic_encoder, workers=workers)
+    if not run.is_dir():
+        folder = out or run.with_name(f"{run.stem}_exact")
+        run_of_manifest(run, edited, folder, name or run.stem, column_map=parse_column_map(column_map or []))
+        run = folder
+    with ProgressBar() as progress:
+        records = score_run(run, config, progress)
+    typer.echo("\n".join(summary(read_run(run)[1], records)))
+    typer.echo(str(run / EXACT))
+
+
+@eval_app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of one benchmark, judged or scored exactly.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables and the page.")] = Path("report"),
+    judge: Annotated[str | None, typer.Option(help="Whose scores, if several judged the runs.")] = None,
+    with_published: Annotated[bool, typer.Option(help="With the paper's table of the benchmark.")] = False,
+    compat: Annotated[bool, typer.Option(help="As the authors' script counts, its traps included.")] = False,
+    format: Annotated[
+        list[str] | None, typer.Option(help="markdown, csv, latex or html; repeatable. Default: all.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Edits shown of the best, the worst and at random, a run.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of the random ones.")] = 0,
+) -> None:
+    """Draw tables with intervals, and a page with the videos."""
+    from ..evaluation.report import ReportConfig, write_report
+
+    config = ReportConfig(
+        judge=judge,
+        compat=compat,
+        with_published=with_published,
+        formats=tuple(format) if format else ReportConfig.formats,
+        samples=samples,
+        seed=seed,
+    )
+    typer.echo("\n".join(str(path) for path in write_report(runs, out, config)))
+
+
+@eval_app.command()
+def sanity(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs with --control, and of editors if you like.")],
+    judge: Annotated[str | None, typer.Option(help="Which judge, if several judged the runs.")] = None,
+) -> None:
+    """Are controls ranked as they must be? Exit code 1 if the judge, or an exact score, ranks them wrong."""
+    from ..evaluation.sanity import check_controls
+    from ..evaluation.tables import markdown
+
+    verdict = check_controls(runs, judge)
+    typer.echo("\n".join(map(markdown, verdict.tables)))
+    typer.echo("\n".join(verdict.sentences))
+    if not verdict.fit:
+        raise typer.Exit(1)

@@ -15,12 +15,13 @@ from typing import Any
 
 from ..data.manifest import Row
 from ..errors import UserError
+from ..judge.batch import Progress
 from ..judge.client import Judge, JudgeStoppedError
 from ..judge.store import AnswerStore, merge_into, read_answers
 from .config import CurationConfig
 from .report import Report, write_results
 from .run import ANSWERS
-from .score import Progress, Scored, score_rows
+from .score import Scored, score_rows
 
 SHARDS = "shards"
 

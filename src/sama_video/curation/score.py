@@ -3,24 +3,20 @@
 import collections
 import contextlib
 import functools
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from ..data.manifest import Row, local_file
 from ..errors import UserError
+from ..judge.batch import in_threads
 from ..judge.client import Judge, JudgeStoppedError, Question
 from ..judge.media import Look, encode, look, message_parts
 from ..judge.store import Answer
 from .config import CurationConfig
 from .prompts import TASK, Prompt, prompts_for
 
-# Called as (phase, done, of).
-Progress = Callable[[str, int, int], None]
-Result = TypeVar("Result")
 # Averages of a few turns: far below any difference between scores, far above the error of a sum.
 DECIMALS = 4
 
@@ -149,24 +145,3 @@ def score_rows(rows: Iterable[Row], judge: Judge, config: CurationConfig) -> Ite
         JudgeStoppedError: if no further question makes sense.
     """
     return in_threads(lambda row: score_row(row, judge, config), rows, config.judge.concurrency, stop=judge.stop)
-
-
-def in_threads(
-    work: Callable[[Row], Result], rows: Iterable[Row], threads: int, stop: Callable[[], None] = lambda: None
-) -> Iterator[Result]:
-    """`work` on every row, in their order; if the iteration ends early, `stop` is called before threads are awaited.
-
-    Rows are taken as results leave: a manifest of millions of rows does not become as many tasks at once.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: collections.deque[Future[Result]] = collections.deque()
-        pending = iter(rows)
-        try:
-            waiting.extend(pool.submit(work, row) for row in itertools.islice(pending, 4 * threads))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, row) for row in itertools.islice(pending, 1))
-        except BaseException:
-            stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise

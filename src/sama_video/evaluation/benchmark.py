@@ -40,7 +40,8 @@ class Task:
     """One kind of edit of a benchmark: a row or a group of columns in its table.
 
     Args:
-        prompt: what the judge is asked, with `{instruction}`; empty where nothing is asked.
+        prompt: what the judge is asked, with `{shown}` for how the clips are shown, and `{instruction}`; empty where
+            nothing is asked.
     """
 
     key: str
@@ -67,6 +68,25 @@ class Protocol:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuthorsPrompts:
+    """Where the benchmark's own prompts stand in a user's copy: as texts in a Python file, which is read and never run.
+
+    Args:
+        files: places to look, relative to the copy's folder.
+        constants: task -> name of its text.
+        form: of the answers; "blocks" is `judge.parsing.parse_blocks`, "lines" `parse_lines`.
+        placeholder: what the instruction replaces.
+        ending: added to the text.
+    """
+
+    files: list[str]
+    constants: dict[str, str]
+    form: Literal["blocks", "lines"]
+    placeholder: str = "{instruction}"
+    ending: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """What a file in `benchmarks/` says.
 
@@ -76,8 +96,10 @@ class Benchmark:
         failed: what an item without a video, or without an answer, counts in every dimension.
         overall: "items" prints a mean over all items; "none" prints tasks alone.
         protocol: None where scores are exact and no judge is asked.
+        authors: prompts in the user's copy; None if there are none.
         published: name of the paper's table in `published/`; None if there is none.
         comparable: whether scores by this file's own prompts may stand beside published ones without a remark.
+        engine: `count` and settings of `data.engine_set.EngineSetConfig` where the synthetic engine makes the items.
     """
 
     name: str
@@ -90,8 +112,10 @@ class Benchmark:
     failed: float = 0
     overall: Literal["items", "none"] = "none"
     protocol: Protocol | None = None
+    authors: AuthorsPrompts | None = None
     published: str | None = None
     comparable: bool = True
+    engine: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def task(self, key: str) -> Task:
         """Raises UserError for one that the benchmark does not have."""
@@ -149,17 +173,28 @@ def benchmark_names() -> list[str]:
 
 
 def _benchmark(name: str, values: dict[str, Any]) -> Benchmark:
-    """`blocks` and `prompt` of the file's top count for every task that has none of its own."""
+    """`blocks` and `prompt` of the file's top count for every task that has none of its own; a task's `rubric` stands
+    in the prompt's place of that name."""
     shared = {key: values.pop(key) for key in ("blocks", "prompt") if key in values}
-    tasks = tuple(
-        Task(key=key, **{**shared, **task, "blocks": _blocks(task.get("blocks", shared.get("blocks", {})))})
-        for key, task in values.pop("tasks").items()
-    )
+    tasks = tuple(_task(key, {**shared, **task}) for key, task in values.pop("tasks").items())
+    authors = values.pop("authors", None)
     protocol = values.pop("protocol", None)
     if protocol is not None:
         protocol = Protocol(**{**protocol, "media": MediaConfig(**protocol.get("media", {}))})
     scale = tuple(values.pop("scale", Benchmark.scale))
-    return Benchmark(name=name, tasks=tasks, protocol=protocol, scale=scale, **values)
+    return Benchmark(
+        name=name,
+        tasks=tasks,
+        protocol=protocol,
+        authors=AuthorsPrompts(**authors) if authors else None,
+        scale=scale,
+        **values,
+    )
+
+
+def _task(key: str, values: dict[str, Any]) -> Task:
+    prompt = values.get("prompt", "").replace("{rubric}", values.get("rubric", "").strip())
+    return Task(key=key, title=values["title"], prompt=prompt, blocks=_blocks(values.get("blocks", {})))
 
 
 def _blocks(values: dict[str, dict[str, Any]]) -> tuple[Block, ...]:

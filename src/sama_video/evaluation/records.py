@@ -51,7 +51,7 @@ class Prediction:
 
     Args:
         status: "failed" items count as the benchmark says, they do not disappear.
-        file: edited video, relative to the run's folder.
+        file: edited video, relative to the run's folder, or absolute if it was made elsewhere.
         sha256: of it.
         seconds: that the editor took.
         reason: of a failure.
@@ -73,6 +73,7 @@ class Judgment:
         judge: model.
         status: as in `judge.store.Answer`, and "missing" for an item without a video.
         scores: dimension -> score, of an "ok" answer.
+        answer: key of the whole answer in `answers.jsonl`.
     """
 
     item: str
@@ -81,6 +82,7 @@ class Judgment:
     status: Literal["ok", "parse_failed", "refused", "error", "missing"]
     scores: dict[str, float] | None = None
     reason: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +91,12 @@ class ExactScores:
 
     Args:
         status: "missing" for an item without a video, "failed" for one that cannot be compared.
+        key: hash of all that the scores follow from; a record of another key is out of date.
     """
 
     item: str
     status: Literal["ok", "missing", "failed"]
+    key: str = ""
     scores: dict[str, float | None] = dataclasses.field(default_factory=dict)
     reason: str = ""
 
@@ -107,18 +111,20 @@ def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 def write_run(run: Path, info: RunInfo, items: Sequence[Item]) -> None:
-    """Begin a run, or go on with one.
+    """Begin a run, or go on with one; it may grow by further items.
 
     Raises:
-        UserError: for a folder that holds another run.
+        UserError: for a folder that holds another run, or items that are not among these.
     """
     run.mkdir(parents=True, exist_ok=True)
     texts = {RUN: json.dumps(asdict(info), indent=1, sort_keys=True) + "\n", ITEMS: "".join(map(_item_line, items))}
     for name, text in texts.items():
         path = run / name
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
+        before = path.read_text(encoding="utf-8") if path.is_file() else ""
+        grows = name == ITEMS and set(before.split("\n")) <= set(text.split("\n"))
+        if before not in ("", text) and not grows:
             raise UserError(f"{path} is of another run; choose another folder, or the same benchmark and editor")
-        if not path.is_file():
+        if before != text:
             with written_aside(path) as aside:
                 aside.write_text(text, encoding="utf-8")
 
@@ -140,7 +146,8 @@ def _item_line(item: Item) -> str:
 
 
 def _item(values: dict[str, Any]) -> Item:
-    return Item(**{key: Path(value) if key in MEDIA and value else value for key, value in values.items()})
+    media = {key: Path(values[key]) for key in MEDIA if values.get(key)}
+    return Item(**{**values, **media})
 
 
 def predictions_of(run: Path) -> dict[str, Prediction]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import UserError
 from .media import Look, MediaConfig
-from .parsing import MalformedAnswerError, parse_scores
+from .parsing import MalformedAnswerError, Scale, parse_blocks, parse_lines, parse_scores
 from .store import Answer, AnswerStore
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class JudgeConfig:
 
     Args:
         model: name at the endpoint.
-        temperature: of sampling; repeats at 0 would be copies of each other.
+        temperature: of sampling, None for the endpoint's own; repeats at 0 would be copies of each other.
         max_tokens: of an answer; reasoning models need room for their thoughts.
         max_attempts: completions asked for before an answer counts as `parse_failed`.
         media: how clips are shown.
@@ -49,7 +49,7 @@ class JudgeConfig:
     """
 
     model: str
-    temperature: float = 0.7
+    temperature: float | None = 0.7
     max_tokens: int = 1024
     max_attempts: int = 3
     media: MediaConfig = field(default_factory=MediaConfig)
@@ -77,9 +77,12 @@ class JudgeConfig:
     @property
     def decisive(self) -> dict[str, Any]:
         """What the answers depend on."""
-        media = self.media
-        shown = {"kind": media.kind, "jpeg_quality": media.jpeg_quality}
-        return {"model": self.model, "temperature": self.temperature, "max_tokens": self.max_tokens, "media": shown}
+        return {
+            "model": self.model,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "media": self.media.decisive,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,10 @@ class Question:
         prompt: the text, filled in.
         looks: what is shown, in this order.
         score_keys, text_keys: of the JSON object that the prompt asks for.
+        blocks: if the object is nested, the score keys of each of its parts, see `parse_blocks`.
+        labels: if the prompt asks for lines instead, the label of each score, see `parse_lines`.
         low, high: the scale.
+        nothing: score that all keys together may have below the scale, where nothing was edited.
         repeat: which of several equal questions, from 0; below 1000.
     """
 
@@ -100,8 +106,11 @@ class Question:
     looks: tuple[Look, ...]
     score_keys: tuple[str, ...]
     text_keys: tuple[str, ...] = ()
+    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     low: float = 1
     high: float = 10
+    nothing: float | None = None
     repeat: int = 0
 
     def key(self, config: JudgeConfig) -> str:
@@ -117,7 +126,12 @@ class Question:
 
     def parse(self, text: str) -> dict[str, float]:
         """Raises MalformedAnswerError for an answer that is not what the prompt asks for."""
-        return parse_scores(text, self.score_keys, text_keys=self.text_keys, low=self.low, high=self.high)
+        scale = Scale(self.low, self.high, self.nothing)
+        if self.labels:
+            return parse_lines(text, dict(zip(self.labels, self.score_keys, strict=True)), scale)
+        if self.blocks:
+            return parse_blocks(text, self.blocks, scale)
+        return parse_scores(text, self.score_keys, text_keys=self.text_keys, scale=scale)
 
 
 class JudgeStoppedError(UserError):
@@ -222,7 +236,8 @@ class Judge:
             known = self.store.get(key)
             if known is not None and known.is_bought:
                 return known
-            content = [*parts(), {"type": "text", "text": question.prompt}]
+            prompt = {"type": "text", "text": question.prompt}
+            content = [prompt, *parts()] if self.config.media.prompt_first else [*parts(), prompt]
             try:
                 answer = self._ask(key, question, content)
             except JudgeStoppedError as error:
@@ -304,11 +319,12 @@ class Judge:
         """
         import openai
 
+        temperature = self.config.temperature
         try:
             response = self._client.chat.completions.create(
                 model=self.config.model,
                 messages=[{"role": "user", "content": content}],
-                temperature=self.config.temperature,
+                temperature=openai.omit if temperature is None else temperature,
                 max_tokens=self.config.max_tokens,
                 seed=seed,
             )

@@ -1,4 +1,4 @@
-"""What the judge is shown of a file: labelled frames as JPEG, or the file itself.
+"""What the judge is shown of a file: labelled frames as JPEG, two clips' frames side by side, or the file itself.
 
 Looking (`look`) reads sizes and hashes and settles which frames will be shown; `encode` decodes and packs them. So a
 store can be asked for an answer without decoding a clip.
@@ -23,7 +23,8 @@ from ..errors import UserError
 from ..files import hash_file
 from ..video import TIME_TOLERANCE, VideoReader
 
-MEDIA_KINDS = ("frames", "video_url")
+WHOLE_FILES = ("video_url", "video_in_image_url")
+MEDIA_KINDS = ("frames", "side_by_side", *WHOLE_FILES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,23 +32,43 @@ class MediaConfig:
     """How clips are shown.
 
     Args:
-        kind: `frames` sends labelled JPEG frames as `image_url` parts, which any endpoint takes; `video_url` sends
-            whole files, which vLLM takes and samples itself. Pictures are always sent as one frame.
-        num_frames: frames shown of each clip.
-        long_side: at most so many pixels along a frame's longer side; frames never grow.
+        kind: `frames` sends labelled JPEG frames as `image_url` parts, which any endpoint takes. `side_by_side` joins
+            the frames of two clips, the first on the left. `video_url` sends whole files, which vLLM takes and samples
+            itself; `video_in_image_url` sends them as `image_url` parts, which some gateways to Gemini take. Pictures
+            are always sent as one frame.
+        num_frames: frames shown of each clip, spread evenly.
+        stride: if given, every so many-th frame is shown instead, counted in each clip by itself.
+        long_side: at most so many pixels along the longer side of `frames`; they never grow.
+        height, short_side: of `side_by_side`, pixels: each clip is brought to `height`, and the joined picture then
+            grows until its shorter side has `short_side`.
         jpeg_quality: 1 to 95.
+        prompt_first: the prompt comes before the media.
     """
 
     kind: str = "frames"
     num_frames: int = 8
+    stride: int | None = None
     long_side: int = 512
+    height: int = 224
+    short_side: int = 512
     jpeg_quality: int = 90
+    prompt_first: bool = False
 
     def __post_init__(self):
         if self.kind not in MEDIA_KINDS:
             raise UserError(f"media must be one of {', '.join(MEDIA_KINDS)}, got {self.kind!r}")
         if self.num_frames < 1:
             raise UserError(f"a judge must see at least 1 frame a clip, got {self.num_frames}")
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What an answer depends on beyond the looks."""
+        shown: dict[str, Any] = {"kind": self.kind, "jpeg_quality": self.jpeg_quality}
+        if self.kind == "side_by_side":
+            shown["short_side"] = self.short_side
+        if self.prompt_first:
+            shown["prompt_first"] = True
+        return shown
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,7 @@ class Look:
         height, width: of the frames shown, pixels.
         times: seconds at which frames are shown; empty where the whole file is sent. With the file's hash they settle
             the frames, since a time shows one frame.
+        num_frames: that the file has.
         is_image: a single picture.
     """
 
@@ -68,6 +90,7 @@ class Look:
     height: int
     width: int
     times: tuple[Fraction, ...]
+    num_frames: int
     is_image: bool
 
     @property
@@ -78,7 +101,8 @@ class Look:
 
 
 def look(paths: Sequence[Path], config: MediaConfig) -> list[Look]:
-    """How clips to be compared will be shown: at the same times, spread over the length that all of them have.
+    """How clips to be compared will be shown: at the same times, spread over the length that all of them have, or by
+    `stride` at the same frame numbers.
 
     Raises:
         UserError: for a file that cannot be read, or pictures among videos.
@@ -86,28 +110,40 @@ def look(paths: Sequence[Path], config: MediaConfig) -> list[Look]:
     readers = [VideoReader(path) for path in paths]
     if len({reader.info.is_image for reader in readers}) > 1:
         raise UserError("one file is a picture and one a video; a judge compares two of a kind")
-    is_image = readers[0].info.is_image
-    times = _times(readers, config)
+    counts = [reader.info.num_frames or sum(1 for _ in reader.frames(size=(2, 2))) for reader in readers]
     return [
-        Look(reader.path, hash_file(reader.path), *_shown_size(reader, config.long_side), times, is_image)
-        for reader in readers
+        Look(
+            path=reader.path,
+            sha256=hash_file(reader.path),
+            height=size[0],
+            width=size[1],
+            times=times,
+            num_frames=count,
+            is_image=reader.info.is_image,
+        )
+        for reader, count, times in zip(readers, counts, _times(readers, counts, config), strict=True)
+        for size in [_shown_size(reader, config)]
     ]
 
 
-def _times(readers: list[VideoReader], config: MediaConfig) -> tuple[Fraction, ...]:
+def _times(readers: list[VideoReader], counts: list[int], config: MediaConfig) -> list[tuple[Fraction, ...]]:
+    """Of each clip's frames to be shown."""
     if readers[0].info.is_image:
-        return (Fraction(0),)
-    if config.kind == "video_url":
-        return ()
-    counts = [reader.info.num_frames or sum(1 for _ in reader.frames(size=(2, 2))) for reader in readers]
+        return [(Fraction(0),)] * len(readers)
+    if config.kind in WHOLE_FILES:
+        return [()] * len(readers)
+    if config.stride is not None:
+        numbers = range(0, min(counts), config.stride)
+        return [tuple(number / reader.info.fps for number in numbers) for reader in readers]
     last = min((count - 1) / reader.info.fps for count, reader in zip(counts, readers, strict=True))
     shown = min(config.num_frames, *counts)
-    return tuple(last * index / (shown - 1) for index in range(shown)) if shown > 1 else (last / 2,)
+    spread = tuple(last * index / (shown - 1) for index in range(shown)) if shown > 1 else (last / 2,)
+    return [spread] * len(readers)
 
 
-def _shown_size(reader: VideoReader, long_side: int) -> tuple[int, int]:
+def _shown_size(reader: VideoReader, config: MediaConfig) -> tuple[int, int]:
     height, width = reader.info.height, reader.info.width
-    scale = min(1.0, long_side / max(height, width))
+    scale = config.height / height if config.kind == "side_by_side" else min(1.0, config.long_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -122,12 +158,12 @@ def encode(one: Look, config: MediaConfig) -> Encoded:
     """Raises UserError for a clip that does not decode to its end."""
     if not one.times:
         url = _data_url(one.path.read_bytes(), mimetypes.guess_type(one.path.name)[0] or "video/mp4")
-        return Encoded([("", {"type": "video_url", "video_url": {"url": url}})])
+        part = "video_url" if config.kind == "video_url" else "image_url"
+        return Encoded([("", {"type": part, part: {"url": url}})])
     labelled_parts = []
     for time, pixels in _frames_at(one):
-        url = _data_url(_jpeg(pixels, config.jpeg_quality), "image/jpeg")
         label = "" if one.is_image else f", t={float(time):.2f} s"
-        labelled_parts.append((label, {"type": "image_url", "image_url": {"url": url}}))
+        labelled_parts.append((label, _picture_part(PIL.Image.fromarray(pixels), config)))
     return Encoded(labelled_parts)
 
 
@@ -139,6 +175,33 @@ def message_parts(files: Sequence[Encoded]) -> list[dict[str, Any]]:
         for label, media in file.labelled_parts
         for part in ({"type": "text", "text": f"Video {number}{label}:"}, media)
     ]
+
+
+def shown_parts(looks: Sequence[Look], config: MediaConfig) -> list[dict[str, Any]]:
+    """Parts of an OpenAI chat message that show clips as `config` says.
+
+    Raises:
+        UserError: for a clip that does not decode to its end.
+    """
+    if config.kind == "side_by_side":
+        left, right = looks
+        return _joined_parts(left, right, config)
+    return message_parts([encode(one, config) for one in looks])
+
+
+def _joined_parts(left: Look, right: Look, config: MediaConfig) -> list[dict[str, Any]]:
+    parts = []
+    for (_, before), (_, after) in zip(_frames_at(left), _frames_at(right), strict=True):
+        joined = PIL.Image.fromarray(np.concatenate([before, after], axis=1))
+        height, width = _joined_size(left, right, config)
+        parts.append(_picture_part(joined.resize((width, height), PIL.Image.Resampling.LANCZOS), config))
+    return parts
+
+
+def _joined_size(left: Look, right: Look, config: MediaConfig) -> tuple[int, int]:
+    height, width = left.height, left.width + right.width
+    scale = max(1.0, config.short_side / min(height, width))
+    return int(height * scale), int(width * scale)
 
 
 def _frames_at(one: Look) -> Iterator[tuple[Fraction, np.ndarray]]:
@@ -156,22 +219,29 @@ def _frames_at(one: Look) -> Iterator[tuple[Fraction, np.ndarray]]:
         yield from ((time, shown) for time in wanted)
 
 
-def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
+def _picture_part(picture: PIL.Image.Image, config: MediaConfig) -> dict[str, Any]:
     file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    return file.getvalue()
+    picture.save(file, "JPEG", quality=config.jpeg_quality)
+    return {"type": "image_url", "image_url": {"url": _data_url(file.getvalue(), "image/jpeg")}}
 
 
 def _data_url(content: bytes, mime_type: str) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
 
 
-def estimated_tokens(looks: Sequence[Look], prompt: str) -> int | None:
+def estimated_tokens(looks: Sequence[Look], prompt: str, config: MediaConfig) -> int | None:
     """Input tokens of a request, or None where the server chooses the frames.
 
     Qwen2.5-VL turns 28 x 28 pixels into a token; a frame's label takes about 12 and four characters of text about one.
     """
     if not all(one.times for one in looks):
         return None
-    frame_tokens = sum(len(one.times) * (math.ceil(one.height / 28) * math.ceil(one.width / 28) + 12) for one in looks)
-    return frame_tokens + len(prompt) // 4
+    if config.kind == "side_by_side":
+        pictures = len(looks[0].times) * _picture_tokens(*_joined_size(looks[0], looks[1], config))
+    else:
+        pictures = sum(len(one.times) * (_picture_tokens(one.height, one.width) + 12) for one in looks)
+    return pictures + len(prompt) // 4
+
+
+def _picture_tokens(height: int, width: int) -> int:
+    return math.ceil(height / 28) * math.ceil(width / 28)

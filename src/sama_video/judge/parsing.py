@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 
@@ -10,8 +11,25 @@ class MalformedAnswerError(ValueError):
     """The text is not what the prompt asked for; the message says why."""
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Scores from `low` to `high`, or `nothing` in all keys together."""
+
+    low: float = 1
+    high: float = 10
+    nothing: float | None = None
+
+    def check(self, scores: dict[str, float]) -> dict[str, float]:
+        """The scores. Raises MalformedAnswerError if one lies outside."""
+        if not all(score == self.nothing for score in scores.values()):
+            for key, score in scores.items():
+                if not self.low <= score <= self.high:
+                    raise MalformedAnswerError(f"{key} is {score}, outside {self.low:g} to {self.high:g}")
+        return {key: float(score) for key, score in scores.items()}
+
+
 def parse_scores(
-    text: str, score_keys: Collection[str], *, text_keys: Collection[str] = (), low: float = 1, high: float = 10
+    text: str, score_keys: Collection[str], *, text_keys: Collection[str] = (), scale: Scale = Scale()
 ) -> dict[str, float]:
     """The scores of an answer that holds one JSON object of exactly `score_keys` and `text_keys`.
 
@@ -22,13 +40,61 @@ def parse_scores(
         MalformedAnswerError: with the reason.
     """
     found = _only_object(_without_reasoning(text))
-    expected = {*score_keys, *text_keys}
-    if found.keys() != expected:
-        raise MalformedAnswerError(f"expected the keys {sorted(expected)}, got {sorted(found)}")
+    _check_keys(found, [*score_keys, *text_keys])
     for key in text_keys:
-        if not isinstance(found[key], str):
-            raise MalformedAnswerError(f"{key} is not a text")
-    return {key: _score(key, found[key], low, high) for key in score_keys}
+        _check_text(key, found[key])
+    return scale.check({key: _number(key, found[key]) for key in score_keys})
+
+
+def parse_blocks(text: str, blocks: Mapping[str, Sequence[str]], scale: Scale) -> dict[str, float]:
+    """The scores of `{"edit_accuracy": {"scores": [8, 9, 7], "reasoning": "..."}, ...}`, by the names of each block's
+    scores in their order; as strict as `parse_scores`.
+
+    Raises:
+        MalformedAnswerError: with the reason.
+    """
+    found = _only_object(_without_reasoning(text))
+    _check_keys(found, blocks)
+    scores: dict[str, float] = {}
+    for key, names in blocks.items():
+        if not isinstance(found[key], dict):
+            raise MalformedAnswerError(f"{key} is no object")
+        _check_keys(found[key], ("scores", "reasoning"))
+        _check_text(f"{key}.reasoning", found[key]["reasoning"])
+        given = found[key]["scores"]
+        if not isinstance(given, list) or len(given) != len(names):
+            raise MalformedAnswerError(f"{key}.scores is no list of {len(names)}")
+        scores |= {name: _number(name, value) for name, value in zip(names, given, strict=True)}
+    return scale.check(scores)
+
+
+def parse_lines(text: str, labels: Mapping[str, str], scale: Scale) -> dict[str, float]:
+    """The scores of an answer in lines such as "Instruction Compliance: 4", each of `labels` (label -> score's name)
+    once; other lines are comment, stars around a label and a full stop after a number are form.
+
+    Raises:
+        MalformedAnswerError: with the reason.
+    """
+    lines = [line.replace("*", "").strip() for line in _without_reasoning(text).splitlines()]
+    scores = {}
+    for label, name in labels.items():
+        values = [line[len(label) + 1 :].strip() for line in lines if line.startswith(f"{label}:")]
+        if len(values) != 1:
+            raise MalformedAnswerError(f"{len(values)} lines begin with {label!r}, expected 1")
+        if not re.fullmatch(r"\d+(\.\d+)?\.?", values[0]):
+            raise MalformedAnswerError(f"{label} is not a number: {values[0]!r}")
+        scores[name] = float(values[0].removesuffix("."))
+    return scale.check(scores)
+
+
+def _check_keys(found: dict[str, Any], expected: Collection[str]) -> None:
+    if found.keys() != set(expected):
+        raise MalformedAnswerError(f"expected the keys {sorted(expected)}, got {sorted(found)}")
+
+
+def _check_text(key: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise MalformedAnswerError(f"{key} is not a text")
 
 
 def _without_reasoning(text: str) -> str:
@@ -70,9 +136,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _score(key: str, value: Any, low: float, high: float) -> float:
+def _number(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise MalformedAnswerError(f"{key} is not a number: {value!r}")
-    if not low <= value <= high:
-        raise MalformedAnswerError(f"{key} is {value}, outside {low} to {high}")
-    return float(value)
+    return value

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from ..errors import UserError
 from ..journal import Journal, read_journal
@@ -31,7 +32,7 @@ class Answer:
 
     key: str
     task: str
-    status: str
+    status: Literal["ok", "parse_failed", "refused", "error"]
     scores: dict[str, float] | None = None
     reason: str = ""
     text: str = ""

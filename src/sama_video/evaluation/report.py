@@ -1,0 +1,386 @@
+"""Runs -> one report: tables with intervals, the paper's rows beside them, differences, agreement of judges.
+
+`write_report` writes it as Markdown, CSV, LaTeX, and a page with the videos (`page.py`).
+"""
+
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import written_aside
+from ..metrics import METRICS
+from .aggregate import EXACT_RULE, TaskScores, overall_scores, rule_of
+from .judging import AUTHORS_PROMPTS
+from .page import page
+from .published import PAPER, PublishedTable, published_table
+from .samples import choose_samples, copy_media
+from .scored import ScoredRun, choose_judge, read_scored, same_judge
+from .statistics import DRAWS, Interval, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
+from .tables import CLOSED_NOTE, Column, Row, Table, bare, csv_text, latex, markdown
+
+NOT_COMPARABLE = "not comparable with published numbers"
+OWN_PROMPTS = "The judge was asked by this project's own prompts, not the benchmark's ('--prompts copy' asks those)."
+INTERVAL_NOTE = f"In brackets: 95% interval, {DRAWS} bootstrap draws of source videos."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What a report holds.
+
+    Args:
+        judge: whose scores; needed where the runs have several judges in common.
+        compat: by the authors' script, traps included.
+        with_published: with the paper's table of this benchmark.
+        formats: of `FORMATS`.
+        samples: items shown of the best, the worst, and at random, for each run.
+        seed: of the random ones.
+    """
+
+    judge: str | None = None
+    compat: bool = False
+    with_published: bool = False
+    formats: tuple[str, ...] = ("markdown", "csv", "latex", "html")
+    samples: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.formats) - FORMATS.keys():
+            raise UserError(f"unknown format {', '.join(sorted(unknown))}; there is {', '.join(FORMATS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What is written, in whatever format.
+
+    Args:
+        about: sentences that hold for the whole of it.
+        judge: None where no run was judged.
+    """
+
+    title: str
+    about: tuple[str, ...]
+    tables: tuple[Table, ...]
+    runs: tuple[ScoredRun, ...]
+    judge: str | None
+
+
+def write_report(runs: Sequence[Path], out: Path, config: ReportConfig) -> list[Path]:
+    """Writes `report.md`, `report.csv`, `report.tex` and `index.html` with `media/` into `out`; returns the files.
+
+    Raises:
+        UserError: for runs that one table cannot hold, and for what the runs do not have.
+    """
+    report = build_report(read_scored(runs, compat=config.compat), config)
+    out.mkdir(parents=True, exist_ok=True)
+    return [FORMATS[name](report, out, config) for name in config.formats]
+
+
+def build_report(runs: Sequence[ScoredRun], config: ReportConfig) -> Report:
+    """All tables of runs of one benchmark."""
+    judge = choose_judge(runs, config.judge)
+    if judge is None and not any(run.exact for run in runs):
+        raise UserError("nothing was scored yet; 'sama eval judge RUN' or 'sama eval exact RUN' does")
+    tables: list[Table] = []
+    if judge is not None:
+        tables += judged_tables(runs, judge, config)
+    if config.with_published and judge is None:
+        raise UserError("the paper's tables are judges' scores, and these runs have none; leave out --with-published")
+    tables += exact_tables(runs)
+    benchmark = runs[0].benchmark
+    title = f"{benchmark.title} (version {benchmark.version})" if benchmark else "Exact scores of the pairs given"
+    return Report(title=title, about=_about(runs, judge), tables=tuple(tables), runs=tuple(runs), judge=judge)
+
+
+def _about(runs: Sequence[ScoredRun], judge: str | None) -> tuple[str, ...]:
+    about = [f"Runs: {', '.join(run.name for run in runs)}. Items: {len(runs[0].items)}."]
+    if judge is not None:
+        about.append(f"Judge: {judge}.")
+        if runs[0].benchmark is not None and runs[0].benchmark.authors and not judge.endswith(AUTHORS_PROMPTS):
+            about.append(OWN_PROMPTS)
+    if (benchmark := runs[0].benchmark) is not None and not benchmark.comparable:
+        about.append(f"Scores of {benchmark.title} by this judge's prompt are {NOT_COMPARABLE}.")
+    return tuple(about)
+
+
+# What a judge gave
+
+
+def judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) -> list[Table]:
+    """A summary, a table of every task, the paper's if asked for, differences of runs, agreement of judges."""
+    benchmark = runs[0].benchmark
+    assert benchmark is not None
+    rule = rule_of(benchmark, config.compat)
+    paper = _paper(benchmark.published) if config.with_published else None
+    beside = paper if paper is not None and same_judge(paper.judge, judge) else None
+    tables = [_summary(runs, judge, beside, rule, overall=benchmark.overall == "items")]
+    tables += [_task_table(runs, judge, index, beside, rule) for index in range(len(runs[0].judged[judge]))]
+    if paper is not None and beside is None:
+        tables += _paper_apart(paper)
+    return [*tables, *difference_tables(runs, judge), *agreement_tables(runs)]
+
+
+def _paper(name: str | None) -> PublishedTable:
+    if name is None:
+        raise UserError("the paper has no table of this benchmark; leave out --with-published")
+    return published_table(name)
+
+
+def _summary(runs: Sequence[ScoredRun], judge: str, paper: PublishedTable | None, rule: str, *, overall: bool) -> Table:
+    """A column a task: its headline."""
+    tasks = runs[0].judged[judge]
+    rows = [] if paper is None else _paper_headlines(paper, [one.task for one in tasks], overall)
+    for run in runs:
+        scored = run.judged[judge]
+        everything = overall_scores(scored)
+        cells = [_headline_interval(one) for one in [*scored, *([everything] if overall else [])]]
+        rows.append(Row(name=run.name, cells=tuple(cells), remark=_remark(run), counts=everything.counts))
+    names = [one.title for one in tasks] + (["Overall"] if overall else [])
+    return Table(
+        title="All tasks",
+        columns=tuple(Column(name=name) for name in names),
+        rows=tuple(rows),
+        decimals=paper.decimals if paper else 2,
+        notes=_notes(rule, paper, [one.task for one in tasks], tasks[0].columns[-1:]),
+    )
+
+
+def _headline_interval(scores: TaskScores) -> Interval:
+    return mean_intervals(scores.headline[:, None], scores.clusters)[0]
+
+
+def _task_table(runs: Sequence[ScoredRun], judge: str, index: int, paper: PublishedTable | None, rule: str) -> Table:
+    """A column a dimension, a block, and the headline."""
+    first = runs[0].judged[judge][index]
+    rows = _paper_rows(paper, first) if paper else []
+    for run in runs:
+        scores = run.judged[judge][index]
+        cells = tuple(scores.intervals())
+        rows.append(Row(name=run.name, cells=cells, remark=_remark(run), counts=scores.counts))
+    return Table(
+        title=first.title,
+        columns=tuple(Column(name=name) for name in first.columns),
+        rows=tuple(rows),
+        decimals=paper.decimals if paper else 2,
+        notes=_notes(rule, paper, [first.task], first.columns),
+    )
+
+
+def _remark(run: ScoredRun) -> str:
+    return "" if run.benchmark is None or run.benchmark.comparable else NOT_COMPARABLE
+
+
+def _notes(rule: str, paper: PublishedTable | None, tasks: Sequence[str], columns: Collection[str]) -> tuple[str, ...]:
+    return (rule, INTERVAL_NOTE, *(_paper_notes(paper, tasks, columns) if paper else ()))
+
+
+# The paper's rows
+
+
+def _paper_notes(paper: PublishedTable, tasks: Sequence[str], columns: Collection[str]) -> list[str]:
+    """Whose the rows are, and what is wrong in the cells shown."""
+    notes = [f"Rows without counts: {PAPER}, {paper.title}, as printed; judge {paper.judge}."]
+    if any(paper.closed & paper.tasks.get(task, {}).keys() for task in tasks):
+        notes.append(CLOSED_NOTE)
+    slips = [slip for slip in paper.slips if slip.task in tasks and set(slip.columns) & set(columns)]
+    return notes + [f"In print, {slip.task}, {slip.system}, {', '.join(slip.columns)}: {slip.about}" for slip in slips]
+
+
+def _paper_row(paper: PublishedTable, system: str, cells: Sequence[float | None]) -> Row:
+    return Row(
+        name=system,
+        cells=tuple(bare(cell) for cell in cells),
+        closed=system in paper.closed,
+        remark=paper.parameters.get(system, ""),
+        origin=f"{PAPER}, {paper.title}",
+    )
+
+
+def _paper_headlines(paper: PublishedTable, tasks: Sequence[str], overall: bool) -> list[Row]:
+    """A row a system: the last printed cell of each task."""
+    nothing = (None,) * len(paper.columns)
+    return [
+        _paper_row(
+            paper,
+            system,
+            [paper.tasks.get(task, {}).get(system, nothing)[-1] for task in tasks] + [None] * overall,
+        )
+        for system in paper.systems
+    ]
+
+
+def _paper_rows(paper: PublishedTable, scores: TaskScores) -> list[Row]:
+    """A row a system that was printed for this task; a column that the paper does not print is empty."""
+    return [
+        _paper_row(paper, system, [_by_name(paper, cells).get(name) for name in scores.columns])
+        for system, cells in paper.tasks.get(scores.task, {}).items()
+        if any(cell is not None for cell in cells)
+    ]
+
+
+def _by_name(paper: PublishedTable, cells: Sequence[float | None]) -> dict[str, float | None]:
+    return dict(zip(paper.columns, cells, strict=True))
+
+
+def _paper_apart(paper: PublishedTable) -> list[Table]:
+    """The printed table by itself: another judge's scores do not stand in one table with these."""
+    tasks = list(paper.tasks)
+    return [
+        Table(
+            title=f"{PAPER[0].upper() + PAPER[1:]}, {paper.title}, as printed",
+            columns=tuple(Column(name=task.replace("_", " ")) for task in tasks),
+            rows=tuple(_paper_headlines(paper, tasks, overall=False)),
+            decimals=paper.decimals,
+            notes=(
+                *_paper_notes(paper, tasks, paper.columns[-1:]),
+                "Another judge than these runs': not comparable with the tables above.",
+            ),
+        )
+    ]
+
+
+# Two runs, two judges
+
+
+def difference_tables(runs: Sequence[ScoredRun], judge: str) -> list[Table]:
+    """Every pair of runs, item by item, over all tasks: mean difference and wins of the headline."""
+    overall = {run.name: overall_scores(run.judged[judge]) for run in runs}
+    rows = [
+        row
+        for first, second in itertools.combinations(overall, 2)
+        for row in [_difference_row(f"{first} − {second}", overall[first], overall[second])]
+    ]
+    if not rows:
+        return []
+    names = ("Difference", "Win rate", "Wins", "Ties", "Losses")
+    return [
+        Table(
+            title="Differences between runs",
+            first="First − second",
+            columns=tuple(Column(name=name, better="") for name in names),
+            rows=tuple(rows),
+            decimals=3,
+            notes=(
+                "Over the items that both runs have, all tasks together, each item's headline. An interval of the "
+                "difference that holds 0 decides nothing. Win rate: share of items in which the first scores higher, a "
+                "tie counting half.",
+                INTERVAL_NOTE,
+            ),
+        )
+    ]
+
+
+def _difference_row(name: str, first: TaskScores, second: TaskScores) -> Row:
+    scores = dict(zip(second.items, second.headline, strict=True))
+    aligned = np.array([scores[item] for item in first.items])
+    wins = win_rate(first.headline, aligned, first.clusters)
+    difference = paired_difference(first.headline, aligned, first.clusters)
+    return Row(name=name, cells=(difference, wins.score, bare(wins.wins), bare(wins.ties), bare(wins.losses)))
+
+
+def agreement_tables(runs: Sequence[ScoredRun]) -> list[Table]:
+    """Every pair of judges that scored the same run: rank agreement over items, and over runs' means."""
+    judges = sorted({judge for run in runs for judge in run.judged})
+    rows = [
+        row
+        for first, second in itertools.combinations(judges, 2)
+        for row in _agreement_rows([run for run in runs if {first, second} <= run.judged.keys()], first, second)
+    ]
+    if not rows:
+        return []
+    return [
+        Table(
+            title="Agreement of judges",
+            first="Judges, over",
+            columns=tuple(Column(name=name, better="") for name in ("Kendall's τ-b", "Spearman's ρ", "N")),
+            rows=tuple(rows),
+            notes=("Ranks by the headline: 1 is the same order, 0 none, -1 the reverse. Few runs say little.",),
+        )
+    ]
+
+
+def _agreement_rows(runs: Sequence[ScoredRun], first: str, second: str) -> list[Row]:
+    pairs = [(overall_scores(run.judged[first]).headline, overall_scores(run.judged[second]).headline) for run in runs]
+    rows = []
+    for run, (a, b) in zip(runs, pairs, strict=True):
+        common = ~np.isnan(a + b)
+        rows.append(_agreement_row(f"{first}, {second}: items of {run.name}", a[common], b[common]))
+    if len(pairs) > 2:
+        means = np.array([[np.nanmean(a), np.nanmean(b)] for a, b in pairs])
+        rows.append(_agreement_row(f"{first}, {second}: means of the runs", means[:, 0], means[:, 1]))
+    return rows
+
+
+def _agreement_row(name: str, a: np.ndarray, b: np.ndarray) -> Row:
+    return Row(name=name, cells=(bare(kendall_tau(a, b)), bare(spearman(a, b)), bare(float(len(a)))))
+
+
+# What was scored exactly
+
+
+def exact_tables(runs: Sequence[ScoredRun]) -> list[Table]:
+    """A table of all edits together and of every family, of the runs that were scored exactly."""
+    scored = [run for run in runs if run.exact]
+    # A run's last are all of them together.
+    families = {one.task: one.title for run in scored for one in [run.exact[-1], *run.exact[:-1]]}
+    return [_exact_table(scored, task, title) for task, title in families.items()]
+
+
+def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
+    by_run = {run.name: scores for run in runs for scores in run.exact if scores.task == task}
+    metrics = [name for name in METRICS if any(name in one.columns for one in by_run.values())]
+    rows = []
+    for name, scores in by_run.items():
+        cells = dict(zip(scores.columns, scores.intervals(), strict=True))
+        rows.append(Row(name=name, cells=tuple(cells.get(metric) for metric in metrics), counts=scores.counts))
+    return Table(
+        title=f"Exact scores: {title}",
+        columns=tuple(
+            Column(name=f"{METRICS[name].title} {METRICS[name].unit}".strip(), better=METRICS[name].better)
+            for name in metrics
+        ),
+        rows=tuple(rows),
+        notes=(EXACT_RULE, INTERVAL_NOTE),
+    )
+
+
+# Files
+
+
+def _write_markdown(report: Report, out: Path, _: ReportConfig) -> Path:
+    parts = [f"# {report.title}", *report.about, *map(markdown, report.tables)]
+    return _write_text(out / "report.md", "\n\n".join(part.rstrip() for part in parts) + "\n")
+
+
+def _write_csv(report: Report, out: Path, _: ReportConfig) -> Path:
+    return _write_text(out / "report.csv", csv_text(report.tables))
+
+
+def _write_latex(report: Report, out: Path, _: ReportConfig) -> Path:
+    head = f"% {report.title}. {' '.join(report.about)}\n% Needs booktabs, xcolor and textcomp.\n\n"
+    return _write_text(out / "report.tex", head + "\n".join(map(latex, report.tables)))
+
+
+def _write_page(report: Report, out: Path, config: ReportConfig) -> Path:
+    samples = [
+        sample for run in report.runs for sample in choose_samples(run, report.judge, config.samples, config.seed)
+    ]
+    media = copy_media(samples, out / "media")
+    return _write_text(out / "index.html", page(report.title, report.about, report.tables, samples, media))
+
+
+FORMATS: dict[str, Callable[[Report, Path, ReportConfig], Path]] = {
+    "markdown": _write_markdown,
+    "csv": _write_csv,
+    "latex": _write_latex,
+    "html": _write_page,
+}
+
+
+def _write_text(path: Path, text: str) -> Path:
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+    return path

@@ -1,0 +1,216 @@
+import dataclasses
+import json
+import os
+import sys
+import time
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from sama_video.editing import EditSettings
+from sama_video.errors import UserError
+from sama_video.evaluation.editors import (
+    CONTROLS,
+    CommandEditor,
+    ControlEditor,
+    EditFailedError,
+    FolderEditor,
+    PipelineEditor,
+)
+from sama_video.metrics import psnr
+from sama_video.video import VideoReader
+from tests import tiny
+from tests.clips import write_photos
+
+
+def frames(path):
+    return np.stack([frame.pixels for frame in VideoReader(path).frames()])
+
+
+@pytest.fixture
+def item(engine_items):
+    return engine_items[0]
+
+
+# Commands
+
+
+def python(code: str) -> str:
+    return f"{sys.executable} -c '{code}'"
+
+
+def test_places_are_filled_as_single_arguments_without_a_shell(item, tmp_path):
+    listed = tmp_path / "arguments.json"
+    code = 'import json, sys; json.dump(sys.argv[2:], open(sys.argv[1], "w"))'
+    editor = CommandEditor(
+        template=f"{python(code)} {listed} --in={{source}} {{instruction}} 'two words' {{output}} {{reference}}"
+    )
+    text = 'Say "it\'s" $(touch x); {output} && more'
+    item = dataclasses.replace(item, instruction=text, reference=item.source)
+    editor(item, tmp_path / "o.mp4")
+    expected = [f"--in={item.source}", text, "two words", str(tmp_path / "o.mp4"), str(item.source)]
+    assert json.loads(listed.read_text()) == expected
+
+
+def test_a_failing_program_fails_the_item_with_its_last_words(item, tmp_path):
+    code = 'import sys; print("loading", file=sys.stderr); print("no memory\\n", file=sys.stderr); sys.exit(3)'
+    with pytest.raises(EditFailedError, match="exit code 3: no memory"):
+        CommandEditor(template=f"{python(code)} {{source}} {{output}}")(item, tmp_path / "o.mp4")
+
+
+def test_a_program_that_takes_too_long_ends_with_all_that_it_started(item, tmp_path):
+    code = (
+        "import os, pathlib, subprocess, sys, time; "
+        'child = subprocess.Popen(["sleep", "60"]); pathlib.Path(sys.argv[2] + ".pid").write_text(str(child.pid)); '
+        "time.sleep(60)"
+    )
+    output = tmp_path / "o.mp4"
+    with pytest.raises(EditFailedError, match="longer than 1 s"):
+        CommandEditor(template=f"{python(code)} {{source}} {{output}}", timeout=1.0)(item, output)
+    pid = int((tmp_path / "o.mp4.pid").read_text())
+    deadline = time.monotonic() + 10
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    """A process that ended but whose parent has not noticed does not run."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("cp {source}", "needs {output}"),
+        ("make {output}", "needs {source}"),
+        ("cp '{source} {output}", "no command line"),
+    ],
+)
+def test_a_template_that_cannot_work_is_refused(template, message):
+    with pytest.raises(UserError, match=message):
+        CommandEditor(template=template)
+
+
+def test_a_program_that_is_not_there_stops_the_run(item, tmp_path):
+    with pytest.raises(UserError, match="cannot start /nowhere/edit"):
+        CommandEditor(template="/nowhere/edit {source} {output}")(item, tmp_path / "o.mp4")
+
+
+def test_an_item_without_the_reference_that_a_program_takes_fails(item, tmp_path):
+    with pytest.raises(EditFailedError, match="no reference"):
+        CommandEditor(template="cp {source} {reference} {output}")(item, tmp_path / "o.mp4")
+
+
+def test_ffmpeg_is_an_editor(item, tmp_path):
+    template = f"{imageio_ffmpeg.get_ffmpeg_exe()} -loglevel error -i {{source}} -vf negate -pix_fmt yuv420p {{output}}"
+    CommandEditor(template=template)(item, tmp_path / "o.mp4")
+    assert (psnr(frames(tmp_path / "o.mp4"), 255 - frames(item.source)) or 0) > 25
+
+
+# Folders
+
+
+def test_finished_results_are_found_with_and_without_the_task_s_folder(engine_items, tmp_path):
+    first, second, third = engine_items[:3]
+    (tmp_path / "results" / first.task).mkdir(parents=True)
+    (tmp_path / "results" / first.task / first.file_name).write_bytes(b"first")
+    (tmp_path / "results" / second.file_name).write_bytes(b"second")
+    editor = FolderEditor(folder=tmp_path / "results")
+    for item, content in ((first, b"first"), (second, b"second")):
+        editor(item, tmp_path / "o.mp4")
+        assert (tmp_path / "o.mp4").read_bytes() == content
+    with pytest.raises(EditFailedError, match=third.file_name):
+        editor(third, tmp_path / "o.mp4")
+    with pytest.raises(UserError, match="no such folder"):
+        FolderEditor(folder=tmp_path / "nothing")
+
+
+# Controls
+
+
+def control(name, items, output, place=0):
+    ControlEditor(control=name, items=items)(items[place], output)
+    return output
+
+
+def test_identity_and_perfect_are_copies(engine_items, tmp_path):
+    first = engine_items[0]
+    assert control("identity", engine_items, tmp_path / "i.mp4").read_bytes() == first.source.read_bytes()
+    assert control("perfect", engine_items, tmp_path / "p.mp4").read_bytes() == first.target.read_bytes()
+
+
+def test_half_lies_half_way(engine_items, tmp_path):
+    for place, item in enumerate(engine_items):
+        half = frames(control("half", engine_items, tmp_path / "half.mp4", place))
+        source, target = frames(item.source), frames(item.target)
+        assert (psnr(half, target) or 0) > (psnr(source, target) or 0)
+        assert (psnr(half, source) or 0) > (psnr(target, source) or 0)
+
+
+def test_without_a_target_half_goes_towards_a_strong_look(item, tmp_path):
+    alone = [dataclasses.replace(item, target=None)]
+    half = frames(control("half", alone, tmp_path / "half.mp4"))
+    assert 8 < (psnr(half, frames(item.source)) or 0) < 25
+    with pytest.raises(EditFailedError, match="no target"):
+        control("perfect", alone, tmp_path / "p.mp4")
+
+
+def test_noise_is_the_item_s_own_and_always_the_same(engine_items, tmp_path):
+    first, again = (control("noise", engine_items, tmp_path / name).read_bytes() for name in ("a.mp4", "b.mp4"))
+    other = control("noise", engine_items, tmp_path / "c.mp4", 1).read_bytes()
+    assert first == again != other
+    assert frames(tmp_path / "a.mp4").shape == frames(engine_items[0].source).shape
+
+
+def test_a_wrong_clip_is_another_source_in_this_one_s_shape(engine_items, tmp_path):
+    short = dataclasses.replace(engine_items[0], source=tmp_path / "photo.png", file_name="photo.png")
+    write_photos(tmp_path, 1)
+    (tmp_path / "0.png").rename(tmp_path / "photo.png")
+    items = [short, dataclasses.replace(short, id="again"), engine_items[0]]
+    picture = frames(control("wrong-clip", items, tmp_path / "o.png"))
+    assert picture.shape == (1, 128, 128, 3)
+    clip = frames(control("wrong-clip", items, tmp_path / "o.mp4", 2))
+    assert clip.shape == frames(engine_items[0].source).shape
+    assert all(np.array_equal(clip[0], one) for one in clip), "a picture that is too short for a clip is repeated"
+    with pytest.raises(EditFailedError, match="same source"):
+        control("wrong-clip", items[:2], tmp_path / "o.png")
+
+
+def test_an_unknown_control_is_refused(engine_items):
+    with pytest.raises(UserError, match="identity, wrong-clip, noise, half, perfect"):
+        ControlEditor(control="copy", items=engine_items)
+    assert set(CONTROLS) == {"identity", "wrong-clip", "noise", "half", "perfect"}
+
+
+# Models
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tiny.pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_pipeline_is_an_editor(model, item, tmp_path, one_thread):  # noqa: ARG001 (a fixture)
+    edit = EditSettings(num_inference_steps=1)
+    editor = PipelineEditor(model=model, edit=edit, loading={"device": "cpu"})
+    editor(item, tmp_path / "o.mp4")
+    assert frames(tmp_path / "o.mp4").shape == frames(item.source).shape
+    assert editor.name == "model"
+    assert editor.settings["weights"].startswith("sha256:")
+    assert json.loads(json.dumps(editor.settings)) == editor.settings
+    with pytest.raises(EditFailedError, match="instruction is empty"):
+        editor(dataclasses.replace(item, instruction=" "), tmp_path / "e.mp4")
+
+
+def test_a_model_that_is_not_there_stops_the_run(item, tmp_path):
+    editor = PipelineEditor(model=os.fspath(tmp_path / "none"), edit=EditSettings())
+    with pytest.raises(UserError, match="unknown model"):
+        editor(item, tmp_path / "o.mp4")

@@ -1,0 +1,373 @@
+"""Runs of the three judged benchmarks end to end against a real server: the same records however it is disturbed."""
+
+import collections
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from itertools import cycle, islice
+
+import pytest
+
+from sama_video.errors import UserError
+from sama_video.evaluation.benchmark import find_benchmark
+from sama_video.evaluation.judging import (
+    UNEQUAL_LENGTHS,
+    JudgingConfig,
+    judge_run,
+    judgments_path,
+    media_of,
+    plan_judging,
+    protocol_of,
+)
+from sama_video.evaluation.records import ITEMS, PREDICTIONS, RUN, Judgment, read_records, read_run
+from sama_video.judge.client import JudgeConfig
+from tests.clips import write_clip
+from tests.evaluation.copies import SIZE, write_copy, write_lazy_run
+from tests.judge_server import JudgeServer, Mishap, answer_text, completion_body, error_body
+
+JUDGED = ("reco_bench", "openve_bench", "vie_bench")
+
+
+@pytest.fixture(scope="module", params=JUDGED)
+def run(request, tmp_path_factory):
+    """A run whose editor changed nothing."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return write_lazy_run(request.param, write_copy(request.param, folder / "copy"), folder / "run")
+
+
+@pytest.fixture(scope="module")
+def reco(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reco")
+    return write_lazy_run("reco_bench", write_copy("reco_bench", folder / "copy"), folder / "run")
+
+
+def anew(run, folder):
+    """The run as it was before anybody judged it."""
+    folder.mkdir(parents=True)
+    for name in (RUN, ITEMS, PREDICTIONS):
+        (folder / name).write_bytes((run / name).read_bytes())
+    (folder / "videos").symlink_to(run / "videos")
+    return folder
+
+
+def config_for(run, server, *, prompts="own", repeats=None, kind=None, **changes):
+    protocol = protocol_of(run)
+    settings = {"base_delay": 0.001, "max_delay": 0.002, "concurrency": 3, "timeout": 5.0, **changes}
+    judge = JudgeConfig(
+        model="some/judge-1",
+        base_url=server.base_url if server else "http://nobody.invalid/v1",
+        temperature=protocol.temperature,
+        max_tokens=protocol.max_tokens,
+        media=media_of(protocol, kind=kind, num_frames=None, long_side=None),
+        **settings,
+    )
+    return JudgingConfig(judge=judge, repeats=repeats or protocol.repeats, prompts=prompts)
+
+
+def judged(run, server, **changes):
+    report = judge_run(run, config_for(run, server, **changes))
+    return list(read_records(report.path, Judgment))
+
+
+def derived(run, name="some/judge-1"):
+    path = judgments_path(run, name)
+    return path.read_bytes(), path.with_suffix(".json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def requests(run, tmp_path_factory):
+    """Those of a run in which nothing went wrong, and its folder."""
+    folder = anew(run, tmp_path_factory.mktemp("undisturbed") / "run")
+    with JudgeServer() as server:
+        judged(folder, server)
+        assert set(server.sold.values()) == {1}
+    return server.requests, folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(requests):
+    return requests[1]
+
+
+def test_every_item_has_a_judgment_for_every_repeat(run, undisturbed):
+    info, items = read_run(run)
+    benchmark = find_benchmark(info.benchmark)
+    judgments = list(read_records(judgments_path(undisturbed, "some/judge-1"), Judgment))
+    repeats = range(benchmark.protocol.repeats)
+    assert [(one.item, one.repeat) for one in judgments] == sorted((item.id, n) for item in items for n in repeats)
+    tasks = {item.id: benchmark.task(item.task) for item in items}
+    low, high = benchmark.scale
+    for one in judgments:
+        if one.status == "ok":
+            dimensions = [name for block in tasks[one.item].blocks for name in block.dimensions]
+            assert list(one.scores) == sorted(dimensions)
+            assert all(low <= score <= high for score in one.scores.values())
+    missing = [one for one in judgments if one.status == "missing"]
+    assert {one.reason for one in missing} == {"there is no prediction", "the editor failed: out of memory"}
+    assert all(one.scores is None for one in missing)
+    assert len(missing) == 2 * len(repeats)
+
+
+def test_the_protocol_is_the_authors(run, requests):
+    benchmark = find_benchmark(read_run(run)[0].benchmark)
+    for request in requests[0]:
+        kinds = [part["type"] for part in request["messages"][0]["content"]]
+        urls = [part["image_url"]["url"] for part in request["messages"][0]["content"] if part["type"] == "image_url"]
+        assert request.get("temperature") == benchmark.protocol.temperature
+        assert request["max_tokens"] == benchmark.protocol.max_tokens
+        if benchmark.name == "reco_bench":
+            # Clips of 9 or 10 frames show the frames 0 and 8.
+            assert kinds == ["image_url", "image_url", "text"]
+            assert "temperature" not in request
+        elif benchmark.name == "openve_bench":
+            assert kinds == ["text", "text", "image_url", "text", "image_url"]
+            assert all(url.startswith("data:video/mp4;base64,") for url in urls)
+        else:
+            assert kinds[-1] == "text"
+            assert len(urls) == 16
+
+
+def test_prompts_hold_the_instruction_and_nothing_to_fill_in(run, tmp_path):
+    folder = anew(run, tmp_path / "run")
+    with JudgeServer() as server:
+        judged(folder, server, repeats=1, kind="frames")
+    prompts = [request["messages"][0]["content"][-1]["text"] for request in server.requests]
+    predicted = [item for item in read_run(run)[1] if any(item.instruction in prompt for prompt in prompts)]
+    assert len(predicted) >= len(prompts) > 0
+    for prompt in prompts:
+        assert "{instruction}" not in prompt
+        assert "{shown}" not in prompt
+        assert "frames of two videos" in prompt
+
+
+MISHAPS = [
+    Mishap(500, error_body("boom")),
+    None,
+    Mishap(429, error_body("busy"), headers=(("Retry-After", "0"),)),
+    Mishap(text="I would say nine."),
+    Mishap(closes=True),
+    None,
+    Mishap(200, completion_body("{}")[:40]),
+    Mishap(text='{"score": 10}'),
+    Mishap(text='{"edit_accuracy": {"scores": [9, 9], "reasoning": ""}}'),
+    Mishap(200, "<html></html>", headers=(("Content-Type", "text/html"),)),
+    Mishap(text='{"compliance": 9, "fidelity": 1, "quality": 1, "explanation": ""}'),
+]
+
+
+def test_disturbances_change_no_byte_and_buy_nothing_twice(run, undisturbed, tmp_path):
+    folder = anew(run, tmp_path / "run")
+    schedule = random.Random(0).sample(MISHAPS, len(MISHAPS))
+    with JudgeServer([*islice(cycle(schedule), 30), Mishap(delay=2.0)]) as server:
+        changes = {"timeout": 1.5, "max_attempts": 20, "max_tries": 20}
+        judged(folder, server, **changes)
+        assert set(server.sold.values()) == {1}
+        asked = len(server.requests)
+        judged(folder, server, **changes)
+        assert len(server.requests) == asked
+    assert derived(folder) == derived(undisturbed)
+
+
+def test_failures_are_data_and_errors_are_asked_again(reco, tmp_path):
+    folder = anew(reco, tmp_path / "run")
+    with JudgeServer(always=Mishap(text="9/10!")) as server:
+        statuses = collections.Counter(one.status for one in judged(folder, server))
+    assert statuses == {"parse_failed": 4, "missing": 2}
+    folder = anew(reco, tmp_path / "other")
+    with JudgeServer(always=Mishap(400, error_body("too many images"))) as server:
+        report = judge_run(folder, config_for(folder, server))
+        assert report.unanswered == 4
+        server.then = None
+        assert judge_run(folder, config_for(folder, server)).statuses == {"missing": 2, "ok": 4}
+
+
+def test_nine_zeros_are_an_unchanged_video_and_one_zero_is_no_score(reco, tmp_path):
+    def answer(*first):
+        block = {"scores": [0, 0, 0], "reasoning": ""}
+        blocks = {"edit_accuracy": {**block, "scores": first}, "naturalness": block, "video_quality": block}
+        return Mishap(text=json.dumps(blocks))
+
+    folder = anew(reco, tmp_path / "zeros")
+    with JudgeServer(always=answer(0, 0, 0)) as server:
+        scores = [one.scores for one in judged(folder, server) if one.status == "ok"]
+    assert len(scores) == 4
+    assert all(set(one.values()) == {0} and len(one) == 9 for one in scores)
+    folder = anew(reco, tmp_path / "mixed")
+    with JudgeServer(always=answer(0, 5, 5)) as server:
+        assert not [one for one in judged(folder, server) if one.status == "ok"]
+
+
+def test_clips_of_other_length_are_judged_and_noted(reco, tmp_path):
+    folder = anew(reco, tmp_path / "run")
+    (folder / "videos").unlink()
+    for line in map(json.loads, (folder / PREDICTIONS).read_text().splitlines()):
+        if line["file"]:
+            (folder / line["file"]).parent.mkdir(parents=True, exist_ok=True)
+            write_clip(folder / line["file"], 20, **SIZE)
+    with JudgeServer() as server:
+        noted = [one.reason for one in judged(folder, server) if one.status == "ok"]
+    assert all(reason.startswith(UNEQUAL_LENGTHS) for reason in noted)
+    assert f"{UNEQUAL_LENGTHS}: 9 and 20 frames" in noted
+
+
+def test_an_edit_that_cannot_be_read_is_missing_wherever_the_run_lies(reco, tmp_path):
+    records = []
+    for name in ("one", "two"):
+        folder = anew(reco, tmp_path / name)
+        (folder / "videos").unlink()
+        with JudgeServer() as server:
+            records.append(judged(folder, server))
+            assert server.requests == []
+    assert records[0] == records[1]
+    assert all(one.status == "missing" for one in records[0])
+    assert sum("no such video: videos/" in one.reason for one in records[0]) == 4
+
+
+def authors_block(key):
+    return f'"{key}": {{"scores": [<1 to 10>, <1 to 10>, <1 to 10>], "reasoning": "<>"}}'
+
+
+RECO_BLOCKS = ",\n".join(map(authors_block, ("edit_accuracy", "video_quality", "naturalness")))
+OPENVE_TEXT = """Rate: 1. bad
+Brief reasoning: 20 words.
+Compliance: A number from 1 to 5.
+Quality & Co: 1-5.
+Detail: 1-5.
+Editing instruction is: {edit_prompt}.
+"""
+AUTHORS = {
+    "reco_bench": (
+        "eval_step1_run_gemini_api.py",
+        f'import os\nbenchmark_score_eval_sys_prompt = """Judge.\n{{{RECO_BLOCKS}\n}}\n"""\n',
+    ),
+    "openve_bench": (
+        "gemini_benchmark.py",
+        "".join(
+            f'{name} = """{OPENVE_TEXT}"""\n' for name in find_benchmark("openve_bench").authors.constants.values()
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_the_authors_prompts_are_read_from_the_copy_and_make_another_judge(name, tmp_path):
+    copy = write_copy(name, tmp_path / "copy")
+    run = write_lazy_run(name, copy, tmp_path / "run")
+    with JudgeServer() as server, pytest.raises(UserError, match="--prompts own"):
+        judged(run, server, prompts="copy")
+    file, text = AUTHORS[name]
+    (copy / file).write_text(text)
+    with JudgeServer() as server:
+        own, authors = judged(run, server), judged(run, server, prompts="copy")
+        prompts = [part["text"] for part in server.requests[-1]["messages"][0]["content"] if part["type"] == "text"]
+    assert {one.status for one in authors} == {"ok", "missing"}
+    assert {one.judge for one in authors} == {"some/judge-1 (authors' prompts)"}
+    assert [one.item for one in authors] == [one.item for one in own]
+    assert len(list(run.glob("judgments-*.jsonl"))) == 2
+    assert "instruction" in max(prompts, key=len)
+    (copy / file).write_text("import os\n")
+    with pytest.raises(UserError, match="names no text"):
+        plan_judging(run, config_for(run, None, prompts="copy"))
+
+
+def test_authors_prompts_that_ask_for_other_scores_are_refused(tmp_path):
+    copy = write_copy("openve_bench", tmp_path / "copy")
+    run = write_lazy_run("openve_bench", copy, tmp_path / "run")
+    file, text = AUTHORS["openve_bench"]
+    (copy / file).write_text(text.replace("Detail: 1-5.\n", ""))
+    with pytest.raises(UserError, match="other scores of global_style"):
+        plan_judging(run, config_for(run, None, prompts="copy"))
+
+
+def test_vies_authors_have_no_prompts(tmp_path):
+    run = write_lazy_run("vie_bench", write_copy("vie_bench", tmp_path / "copy"), tmp_path / "run")
+    with pytest.raises(UserError, match="published no prompts"):
+        plan_judging(run, config_for(run, None, prompts="copy"))
+
+
+def test_a_plan_asks_nothing_and_counts_down_to_nothing(run, undisturbed, tmp_path):
+    folder = anew(run, tmp_path / "run")
+    config = config_for(run, None)
+    before = plan_judging(folder, config)
+    after = plan_judging(undisturbed, config)
+    assert before.pairs["unreadable"] == 2
+    assert before.answered == after.to_ask == after.input_tokens == 0
+    assert before.to_ask == after.answered > 0
+    assert (before.input_tokens is None) == (config.judge.media.kind == "video_in_image_url")
+    assert not (folder / "answers.jsonl").exists()
+
+
+def test_runs_that_cannot_be_judged_are_refused(tmp_path):
+    copy = write_copy("five_bench", tmp_path / "copy")
+    run = write_lazy_run("five_bench", copy, tmp_path / "run")
+    with pytest.raises(UserError, match="sama eval exact"):
+        protocol_of(run)
+    other = write_lazy_run("vie_bench", write_copy("vie_bench", tmp_path / "vie"), tmp_path / "vie_run")
+    info = json.loads((other / RUN).read_text())
+    (other / RUN).write_text(json.dumps({**info, "version": "0"}))
+    with pytest.raises(UserError, match="version 0"):
+        protocol_of(other)
+
+
+def command(run, server, *more):
+    options = ["--model", "some/judge-1", "--base-url", server.base_url, "--concurrency", "3", *map(str, more)]
+    return [sys.executable, "-m", "sama_video.cli", "eval", "judge", str(run), *options]
+
+
+def test_the_command_plans_judges_and_says_what_is_wrong(reco, tmp_path):
+    folder = anew(reco, tmp_path / "run")
+    with JudgeServer() as server:
+        dry = subprocess.run(command(folder, server, "--dry-run"), capture_output=True, text=True, check=True)
+        assert "0 answered already, 4 to ask" in dry.stdout
+        assert server.requests == []
+        done = subprocess.run(command(folder, server), capture_output=True, text=True, check=True)
+        assert "2 missing, 4 ok" in done.stdout
+        wrong = subprocess.run(command(tmp_path, server), capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "sama eval predict" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def killed_often(run, kills, repeats, rng):
+    """Runs the command until it ends, killing it `kills` times after some answers of that life; returns the server.
+
+    Asserts that no request asks for what the store held at an earlier kill.
+    """
+    with JudgeServer(delay=0.02) as server:
+        stored, checked = set(), 0
+        for life in range(kills + 1):
+            wanted = server.sold.total() + rng.randint(1, 3) if life < kills else float("inf")
+            with subprocess.Popen(command(run, server, "--repeats", repeats), stderr=subprocess.PIPE) as process:
+                while process.poll() is None and server.sold.total() < wanted:
+                    time.sleep(0.002)
+                if life < kills:
+                    time.sleep(rng.uniform(0, 0.02))
+                    process.send_signal(signal.SIGKILL)
+            assert process.returncode == (-signal.SIGKILL if life < kills else 0)
+            later, checked = server.requests[checked:], len(server.requests)
+            assert stored.isdisjoint(answer_text(request) for request in later)
+            lines = (run / "answers.jsonl").read_bytes().splitlines(keepends=True)
+            stored |= {json.loads(line)["text"] for line in lines if line.endswith(b"\n")}
+    return server
+
+
+def killed_and_quiet(run, tmp_path, kills, repeats):
+    killed, quiet = anew(run, tmp_path / "killed"), anew(run, tmp_path / "quiet")
+    server = killed_often(killed, kills, repeats, random.Random(kills))
+    # Bought twice is at most what was in flight at a kill.
+    assert server.sold.total() - len(server.sold) <= 3 * kills
+    with JudgeServer() as other:
+        judged(quiet, other, repeats=repeats)
+    assert derived(killed) == derived(quiet)
+
+
+def test_a_run_killed_five_times_ends_in_the_same_records(reco, tmp_path):
+    killed_and_quiet(reco, tmp_path, kills=5, repeats=8)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_in_the_same_records(run, tmp_path):
+    killed_and_quiet(run, tmp_path, kills=20, repeats=40)
