@@ -21,6 +21,7 @@ from sama_video.models.transformer_sama import SamaTransformer3DModel
 from sama_video.training.nano import train_tokenizer
 from tests import golden
 from tests.clips import write_clip
+from tests.evaluation.copies import write_copy
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,6 +46,7 @@ def workplace(tmp_path_factory):
     (folder / "pairs.csv").write_text("src_video,tgt_video,prompt\nclip.mp4,clip.mp4,make it green\n")
     (folder / "other.csv").write_text("before,after,prompt\nclip.mp4,clip.mp4,make it green\n")
     (folder / "results").mkdir()
+    write_copy("reco_bench", folder / "ReCo-Bench")
     (folder / "weights").mkdir()
     torch.manual_seed(0)
     transformer = SamaTransformer3DModel(

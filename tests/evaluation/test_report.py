@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from typer.testing import CliRunner
 from sama_video.cli.app import app
 from sama_video.errors import UserError
 from sama_video.evaluation.published import published_table
-from sama_video.evaluation.records import ExactScores
+from sama_video.evaluation.records import ExactScores, Judgment, read_records
 from sama_video.evaluation.report import ReportConfig, build_report, write_report
 from sama_video.evaluation.samples import choose_samples
 from sama_video.evaluation.scored import read_scored, same_judge
+from sama_video.judge.store import Answer, AnswerStore
 from sama_video.video import VideoReader
 
 from ..clips import write_clip
@@ -87,6 +89,24 @@ def test_compat_takes_the_missing_item_out(folder):
     report = report_of(make_run(folder, "mine", [6, 8, None, 4]), compat=True)
     assert cells(table(report, "Add"), "mine")["S"].value == pytest.approx((6 + 8 + 4) / 3)
     assert any("leave every mean" in note for note in table(report, "Add").notes)
+
+
+def test_compat_finds_its_traps_in_the_runs_files(folder):
+    run = make_run(folder, "mine", [6, 8, 3])
+    path = next(run.glob("judgments-*.jsonl"))
+    first, second, *rest = read_records(path, Judgment)
+    traps = [
+        dataclasses.replace(first, reason="unequal lengths: 5 and 4 frames"),
+        dataclasses.replace(second, answer="key of the second"),
+    ]
+    path.write_text("".join(json.dumps(dataclasses.asdict(one)) + "\n" for one in [*traps, *rest]))
+    with AnswerStore(run / "answers.jsonl") as store:
+        store.append(Answer(key="key of the second", task="t", status="ok", text="I see no Error here"))
+        store.append(Answer(key="of nobody", task="t", status="ok", text="error"))
+    add = cells(table(report_of(run, compat=True), "Add"), "mine")
+    assert add["SA"].value == pytest.approx(3)  # the first has left, and the second leaves the dimensions
+    assert add["S"].value == pytest.approx((0 + 3) / 2)
+    assert cells(table(report_of(run), "Add"), "mine")["S"].value == pytest.approx((6 + 8 + 3) / 3)
 
 
 def test_another_judges_scores_stand_apart_from_the_papers(folder):
@@ -241,3 +261,11 @@ def test_the_command_says_what_it_wrote(folder):
     unknown = CliRunner().invoke(app, ["eval", "report", str(run), "--format", "pdf"])
     assert isinstance(unknown.exception, UserError)
     assert "unknown format pdf" in str(unknown.exception)
+
+
+def test_one_judge_asked_in_two_ways_is_two_judges(folder):
+    runs = [make_run(folder, name, [6, 8]) for name in ("mine", "theirs")]
+    for run, repeats in zip(runs, (1, 3), strict=True):
+        (run / "judgments-gemini.json").write_text(json.dumps({"judge": GEMINI, "repeats": repeats}))
+    with pytest.raises(UserError, match=r"asked otherwise about theirs than about mine \(repeats\)"):
+        report_of(*runs)

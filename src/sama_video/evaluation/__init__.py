@@ -1,1 +1,1 @@
-"""Scoring editors: a benchmark's items -> an editor's videos -> a judge's or exact scores -> tables. Files in between."""
+"""Scoring editors: a benchmark -> an editor's videos -> scores by a judge or exact ones -> tables; files in between."""

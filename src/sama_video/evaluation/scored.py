@@ -1,9 +1,11 @@
 """A run's folder -> its scores, and whether runs may stand in one table."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..journal import read_journal
@@ -24,6 +26,7 @@ class ScoredRun:
         benchmark: None for the user's own pairs.
         judgments: by judge.
         judged: judge -> scores by the rule chosen.
+        asked: judge -> how it was asked.
         exact: empty if nothing was scored exactly.
     """
 
@@ -34,6 +37,7 @@ class ScoredRun:
     items: list[Item]
     predictions: dict[str, Prediction]
     judged: dict[str, list[TaskScores]]
+    asked: dict[str, dict[str, Any]]
     exact: list[TaskScores]
 
 
@@ -73,6 +77,7 @@ def _scored(path: Path, compat: bool) -> ScoredRun:
         items=items,
         predictions=predictions_of(path),
         judged=_judged(path, benchmark, items, compat) if benchmark is not None else {},
+        asked=_asked(path),
         exact=aggregate_exact(items, exact) if exact else [],
     )
 
@@ -84,6 +89,11 @@ def _judged(path: Path, benchmark: Benchmark, items: list[Item], compat: bool) -
         judge: aggregate(benchmark, items, [one for one in judgments if one.judge == judge], compat=quirks)
         for judge in sorted({one.judge for one in judgments})
     }
+
+
+def _asked(path: Path) -> dict[str, dict[str, Any]]:
+    settings = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(path.glob("judgments-*.json"))]
+    return {one["judge"]: one for one in settings}
 
 
 def _quirks(path: Path, judgments: list[Judgment]) -> Quirks:
@@ -107,8 +117,27 @@ def choose_judge(runs: Sequence[ScoredRun], judge: str | None) -> str | None:
     """The judge of all runs; None where no run was judged.
 
     Raises:
-        UserError: if runs were judged by others, or by several and none is named.
+        UserError: if runs were judged by others, or by several and none is named, or the one was asked in several ways.
     """
+    chosen = _common_judge(runs, judge)
+    if chosen is not None:
+        _check_asked_alike(runs, chosen)
+    return chosen
+
+
+def _check_asked_alike(runs: Sequence[ScoredRun], judge: str) -> None:
+    first = runs[0].asked.get(judge, {})
+    for run in runs[1:]:
+        other = run.asked.get(judge, {})
+        different = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+        if different:
+            raise UserError(
+                f"{judge} was asked otherwise about {run.name} than about {runs[0].name} ({', '.join(different)}); "
+                "judge both with the same options"
+            )
+
+
+def _common_judge(runs: Sequence[ScoredRun], judge: str | None) -> str | None:
     known = {name for run in runs for name in run.judged}
     common = [name for name in sorted(known) if all(name in run.judged for run in runs)]
     if judge is not None:

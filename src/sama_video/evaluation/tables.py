@@ -12,7 +12,7 @@ from .statistics import Interval
 
 CLOSED_MARK = "†"
 CLOSED_NOTE = f"{CLOSED_MARK} closed system, as marked in print. Bold: the best of the others."
-COUNTS_COLUMN = "ok/missing/failed"
+COUNTS_COLUMN = "ok / missing / failed"
 
 
 @dataclass(frozen=True, kw_only=True)
