@@ -185,6 +185,22 @@ def test_exact_scores_have_a_table_for_each_family(folder):
     assert [column.better for column in add.columns] == ["higher", "lower"]
 
 
+def test_exact_scores_of_runs_are_compared_item_by_item(folder):
+    items = make_items("vie_bench", 2)
+
+    def run(name, shift):
+        exact = [
+            ExactScores(item=item.id, status="ok", scores={"success": 1.0, "psnr_inside": 20.0 + index + shift})
+            for index, item in enumerate(items)
+        ]
+        return make_run(folder, name, [5, 5], benchmark="vie_bench", judge="j", exact=exact)
+
+    report = report_of(run("mine", 1.5), run("theirs", 0))
+    found = cells(table(report, "Differences between runs: PSNR to target, inside"), "mine − theirs")
+    assert (found["Difference"].value, found["Wins"].value) == (pytest.approx(1.5), 1)
+    assert cells(table(report, "Differences between runs: success"), "mine − theirs")["Ties"].value == 1
+
+
 def test_formats_tell_the_same_numbers(folder):
     run = make_run(folder, "mine_1", [6, 8, 3])
     files = write_report([run], folder / "out", ReportConfig(with_published=True, formats=("markdown", "csv", "latex")))

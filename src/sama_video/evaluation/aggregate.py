@@ -8,7 +8,7 @@ Scores are float64 `[N, K]`; NaN marks an item that a column's mean leaves out.
 
 import collections
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,6 +54,10 @@ class TaskScores:
     def headline(self) -> np.ndarray:
         """`[N]`, of the last column."""
         return self.scores[:, -1]
+
+    def only(self, column: str) -> "TaskScores":
+        """The same items with one column."""
+        return replace(self, columns=(column,), scores=self.scores[:, [self.columns.index(column)]])
 
     def intervals(self) -> list[Interval]:
         """Mean and interval of each column."""

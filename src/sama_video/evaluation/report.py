@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from .tables import CLOSED_NOTE, Column, Row, Table, bare, csv_text, latex, mark
 
 NOT_COMPARABLE = "not comparable with published numbers"
 OWN_PROMPTS = "The judge was asked by this project's own prompts, not the benchmark's ('--prompts copy' asks those)."
+# Exact scores that runs are compared in, item by item.
+DECIDING = ("success", "psnr_inside", "psnr_outside", "psnr_to_source")
 INTERVAL_NOTE = f"In brackets: 95% interval, {DRAWS} bootstrap draws of source videos."
 
 
@@ -120,7 +122,8 @@ def judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) -
     tables += [_task_table(runs, judge, index, beside, rule) for index in range(len(runs[0].judged[judge]))]
     if paper is not None and beside is None:
         tables += _paper_apart(paper)
-    return [*tables, *difference_tables(runs, judge), *agreement_tables(runs)]
+    headlines = {run.name: overall_scores(run.judged[judge]) for run in runs}
+    return [*tables, *difference_tables(headlines, ""), *agreement_tables(runs)]
 
 
 def _paper(name: str | None) -> PublishedTable:
@@ -245,26 +248,29 @@ def _paper_apart(paper: PublishedTable) -> list[Table]:
 # Two runs, two judges
 
 
-def difference_tables(runs: Sequence[ScoredRun], judge: str) -> list[Table]:
-    """Every pair of runs, item by item, over all tasks: mean difference and wins of the headline."""
-    overall = {run.name: overall_scores(run.judged[judge]) for run in runs}
+def difference_tables(scores: Mapping[str, TaskScores], measure: str) -> list[Table]:
+    """Every pair of runs, item by item, over all tasks: mean difference and wins of the headline.
+
+    Args:
+        scores: of each run by its name.
+        measure: what the headline is, for the title; empty for a judge's.
+    """
     rows = [
-        row
-        for first, second in itertools.combinations(overall, 2)
-        for row in [_difference_row(f"{first} − {second}", overall[first], overall[second])]
+        _difference_row(f"{first} − {second}", scores[first], scores[second])
+        for first, second in itertools.combinations(scores, 2)
     ]
     if not rows:
         return []
     names = ("Difference", "Win rate", "Wins", "Ties", "Losses")
     return [
         Table(
-            title="Differences between runs",
+            title="Differences between runs" + (f": {measure}" if measure else ""),
             first="First − second",
             columns=tuple(Column(name=name, better="") for name in names),
             rows=tuple(rows),
             decimals=3,
             notes=(
-                "Over the items that both runs have, all tasks together, each item's headline. An interval of the "
+                "Over the items that both runs have scores of, all tasks together. An interval of the "
                 "difference that holds 0 decides nothing. Win rate: share of items in which the first scores higher, a "
                 "tie counting half.",
                 INTERVAL_NOTE,
@@ -322,11 +328,22 @@ def _agreement_row(name: str, a: np.ndarray, b: np.ndarray) -> Row:
 
 
 def exact_tables(runs: Sequence[ScoredRun]) -> list[Table]:
-    """A table of all edits together and of every family, of the runs that were scored exactly."""
+    """All edits together, how the runs differ in them, then every family; of the runs that were scored exactly."""
     scored = [run for run in runs if run.exact]
     # A run's last are all of them together.
     families = {one.task: one.title for run in scored for one in [run.exact[-1], *run.exact[:-1]]}
-    return [_exact_table(scored, task, title) for task, title in families.items()]
+    tables = [_exact_table(scored, task, title) for task, title in families.items()]
+    return [*tables[:1], *_exact_differences(scored), *tables[1:]]
+
+
+def _exact_differences(runs: Sequence[ScoredRun]) -> list[Table]:
+    everything = {run.name: run.exact[-1] for run in runs}
+    metrics = [name for name in DECIDING if all(name in one.columns for one in everything.values())]
+    return [
+        table
+        for name in metrics
+        for table in difference_tables({run: one.only(name) for run, one in everything.items()}, METRICS[name].title)
+    ]
 
 
 def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:

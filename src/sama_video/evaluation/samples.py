@@ -67,9 +67,7 @@ def _deciding_scores(run: ScoredRun, judge: str | None) -> tuple[str, TaskScores
     metric = next((name for name in METRICS if name.startswith("psnr") and name in measured), None)
     if metric is None:
         return None
-    scores = run.exact[-1]
-    column = scores.scores[:, [scores.columns.index(metric)]]
-    return METRICS[metric].title, TaskScores(**{**vars(scores), "columns": (metric,), "scores": column})
+    return METRICS[metric].title, run.exact[-1].only(metric)
 
 
 def _sample(run: ScoredRun, why: str, item: Item, score: str) -> Sample:
