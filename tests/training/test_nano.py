@@ -44,6 +44,19 @@ def test_an_untrained_decoder_is_the_transposed_encoder_and_training_improves_it
     assert scores["trained"] > scores["linear"]
 
 
+def test_a_finished_nano_edits_as_the_trained_one_with_a_better_decoder(engine, tmp_path):
+    trained = small_nano(engine, 12, 300)
+    trained.save_pretrained(tmp_path / "trained")
+    scores = nano.finished_nano(
+        tmp_path / "trained", tmp_path / "finished", engine, engine, num_steps=40, batch_size=2, validation_clips=6
+    )
+    assert scores["trained"] > scores["linear"]
+    finished = SamaPipeline.from_pretrained(tmp_path / "finished", dtype=torch.float32)
+    for mine, theirs in zip(finished.transformer.parameters(), trained.transformer.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs.half().float(), rtol=0, atol=0)
+    assert nano.codec_psnr(finished.vae, engine, 6) == pytest.approx(scores["trained"], abs=0.05)
+
+
 def test_frames_must_be_4k_plus_1(codec):
     with pytest.raises(ValueError, match="4k\\+1 frames"):
         codec.encode(torch.zeros(1, 3, 4, 32, 32))

@@ -2,7 +2,7 @@
 
 `python -m sama_video.training.nano --out runs/nano-init` writes a pipeline folder for the recipes `nano_pretraining`
 and `nano_finetuning` to begin with; `--start-from` carries over what an earlier nano of another codec and vocabulary
-knows.
+knows. `--finish` makes of a run's export what ships.
 """
 
 import argparse
@@ -269,17 +269,47 @@ def new_nano(folder: Path, engine: Engine, start_from: Path | None = None) -> No
         pipe.save_pretrained(aside)
 
 
-def main() -> None:
+def finished_nano(trained: Path, folder: Path, engine: Engine, validation: Engine, **training) -> dict[str, float]:
+    """Write a trained nano as it ships: its decoder trained too, everything in float16.
+
+    Args:
+        trained: pipeline folder, such as a run's export.
+        engine, validation: what the decoder trains on, and what it is tried on; `training` goes to `train_decoder`.
+
+    Returns:
+        As `train_decoder`.
+    """
+    pipe = SamaPipeline.from_pretrained(trained, dtype=torch.float32)
+    scores = train_decoder(pipe.vae, engine, validation, **training)
+    for part in (pipe.transformer, pipe.vae, pipe.text_encoder):
+        part.half()
+    with written_aside(folder) as aside:
+        pipe.save_pretrained(aside)
+    return scores
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
     parser.add_argument("--images", help="folder of photographs for backgrounds")
     parser.add_argument("--videos", help="folder of films for backgrounds")
-    parser.add_argument("--start-from", type=Path, help="pipeline folder of an earlier nano")
-    arguments = parser.parse_args()
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--start-from", type=Path, help="begin with what the nano in this folder knows")
+    what.add_argument("--finish", type=Path, help="train the decoder of the trained nano in this folder")
+    return parser
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = EngineConfig(num_samples=1, shapes=(), images=arguments.images, videos=arguments.videos)
-    engine = build_engine(config, "train", arguments.out.parent / "films")
-    new_nano(arguments.out, engine, arguments.start_from)
+    films = arguments.out.parent / "films"
+    engine = build_engine(config, "train", films)
+    if arguments.finish is None:
+        new_nano(arguments.out, engine, arguments.start_from)
+    else:
+        scores = finished_nano(arguments.finish, arguments.out, engine, build_engine(config, "validation", films))
+        logger.info("PSNR on validation clips: linear %.1f dB, trained %.1f dB", scores["linear"], scores["trained"])
 
 
 if __name__ == "__main__":
