@@ -1,8 +1,8 @@
 """SAMA-Nano's parts before training: tokenizer, linear codec, transformer, text encoder; and its decoder after it.
 
 `python -m sama_video.training.nano --out runs/nano-init` writes a pipeline folder for the recipes `nano_pretraining`
-and `nano_finetuning` to begin with; `--start-from` carries over what an earlier nano of another codec and vocabulary
-knows. `--finish` makes of a run's export what ships.
+and `nano_finetuning` to begin with; `--start-from` carries over what an earlier nano of another vocabulary knows.
+`--finish` makes of a run's export what ships.
 """
 
 import argparse
@@ -32,12 +32,11 @@ logger = logging.getLogger(__name__)
 TEXT_TOKENS = 48
 SIGMA_SHIFT = 3.0
 MAX_BATCH = 512  # samples that a step may take, which keeps the steps' samples apart
-Z_DIM = 96  # latent channels
 
 
 def new_transformer() -> SamaTransformer3DModel:
     """An untrained transformer of the nano's size."""
-    transformer = SamaTransformer3DModel(**{**PRESETS["nano"].transformer, "in_channels": Z_DIM, "out_channels": Z_DIM})
+    transformer = SamaTransformer3DModel(**PRESETS["nano"].transformer)
     nn.init.normal_(transformer.type_embedding.weight, std=0.5)
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
@@ -196,63 +195,45 @@ def codec_psnr(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 60) ->
 
 
 @torch.no_grad()
-def carry_over(old: SamaPipeline, new: SamaPipeline) -> None:
-    """Let an untrained nano begin with what another one knows, though its latents and its words differ.
+def carry_words_over(old: SamaPipeline, tokenizer: PreTrainedTokenizerFast, text_encoder: UMT5EncoderModel) -> None:
+    """Let a text encoder of a new vocabulary begin with what an older nano's knows.
 
-    Both codecs are linear, so old latents are a linear function of new ones, `z_old = A z_new + b`; the first and the
-    last layer take it in. Words that are one token here and several there begin with the mean of these.
+    Words that are one token here and several there begin with the mean of these.
     """
-    mapping, offset = _latent_map(old.vae, new.vae)
-    into, source = new.transformer, old.transformer
-    state = source.state_dict()
-    weight = state["patch_embedding.weight"]
-    state["patch_embedding.bias"] = state["patch_embedding.bias"] + torch.einsum("dcfhw,c->d", weight, offset)
-    state["patch_embedding.weight"] = torch.einsum("dcfhw,cn->dnfhw", weight, mapping)
-    back = torch.linalg.pinv(mapping)
-    for name in ("proj_out.weight", "proj_out.bias"):
-        value = state[name].unflatten(0, (-1, source.config.out_channels))
-        state[name] = torch.einsum("nc,pc...->pn...", back, value).flatten(0, 1)
-    into.load_state_dict(state)
-    text_state = old.text_encoder.state_dict()
-    words = _carried_embeddings(old, new)
-    for name in [name for name, value in text_state.items() if value.shape[0] == len(old.tokenizer) != len(words)]:
-        text_state[name] = words
-    new.text_encoder.load_state_dict(text_state)
-
-
-def _latent_map(old: AutoencoderSamaNano, new: AutoencoderSamaNano) -> tuple[torch.Tensor, torch.Tensor]:
-    """A `[Z_old, Z_new]` and b `[Z_old]` of normalised latents."""
-    std_old, std_new = (torch.tensor(vae.config.latents_std) for vae in (old, new))
-    mapping = (old.components @ new.components.T) * std_new[None] / std_old[:, None]
-    offset = (old.components @ (new.patch_mean - old.patch_mean)) / std_old
-    return mapping, offset
-
-
-def _carried_embeddings(old: SamaPipeline, new: SamaPipeline) -> torch.Tensor:
     words = old.text_encoder.get_input_embeddings().weight
-    carried = torch.empty(len(new.tokenizer), words.shape[1])
-    for index in range(len(new.tokenizer)):
-        token = new.tokenizer.convert_ids_to_tokens(index)
-        known = old.tokenizer.convert_tokens_to_ids(token) if token in old.tokenizer.get_vocab() else None
-        text = new.tokenizer.decode([index])
-        parts = [known] if known is not None else old.tokenizer(text, add_special_tokens=False).input_ids
+    carried = torch.empty(len(tokenizer), words.shape[1])
+    known = old.tokenizer.get_vocab()
+    for index, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+        text = tokenizer.decode([index])
+        parts = [known[token]] if token in known else old.tokenizer(text, add_special_tokens=False).input_ids
         carried[index] = words[parts or [0]].mean(dim=0)
-    return carried
+    state = old.text_encoder.state_dict()
+    embeddings = [name for name, value in state.items() if value.shape == words.shape]
+    text_encoder.load_state_dict({**state, **dict.fromkeys(embeddings, carried)})
 
 
 def new_nano(folder: Path, engine: Engine, start_from: Path | None = None) -> None:
-    """Write an untrained nano as a pipeline folder: tokenizer and linear codec are fitted, the rest is random."""
+    """Write an untrained nano as a pipeline folder: tokenizer and linear codec are fitted, the rest is random.
+
+    With `start_from`, an earlier nano's folder, only the vocabulary is new.
+    """
     torch.manual_seed(0)
     tokenizer = train_tokenizer()
-    vae = AutoencoderSamaNano(z_dim=Z_DIM)
-    fit_linear_codec(vae, engine)
-    transformer = new_transformer()
-    start_some_heads_on_the_same_place(transformer)
+    text_encoder = new_text_encoder(len(tokenizer))
+    if start_from is None:
+        transformer = new_transformer()
+        start_some_heads_on_the_same_place(transformer)
+        vae = AutoencoderSamaNano(z_dim=transformer.config.in_channels)
+        fit_linear_codec(vae, engine)
+    else:
+        old = SamaPipeline.from_pretrained(start_from, dtype=torch.float32)
+        transformer, vae = old.transformer, old.vae
+        carry_words_over(old, tokenizer, text_encoder)
     preset = PRESETS["nano"]
     pipe = SamaPipeline(
         transformer=transformer,
         vae=vae,
-        text_encoder=new_text_encoder(len(tokenizer)),
+        text_encoder=text_encoder,
         tokenizer=tokenizer,
         prompt_prefix="",
         max_sequence_length=TEXT_TOKENS,
@@ -263,8 +244,6 @@ def new_nano(folder: Path, engine: Engine, start_from: Path | None = None) -> No
         default_guidance_scale=preset.guidance_scale,
         default_flow_shift=SIGMA_SHIFT,
     )
-    if start_from is not None:
-        carry_over(SamaPipeline.from_pretrained(start_from, dtype=torch.float32), pipe)
     with written_aside(folder) as aside:
         pipe.save_pretrained(aside)
 
