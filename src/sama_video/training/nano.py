@@ -203,7 +203,7 @@ def carry_words_over(old: SamaPipeline, tokenizer: PreTrainedTokenizerFast, text
     words = old.text_encoder.get_input_embeddings().weight
     carried = torch.empty(len(tokenizer), words.shape[1])
     known = old.tokenizer.get_vocab()
-    for index, token in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
+    for index, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
         text = tokenizer.decode([index])
         parts = [known[token]] if token in known else old.tokenizer(text, add_special_tokens=False).input_ids
         carried[index] = words[parts or [0]].mean(dim=0)
