@@ -7,6 +7,7 @@ state there is, and PyTorch's own loader fetches ahead.
 
 import hashlib
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -86,6 +87,7 @@ class BatchLoader:
             sampler=range(self.batches_done, len(plan)),
             num_workers=self.num_workers,
             collate_fn=_as_it_is,
+            worker_init_fn=_leave_sigterm_to_the_run,
         )
         for batch in batches:
             if isinstance(batch, UserError):
@@ -143,6 +145,11 @@ class _EpochBatches(Dataset):
             return collate([load_sample(datasets[one.dataset], one, config) for one in share.samples], step)
         recipes = [sample_recipe(datasets[one.dataset], one, config) for one in share.samples]
         return collate_encoded([cache.read(recipe) for recipe in recipes], step)
+
+
+def _leave_sigterm_to_the_run(_: int) -> None:
+    """A scheduler signals every process of a job; the run still needs its batches until it has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:
