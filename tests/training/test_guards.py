@@ -1,8 +1,9 @@
 """What stops a run: it says why, the state before it is there, and going on loses nothing."""
 
 import math
+import multiprocessing
 import os
-import signal
+import subprocess
 
 import PIL.Image
 import pytest
@@ -12,7 +13,7 @@ from sama_video.errors import UserError
 from sama_video.training.checkpoint import checkpoints
 from sama_video.training.config import DatasetConfig
 from sama_video.training.run import run_stages
-from sama_video.training.trainer import TrainingStoppedError
+from sama_video.training.trainer import Trainer, TrainingStoppedError
 from tests.training import processes
 
 
@@ -113,24 +114,27 @@ def test_what_may_change_on_the_way(tiny_init, tmp_path):
     assert run_stages([gentler], tmp_path, resume=True).is_dir()
 
 
-def test_sigterm_saves_and_resuming_ends_as_an_undisturbed_run(tiny_init, tmp_path, monkeypatch):
-    config = processes.config(tiny_init, loop={"num_steps": 4})
-    undisturbed = processes.trainer(config, tmp_path / "undisturbed")
-    undisturbed.train()
-    trainer = processes.trainer(config, tmp_path / "run")
-    whole_step = trainer.train_step
+def train_and_signal_the_job(config, out):
+    """As a scheduler ends a job: SIGTERM to the run and its loader's workers, here in the middle of the second step."""
+    os.setpgid(0, 0)
+    multiprocessing.set_start_method("fork", force=True)  # workers are this process's children, as in a plain run
+    forward_backward = Trainer.forward_backward
 
-    def step_and_signal(*arguments, **options):
-        metrics = whole_step(*arguments, **options)
-        if trainer.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return metrics
+    def signal_once(trainer, micro):
+        if trainer.step == 1:
+            # By another process: what the run itself sends its workers is meant.
+            subprocess.run(["kill", "-TERM", "--", f"-{os.getpgid(0)}"], check=False)
+        return forward_backward(trainer, micro)
 
-    monkeypatch.setattr(trainer, "train_step", step_and_signal)
-    with pytest.raises(TrainingStoppedError, match="step 2 is saved"):
-        trainer.train()
+    Trainer.forward_backward = signal_once
+    processes.train(config, out)
+
+
+def test_sigterm_saves_and_resuming_ends_as_an_undisturbed_run(tiny_init, tmp_path):
+    config = processes.config(tiny_init, loop={"num_steps": 4}, data={"num_workers": 2})
+    assert processes.run(processes.train, config, tmp_path / "undisturbed") == [0]
+    assert processes.run(train_and_signal_the_job, config, tmp_path / "run") == [3]
+    assert "step 2 is saved" in (tmp_path / "run" / "errors.txt").read_text()
     assert steps_of(tmp_path / "run")[-1] == "step-0000002"
-    resumed = processes.trainer(config, tmp_path / "run")
-    assert resumed.resume()
-    resumed.train()
+    assert processes.run(processes.train, config, tmp_path / "run") == [0]
     assert processes.losses(tmp_path / "run") == processes.losses(tmp_path / "undisturbed")

@@ -7,7 +7,10 @@ state there is, and PyTorch's own loader fetches ahead.
 
 import hashlib
 import json
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -148,8 +151,18 @@ class _EpochBatches(Dataset):
 
 
 def _leave_sigterm_to_the_run(_: int) -> None:
-    """A scheduler signals every process of a job; the run still needs its batches until it has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """In a worker: a scheduler signals every process of a job, but the run needs its batches until it has saved."""
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_if_the_run_asks, daemon=True).start()
+
+
+def _end_if_the_run_asks() -> None:
+    """The run itself ends a worker that is stuck by SIGTERM."""
+    run = multiprocessing.parent_process()
+    while run is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != run.pid:
+        pass
+    os._exit(0)
 
 
 def _as_it_is(batch: Any) -> Any:
