@@ -16,7 +16,7 @@ import torch
 from common import setting
 
 from sama_video.detail import JointUpsampler, resize_plainly
-from sama_video.editing import EditSettings, edit_frames, plan_for, read_at_model_size
+from sama_video.editing import EditSettings, edit_frames, plan_edit, read_at_model_size
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.synth.instructions import EVALUATION
 from sama_video.synth.looks import LOOKS
@@ -71,7 +71,7 @@ def main() -> None:
     settings = EditSettings(num_frames=arguments.num_frames, num_inference_steps=steps)
     for clip in arguments.clips:
         reader = VideoReader(clip)
-        plan = plan_for(pipe, reader.info, settings)
+        plan = plan_edit(reader.info, settings, pipe.facts)
         frames = read_at_model_size(reader, plan, settings).frames
         source, middle, pairs = to_tensor(frames), len(frames) // 2, []
         for look, make in LOOKS.items():

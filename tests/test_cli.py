@@ -8,18 +8,21 @@ import sys
 
 import pytest
 
+import sama_video
 from sama_video.cli.app import normalise_arguments
+from sama_video.editing import sidecar_of
 from sama_video.errors import UserError
 from sama_video.models.presets import ASSETS
 from sama_video.video import VideoReader
 from tests.clips import write_clip
 
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 QUICK = ("--num-inference-steps", "1", "--num-frames", "2")
 
 
 def sama(*arguments, cwd=None):
     command = [sys.executable, "-m", "sama_video.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=OFFLINE, check=False)
 
 
 def refused(result, *words):
@@ -44,7 +47,7 @@ def test_edit_writes_beside_the_source_and_never_overwrites(clip):
     assert str(output) in result.stdout
     assert VideoReader(output).info.num_frames == 2
     assert VideoReader(clip.with_name("clip_edited_compare.mp4")).info.width == 256
-    sidecar = json.loads(output.with_suffix(".json").read_text())
+    sidecar = json.loads(sidecar_of(output).read_text())
     assert sidecar["model"]["weights"].startswith("sha256:")
     before = output.read_bytes()
     assert refused(sama("edit", clip, "make it sepia", *QUICK), "exists; pass --overwrite")
@@ -60,7 +63,7 @@ def test_other_editors_names(clip):
         "--sample_steps", "1", "--max_frames=2", "--size", "64*48", "--base_seed", "3", "--cfg_scale", "1.5",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    sidecar = json.loads(output.with_suffix(".json").read_text())
+    sidecar = json.loads(sidecar_of(output).read_text())
     assert sidecar["model_size"] == {"height": 48, "width": 64}
     assert sidecar["settings"]["seed"] == 3
     assert sidecar["settings"]["guidance_scale"] == 1.5
@@ -81,7 +84,6 @@ def test_a_batch_goes_on_where_it_stopped(clip, tmp_path):
     manifest = tmp_path / "jobs.csv"
     manifest.write_text("src_video,prompt,output\nclip.mp4,make it sepia,a.mp4\nclip.mp4,make it green,b.mp4\n")
     out = tmp_path / "out"
-    out.mkdir()
     assert sama("edit", "--manifest", manifest, "-o", out, *QUICK).returncode == 0
     first = (out / "a.mp4").read_bytes()
     (out / "b.mp4").unlink()
@@ -89,6 +91,12 @@ def test_a_batch_goes_on_where_it_stopped(clip, tmp_path):
     assert "1 of 2 results exist already" in result.stdout
     assert (out / "a.mp4").read_bytes() == first
     assert (out / "b.mp4").exists()
+    assert refused(sama("edit", "--manifest", manifest, "-o", out, *QUICK, "--seed", 1), "a.mp4", "another --seed")
+    manifest.write_text("src_video,prompt,output\nclip.mp4,make it cold,a.mp4\n")
+    assert refused(sama("edit", "--manifest", manifest, "-o", out, *QUICK), "another prompt")
+    sidecar_of(out / "a.mp4").unlink()
+    assert refused(sama("edit", "--manifest", manifest, "-o", out, *QUICK), "without the record of an edit")
+    assert (out / "a.mp4").read_bytes() == first
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(json.dumps({"film": str(clip), "instruction": "make it cold"}) + "\n")
     assert sama("edit", "--manifest", jobs, "--column-map", "src_video=film", "-o", out, *QUICK).returncode == 0
@@ -97,6 +105,7 @@ def test_a_batch_goes_on_where_it_stopped(clip, tmp_path):
 
 def test_bad_input(clip, tmp_path):
     (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "text.safetensors").write_text("hello")
     (tmp_path / "half").mkdir()
     index = json.loads((ASSETS / "nano" / "model_index.json").read_text())
     (tmp_path / "half" / "model_index.json").write_text(json.dumps(index))
@@ -107,10 +116,25 @@ def test_bad_input(clip, tmp_path):
     (tmp_path / "odd.csv").write_text("film,prompt\nclip.mp4,x\n")
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
+    (tmp_path / "twice.csv").write_text("video,prompt,output\nclip.mp4,x,a.mp4\nclip.mp4,y,a.mp4\n")
+    (tmp_path / "taken_compare.mp4").write_text("the user's own")
+    (tmp_path / "some.lora").touch()
     before = sorted(path.name for path in tmp_path.rglob("*"))
     cases = [
         (("edit", tmp_path / "none.mp4", "x"), ("no such video", "check the path")),
-        (("edit", tmp_path / "text.mp4", "x"), ("not a video",)),
+        (("edit", tmp_path / "text.mp4", "x"), ("not a video", "Invalid data")),
+        (("edit", ".", "x"), ("no such video",)),
+        (("edit", clip, "x", "--prompt", "y"), ("PROMPT and --prompt",)),
+        (("edit", clip, "x", "--video", clip), ("VIDEO and --video",)),
+        (("edit", clip, "x", "--manifest", tmp_path / "gap.csv"), ("VIDEO and --manifest",)),
+        (("edit", "--manifest", tmp_path / "twice.csv", "-o", tmp_path / "new"), ("2 rows of twice.csv",)),
+        (("edit", clip, "x", "-o", tmp_path / "taken.mp4", "--compare"), ("taken_compare.mp4 exists",)),
+        (("edit", clip, "x", "-o", tmp_path / "out.gif", "--dry-run"), ("cannot write .gif",)),
+        (("edit", clip, "x", "--start", 99, "--dry-run"), ("shows nothing at 99 s",)),
+        (("edit", clip, "x", "--device", "mps"), ("no MPS device",)),
+        (("edit", clip, "x", "--device", "cuda:x"), ("unknown device",)),
+        (("edit", clip, "x", "--lora", f"{tmp_path / 'some.lora'}:nan"), ("finite number",)),
+        (("edit", clip, "x", "--model", "weights/sama-typo"), ("no folder weights/sama-typo", "hub id")),
         (("edit", clip, " "), ("instruction is empty",)),
         (("edit", clip), ("give a video and an instruction",)),
         (("edit", clip, "x", "--model", "huge"), ("unknown model 'huge'", "nano")),
@@ -132,7 +156,14 @@ def test_bad_input(clip, tmp_path):
         (("info", "--model", "huge"), ("unknown preset",)),
         (("info", "--num-frames", 48), ("use 45 or 49",)),
         (("convert", tmp_path / "none", tmp_path / "out"), ("no such file or folder",)),
+        (("info", "--num-frames", 0), ("got 0; use 1\n",)),
+        (("info", "--height", 90, "--width", 90), ("multiples of 32", "use 96x96")),
+        (("info", "--height", -32, "--width", 0), ("multiples of 32", "use 32x32")),
         (("convert", clip, tmp_path / "out"), ("damaged or not a weights file",)),
+        (("convert", tmp_path / "text.safetensors", tmp_path / "out"), ("damaged or not a weights file",)),
+        (("demo", "--out", clip), ("cannot make the folder",)),
+        (("data", "synth", "--out", clip), ("cannot make the folder",)),
+        (("eval", "predict", "engine", "--out", clip, "--data", tmp_path), ("cannot",)),
     ]
     for arguments, words in cases:
         assert refused(sama(*arguments), *words), arguments
@@ -162,3 +193,37 @@ def test_help_and_version_stay_light():
     assert result.returncode == 0
     for command in ("edit", "convert", "info", "demo"):
         assert command in result.stdout
+    assert sama("--version").stdout.strip() == sama_video.__version__
+    assert "--guidance-scale: also --cfg-scale" in sama("edit", "--help").stdout
+
+
+def test_sigterm_leaves_nothing_half_written(tmp_path):
+    """In a process of its own: an output is open when the signal arrives."""
+    code = """if True:
+        import pathlib, sys, time
+        from sama_video.cli import app
+        from sama_video.files import written_aside
+
+        def work(args):
+            with written_aside(pathlib.Path(sys.argv[1])) as aside:
+                aside.write_text("half")
+                print("ready", flush=True)
+                time.sleep(600)
+
+        app.app = work
+        app.main()
+    """
+    arguments = [sys.executable, "-c", code, str(tmp_path / "out.mp4")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.wait(timeout=60) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_needs_no_weights(clip, tmp_path):
+    shutil.copytree(ASSETS / "nano", tmp_path / "light", ignore=shutil.ignore_patterns("*.safetensors"))
+    result = sama("edit", clip, "make it sepia", "--dry-run", "--model", tmp_path / "light")
+    assert result.returncode == 0, result.stderr
+    assert "windows of 33" in result.stdout

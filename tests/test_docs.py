@@ -45,7 +45,6 @@ def workplace(tmp_path_factory):
     (folder / "jobs.csv").write_text("video,prompt\nclip.mp4,make it green\n")
     (folder / "pairs.csv").write_text("src_video,tgt_video,prompt\nclip.mp4,clip.mp4,make it green\n")
     (folder / "other.csv").write_text("before,after,prompt\nclip.mp4,clip.mp4,make it green\n")
-    (folder / "results").mkdir()
     write_copy("reco_bench", folder / "ReCo-Bench")
     (folder / "weights").mkdir()
     torch.manual_seed(0)
@@ -89,19 +88,25 @@ def run(command, folder):
         assert command[0] == "sama", command
         arguments = [sys.executable, "-m", "sama_video.cli", *command[1:]]
         if command[1] == "edit":
-            arguments += ["--num-inference-steps", "1", "--overwrite"]
-        if command[1] in ("edit", "data") and any(name in command for name in STAND_INS):
+            arguments += ["--num-inference-steps", "1"]
+        if command[1] == "edit" and any(name in command for name in STAND_INS):
             arguments += ["--max-pixels", "4096"]
-        if command[1] == "convert":
-            arguments += ["--overwrite"]
+        if command[1:4] == ["data", "cache", "lora-finetuning"]:
+            arguments += ["--set", "data.area=4096", "--set", "model.semantic_encoder=nano"]
     result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
 
 
 @pytest.mark.parametrize("block", blocks("bash"))
-def test_commands(block, workplace):
+def test_commands(block, workplace, reader_s_folder):
+    workplace = reader_s_folder
     for command in commands(block):
-        if "sama-14b" in command and command[1] in ("edit", "data") and not (workplace / "sama-14b").exists():
+        needed = (command[1] == "edit" and "sama-14b" in command) or command[1:4] == [
+            "data",
+            "cache",
+            "lora-finetuning",
+        ]
+        if needed and not (workplace / "sama-14b").exists():
             run(commands((ROOT / "docs" / "weights.md").read_text().split("```bash")[1].split("```")[0])[0], workplace)
         run(command, workplace)
 

@@ -7,8 +7,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sama_video.editing import EditSettings, edit_video, plan_edit, window_starts
+import sama_video
+from sama_video.editing import EditSettings, edit_video, plan_edit, read_sidecar, sidecar_of, window_starts
 from sama_video.errors import UserError
+from sama_video.pipelines.loading import load_pipeline
+from sama_video.pipelines.pipeline_sama import ModelFacts
 from sama_video.video import VideoInfo, VideoReader
 from tests import tiny
 from tests.clips import write_clip
@@ -96,12 +99,13 @@ def test_a_damaged_file_is_edited_as_far_as_it_decodes(pipe, tmp_path):
 
 def test_the_sidecar_holds_what_made_the_result(pipe, tmp_path):
     source = write_clip(tmp_path / "a.mp4")
-    edit(pipe, source, tmp_path / "b.mp4", provenance={"name": "tiny", "weights": "sha256:0"})
-    sidecar = json.loads((tmp_path / "b.json").read_text())
+    (tmp_path / "b.json").write_text("the user's own")
+    edit(pipe, source, tmp_path / "b.mp4")
+    assert (tmp_path / "b.json").read_text() == "the user's own"
+    sidecar = json.loads((tmp_path / "b.mp4.json").read_text())
     assert sidecar["prompt"] == "make it red"
     assert sidecar["settings"]["seed"] == 0
     assert sidecar["settings"]["guidance_scale"] == 5.0
-    assert sidecar["model"]["weights"] == "sha256:0"
     assert sidecar["versions"]["torch"].startswith("2.")
     assert sidecar["model_size"] == {"height": 32, "width": 32} or sidecar["model_size"]["height"] % 16 == 0
 
@@ -123,7 +127,15 @@ def test_windows_cover_everything_and_overlap(frames, window):
 
 def plan(info=(480, 640), **settings):
     info = VideoInfo(*info, Fraction(25), 30, has_audio=False, is_image=False)
-    return plan_edit(info, EditSettings(**settings), native_area=128 * 128, native_num_frames=33, pixel_multiple=16)
+    facts = ModelFacts(
+        pixel_multiple=16,
+        native_area=128 * 128,
+        native_num_frames=33,
+        default_num_inference_steps=6,
+        default_guidance_scale=1.0,
+        default_flow_shift=3.0,
+    )
+    return plan_edit(info, EditSettings(**settings), facts)
 
 
 def test_plans():
@@ -173,6 +185,13 @@ def test_padding_comes_off_where_it_was_put(pipe, tmp_path, monkeypatch):
         ({"num_inference_steps": 0}, "--num-inference-steps must be at least 1"),
         ({"crf": 99}, "--crf must lie in 0..51"),
         ({"height": 64}, "both --height and --width"),
+        ({"start": float("nan")}, "--start must be at least 0"),
+        ({"seed": 10**23}, r"--seed must be below 2\*\*63"),
+        ({"flow_shift": 0.0}, "--flow-shift must be above 0"),
+        ({"flow_shift": -3.0}, "--flow-shift must be above 0"),
+        ({"guidance_scale": float("nan")}, "--guidance-scale must be a finite number"),
+        ({"fit": "stretch"}, "--fit must be one of"),
+        ({"detail": "much"}, "--detail must be one of"),
     ],
 )
 def test_settings_out_of_range(settings, message):
@@ -198,3 +217,40 @@ def test_a_failure_while_writing_leaves_nothing(pipe, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="the disk is full"):
         edit(pipe, source, tmp_path / "b.mp4", compare=tmp_path / "c.mp4")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4"]
+
+
+def test_nothing_that_is_not_a_result_is_replaced(pipe, tmp_path):
+    source = write_clip(tmp_path / "a.mp4", 2)
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "folder.mp4" / "kept").touch()
+    foreign = tmp_path / "b.mp4.json"
+    foreign.write_text("[1]")
+    for output, message in (("folder.mp4", "is a folder"), ("b.mp4", "not the record of an edit"), ("a.mp4", "source")):
+        with pytest.raises(UserError, match=message):
+            edit(pipe, source, tmp_path / output)
+    with pytest.raises(UserError, match="is a folder"):
+        edit(pipe, source, tmp_path / "c.mp4", compare=tmp_path / "folder.mp4")
+    assert (tmp_path / "folder.mp4" / "kept").exists()
+    assert foreign.read_text() == "[1]"
+
+
+def test_the_record_names_weights_loras_and_how_they_ran(tmp_path):
+    source = write_clip(tmp_path / "odd.mkv", 2, codec="ffv1", pix_fmt="yuv444p", height=97, width=131)
+    pipe = load_pipeline("nano", vae_tiling=True)
+    record = edit_video(pipe, str(source), "make it red", str(tmp_path / "b.mp4"), QUICK)
+    model = record["model"]
+    assert model["weights"].startswith("sha256:")
+    assert (model["device"], model["dtype"], model["offload"], model["vae_tiling"]) == ("cpu", "float32", "none", True)
+    assert model["lora"] == []
+    info = VideoReader(tmp_path / "b.mp4").info
+    assert record["output_size"] == {"height": info.height, "width": info.width} == {"height": 98, "width": 132}
+    assert read_sidecar(tmp_path / "b.mp4") == record
+    assert sidecar_of(tmp_path / "b.mp4") != sidecar_of(tmp_path / "b.png")
+
+
+def test_the_package_gives_its_chief_names():
+    assert sama_video.edit_video is edit_video
+    assert sama_video.load_pipeline is load_pipeline
+    assert sama_video.__version__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sama_video.nothing

@@ -8,7 +8,8 @@ import sama_video
 ROOT = Path(sama_video.__file__).parent
 LAYERS = (
     {"errors"},
-    {"files", "journal"},
+    {"files"},
+    {"journal"},
     {"shapes", "video", "detail", "metrics"},
     {"judge", "synth", "models"},
     {"pipelines"},

@@ -65,3 +65,9 @@ def test_one_process_writes(path):
         second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "another run writes" in second.stderr
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_folder_that_cannot_be_made_is_named(path, tmp_path):
+    (tmp_path / "new").write_text("a file in the way")
+    with pytest.raises(UserError, match=r"cannot make the folder .*new"):
+        Journal(path)

@@ -1,4 +1,6 @@
+import os
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -166,3 +168,40 @@ def test_nothing_half_written_stays(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="does not exist"), written_aside(tmp_path / "no" / "out.mp4"):
         pass
+
+
+def test_folders_are_replaced_by_folders_alone(tmp_path, monkeypatch):
+    folder, file = tmp_path / "folder.json", tmp_path / "file"
+    folder.mkdir()
+    (folder / "kept").touch()
+    file.touch()
+    with pytest.raises(UserError, match="is a folder"), written_aside(folder) as aside:
+        aside.write_text("{}")
+    with pytest.raises(UserError, match="is a file"), written_aside(file) as aside:
+        aside.mkdir()
+    assert (folder / "kept").exists()
+
+    replace, left = os.replace, []
+
+    def watching(one, other):
+        replace(one, other)
+        left.append(any(path.name == "kept" for path in tmp_path.rglob("*")))
+
+    monkeypatch.setattr("os.replace", watching)
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        (aside / "new").touch()
+    assert left == [True, True]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "file", "folder.json", "folder.json/new",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that takes no files")
+def test_a_place_that_takes_no_files():
+    def write(out):
+        with written_aside(out) as aside, VideoWriter(aside, 96, 128, Fraction(24)) as writer:
+            writer.write(Frame(picture(0), Fraction(0), Fraction(1, 24)))
+
+    with pytest.raises(UserError, match=r"cannot write /proc/x\.mp4"):
+        write(Path("/proc/x.mp4"))

@@ -5,6 +5,7 @@ Shape legend: F frames, h w model size, H W the source's size; frames are uint8 
 
 import contextlib
 import json
+import math
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -32,10 +33,22 @@ from .video import (
 )
 
 if TYPE_CHECKING:
-    from .pipelines.pipeline_sama import SamaPipeline
+    from .pipelines.pipeline_sama import ModelFacts, SamaPipeline
 
 Progress = Callable[[str, int, int], None]
 CONTACT_COLUMNS = 6
+LOWEST = {
+    "seed": 0,
+    "num_inference_steps": 1,
+    "height": 1,
+    "width": 1,
+    "max_pixels": 1,
+    "start": 0,
+    "num_frames": 1,
+}
+CHOICES = {"fit": ("resize", "crop", "pad"), "output_size": ("source", "model"), "detail": ("source", "none")}
+# Of a result's record, what a result made again would have to have in common with it.
+IDENTITY = ("prompt", "source", "settings", "weights", "lora", "scheduler", "dtype", "vae_tiling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,16 +87,33 @@ class EditSettings:
     crf: int = 16
 
     def __post_init__(self) -> None:
-        for name, lowest in (("num_inference_steps", 1), ("height", 1), ("width", 1), ("max_pixels", 1), ("start", 0)):
+        for name, lowest in LOWEST.items():
             value = getattr(self, name)
-            if value is not None and value < lowest:
+            if value is not None and not lowest <= value < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
-        if self.num_frames is not None and self.num_frames < 1:
-            raise UserError(f"--num-frames must be at least 1, got {self.num_frames}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise UserError(f"--{name.replace('_', '-')} must be one of {', '.join(choices)}, got {value!r}")
+        if self.seed >= 2**63:
+            raise UserError(f"--seed must be below 2**63, got {self.seed}")
         if not 0 <= self.crf <= 51:
             raise UserError(f"--crf must lie in 0..51, got {self.crf}")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise UserError(f"--guidance-scale must be a finite number, got {self.guidance_scale}; 1 is no guidance")
+        if self.flow_shift is not None and not 0 < self.flow_shift < math.inf:
+            raise UserError(f"--flow-shift must be above 0, got {self.flow_shift}; 1 is no shift")
         if (self.height is None) != (self.width is None):
             raise UserError("give both --height and --width, or neither")
+
+    def resolved(self, facts: "ModelFacts") -> "EditSettings":
+        """With a model's own numbers where none were given."""
+        defaults = {
+            "num_inference_steps": facts.default_num_inference_steps,
+            "guidance_scale": facts.default_guidance_scale,
+            "flow_shift": facts.default_flow_shift,
+        }
+        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +138,17 @@ class EditPlan:
     detail: Literal["source", "none"]
     window: int
 
+    @property
+    def written_size(self) -> tuple[int, int]:
+        """(height, width) of the file: H.264 has even sides, so odd ones grow by one."""
+        height, width = self.output_size
+        return self.output_size if self.info.is_image else (height + height % 2, width + width % 2)
 
-def plan_edit(
-    info: VideoInfo, settings: EditSettings, *, native_area: int, native_num_frames: int, pixel_multiple: int
-) -> EditPlan:
+
+def plan_edit(info: VideoInfo, settings: EditSettings, facts: "ModelFacts") -> EditPlan:
     """Sizes for a source and a model. Raises UserError, with sizes that do, for one that the model cannot take."""
     if settings.height is not None and settings.width is not None:
-        size = (settings.height, settings.width)
+        size, pixel_multiple = (settings.height, settings.width), facts.pixel_multiple
         if size[0] % pixel_multiple or size[1] % pixel_multiple:
             better = [nearest_multiple(length, pixel_multiple) for length in size]
             raise UserError(
@@ -122,7 +156,7 @@ def plan_edit(
                 f"use --height {better[0]} --width {better[1]}"
             )
     else:
-        size = fit_size(info.height, info.width, settings.max_pixels or native_area, pixel_multiple)
+        size = fit_size(info.height, info.width, settings.max_pixels or facts.native_area, facts.pixel_multiple)
     area = _edited_area(info, size, settings.fit)
     canvas = size if settings.output_size == "model" else area[2:]
     inside = (min(area[2], info.height) / area[2], min(area[3], info.width) / area[3])
@@ -136,18 +170,7 @@ def plan_edit(
         canvas=canvas,
         output_size=output_size,
         detail="none" if settings.output_size == "model" else detail,
-        window=native_num_frames,
-    )
-
-
-def plan_for(pipe: "SamaPipeline", info: VideoInfo, settings: EditSettings) -> EditPlan:
-    """`plan_edit` for the model of a pipeline."""
-    return plan_edit(
-        info,
-        settings,
-        native_area=pipe.config.native_area,
-        native_num_frames=pipe.config.native_num_frames,
-        pixel_multiple=pipe.pixel_multiple,
+        window=facts.native_num_frames,
     )
 
 
@@ -256,25 +279,98 @@ def edit_frames(
     return total / weights
 
 
+def sidecar_of(output: Path) -> Path:
+    """Where the record of a result lies: `night.mp4.json` beside `night.mp4`."""
+    return output.with_name(output.name + ".json")
+
+
+def check_outputs(video: Path, output: Path, *others: Path | None, overwrite: bool) -> None:
+    """That an edit may write its result, the record of it and other files.
+
+    Raises:
+        UserError: for the source itself, a folder that is none, a folder in the way, a file in the way unless
+            `overwrite`, or a file in the record's place that is no such record, in any case.
+    """
+    if output.resolve() == video.resolve():
+        raise UserError(f"{output} is the source itself; choose another --output")
+    if not output.parent.is_dir():
+        raise UserError(f"the folder {output.parent} does not exist; make it or choose another --output")
+    for path in (output, *(other for other in others if other is not None)):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give a file name, or --manifest for many edits")
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists; pass --overwrite to replace it or choose another --output")
+    sidecar = sidecar_of(output)
+    if sidecar.exists() and read_sidecar(output) is None:
+        raise UserError(f"{sidecar} is not the record of an edit; move it away or choose another --output")
+
+
+def read_sidecar(output: Path) -> dict | None:
+    """The record of a result; None if there is none."""
+    try:
+        record = json.loads(sidecar_of(output).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(record, dict) and all(
+        isinstance(record.get(key), dict) for key in ("source", "settings", "model")
+    )
+    return record if ours else None
+
+
+def differences(record: dict, video: Path, prompt: str, settings: EditSettings, model: dict) -> list[str]:
+    """What of `IDENTITY` would be another if this edit were made now; `settings` resolved, `model` a provenance."""
+    now = _identity({"source": {"path": str(video)}, "prompt": prompt, "settings": asdict(settings), "model": model})
+    before = _identity(record)
+    return [name for name in now if now[name] != before.get(name)]
+
+
+def _identity(record: dict) -> dict:
+    # What is chosen by the plan when nothing was asked for follows from the rest.
+    settings = {f"--{key.replace('_', '-')}": value for key, value in record["settings"].items() if key != "detail"}
+    flat = {**record["model"], "prompt": record.get("prompt"), "source": record["source"].get("path")}
+    return {**settings, **{name: flat.get(name) for name in IDENTITY if name != "settings"}}
+
+
+def check_edit(reader: VideoReader, prompt: str, output: Path, settings: EditSettings, facts: "ModelFacts") -> EditPlan:
+    """The sizes of an edit, if it can be made.
+
+    Raises:
+        UserError: for an empty instruction, a file name or sizes that cannot be, a start after the end.
+    """
+    if not prompt.strip():
+        raise UserError('the instruction is empty; say what to change, for example "make it black and white"')
+    check_output_suffix(output, reader.info.is_image)
+    next(reader.frames(settings.start, 1))
+    return plan_edit(reader.info, settings, facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """What one edit writes, aside."""
+
+    result: Path
+    compare: Path | None
+    contact_sheet: Path | None
+
+
 def edit_video(
     pipe: "SamaPipeline",
-    video: Path,
+    video: str | Path,
     prompt: str,
-    output: Path,
-    settings: EditSettings,
+    output: str | Path,
+    settings: EditSettings | None = None,
     *,
     compare: Path | None = None,
     contact_sheet: Path | None = None,
-    provenance: dict | None = None,
     progress: Progress = lambda *_: None,
 ) -> dict:
     """Edit one file.
 
     Args:
-        output: the result; beside it a JSON file of the same stem holds everything that made it.
+        output: the result, replaced if it exists; beside it a JSON file, `sidecar_of(output)`, says what made it.
+        settings: None for the model's own.
         compare: where to write source and result side by side, if anywhere.
         contact_sheet: where to write a picture of both at a few times, if anywhere.
-        provenance: about the model, for the JSON file.
         progress: called as (phase, done, of).
 
     Returns:
@@ -283,11 +379,10 @@ def edit_video(
     Raises:
         UserError: for bad input; nothing is left half-written.
     """
-    if not prompt.strip():
-        raise UserError('the instruction is empty; say what to change, for example "make it black and white"')
+    video, output, settings = Path(video), Path(output), settings or EditSettings()
     reader = VideoReader(video)
-    check_output_suffix(output, reader.info.is_image)
-    plan = plan_for(pipe, reader.info, settings)
+    plan = check_edit(reader, prompt, output, settings, pipe.facts)
+    check_outputs(video, output, compare, contact_sheet, overwrite=True)
 
     # 1. Read at the model's size
     clip = read_at_model_size(reader, plan, settings)
@@ -297,10 +392,18 @@ def edit_video(
     edited = edit_frames(pipe, clip.frames, prompt, settings, plan.window, progress)
 
     # 3. Bring back to the output size and write
-    sidecar = _sidecar(prompt, video, plan, clip, settings, pipe, notes, provenance or {})
-    with written_aside(output.with_suffix(".json")) as aside_json:
-        _write_result(reader, plan, clip, edited, settings, output, compare, contact_sheet, progress)
-        aside_json.write_text(json.dumps(sidecar, indent=2, default=str) + "\n")
+    sidecar = _sidecar(prompt, video, plan, clip, settings, pipe, notes)
+    with contextlib.ExitStack() as stack:
+
+        def aside(path: Path | None) -> Path | None:
+            return None if path is None else stack.enter_context(written_aside(path))
+
+        # Renamed in the reverse order: where the result lies, its record does.
+        result = stack.enter_context(written_aside(output))
+        files = _Files(result=result, compare=aside(compare), contact_sheet=aside(contact_sheet))
+        aside_json = stack.enter_context(written_aside(sidecar_of(output)))
+        _write_result(reader, plan, clip, edited, settings, files, progress)
+        aside_json.write_text(json.dumps(sidecar, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return sidecar
 
 
@@ -319,9 +422,7 @@ def _write_result(
     clip: ReadClip,
     edited: torch.Tensor,
     settings: EditSettings,
-    output: Path,
-    compare: Path | None,
-    contact_sheet: Path | None,
+    files: _Files,
     progress: Progress,
 ) -> None:
     num_frames = len(clip.frames)
@@ -340,16 +441,13 @@ def _write_result(
 
     if plan.info.is_image:
         result, side_by_side = next(results())
-        with written_aside(output) as aside:
-            write_image(aside, result.pixels)
-        if compare is not None:
-            with written_aside(compare) as aside:
-                write_image(aside, side_by_side.pixels)
+        write_image(files.result, result.pixels)
+        if files.compare is not None:
+            write_image(files.compare, side_by_side.pixels)
     else:
-        _write_videos(results(), plan, clip, settings, reader, output, compare)
-    if contact_sheet is not None:
-        with written_aside(contact_sheet) as aside:
-            write_image(aside, draw_contact_sheet(pairs))
+        _write_videos(results(), plan, clip, settings, reader, files)
+    if files.contact_sheet is not None:
+        write_image(files.contact_sheet, draw_contact_sheet(pairs))
 
 
 def _write_videos(
@@ -358,8 +456,7 @@ def _write_videos(
     clip: ReadClip,
     settings: EditSettings,
     reader: VideoReader,
-    output: Path,
-    compare: Path | None,
+    files: _Files,
 ) -> None:
     fps = plan.info.fps
     time_base = regular_time_base(clip.times, fps)
@@ -368,12 +465,11 @@ def _write_videos(
     with contextlib.ExitStack() as stack:
 
         def writer(path: Path, columns: int) -> VideoWriter:
-            aside = stack.enter_context(written_aside(path))
             options = {"crf": settings.crf, "time_base": time_base, **sound}
-            return stack.enter_context(VideoWriter(aside, height, columns * width, fps, **options))
+            return stack.enter_context(VideoWriter(path, height, columns * width, fps, **options))
 
-        single = writer(output, 1)
-        double = writer(compare, 2) if compare is not None else None
+        single = writer(files.result, 1)
+        double = writer(files.compare, 2) if files.compare is not None else None
         for result, side_by_side in results:
             single.write(result)
             if double is not None:
@@ -414,17 +510,8 @@ def _sidecar(
     settings: EditSettings,
     pipe: "SamaPipeline",
     notes: list[str],
-    provenance: dict,
 ) -> dict:
-    resolved = replace(
-        settings,
-        num_inference_steps=settings.num_inference_steps or pipe.config.default_num_inference_steps,
-        guidance_scale=pipe.config.default_guidance_scale
-        if settings.guidance_scale is None
-        else settings.guidance_scale,
-        flow_shift=pipe.config.default_flow_shift if settings.flow_shift is None else settings.flow_shift,
-        detail=plan.detail,
-    )
+    resolved = replace(settings.resolved(pipe.facts), detail=plan.detail)
     return {
         "prompt": prompt,
         "source": {
@@ -436,13 +523,16 @@ def _sidecar(
             "seconds": float(clip.times[-1] + clip.durations[-1]),
         },
         "model_size": {"height": plan.model_size[0], "width": plan.model_size[1]},
-        "output_size": {"height": plan.output_size[0], "width": plan.output_size[1]},
+        "output_size": {"height": plan.written_size[0], "width": plan.written_size[1]},
         "windows": window_starts(len(clip.frames), plan.window, max(1, plan.window // 8)),
         "settings": asdict(resolved),
         "prompt_prefix": pipe.config.prompt_prefix,
         "scheduler": type(pipe.scheduler).__name__,
         "notes": notes,
-        "model": provenance,
+        # A pipeline that was put together by hand says only what it can.
+        "model": pipe.loaded_as.provenance
+        if pipe.loaded_as
+        else {"dtype": str(pipe.dtype), "device": str(pipe.device)},
         "versions": {
             "sama-video": _version("sama-video"),
             **{name: _version(name) for name in ("torch", "diffusers", "transformers", "av")},

@@ -15,12 +15,19 @@ WHOLE_HASH_BYTES = 2 * 2**30
 HASH_BLOCK = 2**22
 
 
+# What a file system says of a place that cannot take a file; other errors come from what the caller does meanwhile.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.ENOENT)
+
+
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or folder to; renamed to it at the end, removed if anything goes wrong.
 
+    What lies at `path` is replaced: a file by a file, a folder by a folder, never one by the other.
+
     Raises:
-        UserError: for a folder that is missing or read-only, or a full disk.
+        UserError: for a place that cannot be written, a full disk, a file and a folder in each other's way.
     """
     if not path.parent.is_dir():
         raise UserError(f"the folder {path.parent} does not exist; make it or choose another output")
@@ -29,20 +36,65 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield aside
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(aside, path)
+        _put(aside, path)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             raise UserError(f"the disk is full: free some space in {path.parent}; nothing was kept") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"cannot write to {path.parent} ({error.strerror}); choose another output") from error
+        if _is_about(error, aside) or _is_about(error, path):
+            raise UserError(f"cannot write {path} ({error.strerror}); choose another output") from error
         raise
     finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.unlink(missing_ok=True)
+        _remove(aside)
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    if error.filename is None:  # as FFmpeg's, while it writes
+        return error.errno in UNWRITABLE
+    return Path(os.fsdecode(error.filename)).is_relative_to(path)
+
+
+def _put(aside: Path, path: Path) -> None:
+    if path.exists() and path.is_dir() != aside.is_dir():
+        raise UserError(f"{path} is a {'folder' if path.is_dir() else 'file'}; remove it or choose another output")
+    if path.is_dir():
+        _put_folder(aside, path)
+    else:
+        os.replace(aside, path)
+
+
+def _put_folder(aside: Path, path: Path) -> None:
+    """A folder cannot be renamed over another: the old one steps aside, and goes when the new one is there."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    os.replace(path, old)
+    try:
+        os.replace(aside, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder, and those above it, unless it is there; returns it.
+
+    Raises:
+        UserError: if it cannot be made, is a file, or is read-only.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path} ({error.strerror}); choose another") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"the folder {path} is read-only; choose another")
+    return path
 
 
 def hash_file(path: Path) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import filelock
 
 from .errors import UserError
+from .files import make_folder
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
@@ -49,12 +50,7 @@ class Journal:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the folder {path.parent} ({error.strerror}); choose another") from error
-        if not os.access(path.parent, os.W_OK):
-            raise UserError(f"the folder {path.parent} is read-only; choose another")
+        make_folder(path.parent)
         # The operating system drops the lock with the process that holds it, however it ends.
         self._lock = filelock.FileLock(path.with_name(path.name + ".lock"))
         try:

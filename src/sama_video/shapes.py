@@ -27,8 +27,8 @@ class LatentShape:
     def from_video(cls, video: VideoShape, spatial_factor: int = 8) -> "LatentShape":
         """Raises ValueError, with sizes that would do, for a video that the VAE cannot take."""
         if not is_valid_num_frames(video.num_frames):
-            lower, upper = neighbouring_num_frames(video.num_frames)
-            raise ValueError(f"num_frames must be 4k+1, got {video.num_frames}; use {lower} or {upper}")
+            near = " or ".join(map(str, sorted(set(neighbouring_num_frames(video.num_frames)))))
+            raise ValueError(f"num_frames must be 4k+1, got {video.num_frames}; use {near}")
         if video.height % spatial_factor or video.width % spatial_factor:
             raise ValueError(
                 f"height and width must divide by {spatial_factor}, got {video.height}x{video.width}; use "

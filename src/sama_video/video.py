@@ -110,14 +110,17 @@ class VideoReader:
             with PIL.Image.open(self.path) as image:
                 return _pixels_of_image(image)
         except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{self.path} is not an image that can be read ({error})") from error
+            raise UserError(f"{self.path} is not an image that can be read ({error}); is it complete?") from error
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[av.container.InputContainer]:
         try:
             container = av.open(str(self.path))
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise UserError(f"{self.path} is not a video that FFmpeg can read ({error.args[-1]})") from error
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(
+                f"{self.path} is not a video that FFmpeg can read ({reason}); is it complete, and a video?"
+            ) from error
         with container:
             if not container.streams.video:
                 raise UserError(f"{self.path} has no video stream; give a video or an image")

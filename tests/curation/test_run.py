@@ -2,10 +2,8 @@
 
 import json
 import random
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -19,7 +17,8 @@ from sama_video.errors import UserError
 from sama_video.judge.media import MediaConfig
 from sama_video.judge.store import read_answers
 from tests.curation.pairs import DERIVED, derived_files, quick_config, write_pairs
-from tests.judge_server import JudgeServer, Mishap, answer_text, completion_body, error_body
+from tests.judge_server import JudgeServer, Mishap, completion_body, error_body
+from tests.kills import killed_often
 
 QUESTIONS = 3 * 9 + 2 * 6
 
@@ -206,35 +205,14 @@ def test_remote_files_are_judged_by_content_and_named_by_address(manifest, undis
     assert "file:///nowhere/a.mp4" in lines[-1]["unreadable"]
 
 
-def killed_often(manifest, out, kills, turns, rng):
-    """Runs the command until it ends, killing it `kills` times after some answers of that life; returns the server.
-
-    Asserts that no request asks for what the store held at an earlier kill.
-    """
-    with JudgeServer(delay=0.01) as server:
-        stored, checked = set(), 0
-        for life in range(kills + 1):
-            sold = server.sold.total()
-            wanted = sold + rng.randint(1, 5) if life < kills else float("inf")
-            with subprocess.Popen(command(manifest, out, server, "--turns", turns), stderr=subprocess.PIPE) as process:
-                while process.poll() is None and server.sold.total() < wanted:
-                    time.sleep(0.002)
-                if life < kills:
-                    time.sleep(rng.uniform(0, 0.02))
-                    process.send_signal(signal.SIGKILL)
-            assert process.returncode == (-signal.SIGKILL if life < kills else 0)
-            later, checked = server.requests[checked:], len(server.requests)
-            assert stored.isdisjoint(answer_text(request) for request in later)
-            lines = (out / "answers.jsonl").read_bytes().splitlines(keepends=True)
-            stored |= {json.loads(line)["text"] for line in lines if line.endswith(b"\n")}
-    return server
-
-
 @pytest.mark.parametrize(
     ("kills", "turns"), [(5, 3), pytest.param(25, 12, marks=pytest.mark.slow)], ids=["5 kills", "25 kills"]
 )
 def test_a_run_killed_at_any_moment_goes_on_and_ends_in_the_same_files(manifest, tmp_path, kills, turns):
-    server = killed_often(manifest, tmp_path / "killed", kills, turns, random.Random(kills))
+    killed = tmp_path / "killed"
+    server = killed_often(
+        lambda server: command(manifest, killed, server, "--turns", turns), killed / "answers.jsonl", kills, 5, 0.01
+    )
     assert len(server.sold) == QUESTIONS // 3 * turns
     # Bought twice is at most what was in flight at a kill.
     assert server.sold.total() - len(server.sold) <= 3 * kills

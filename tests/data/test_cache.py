@@ -3,31 +3,36 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from transformers import SiglipVisionModel
+from typer.testing import CliRunner
 
+from sama_video.cli.app import app, normalise_arguments
 from sama_video.data.batch import EncodedBatch
 from sama_video.data.buckets import Buckets
 from sama_video.data.cache import EncoderIdentity, LatentCache
-from sama_video.data.caching import CacheJob, dataset_name, fill_cache, planned_variants
-from sama_video.data.datasets import EngineDataset, ManifestDataset
+from sama_video.data.datasets import EngineDataset, ManifestDataset, Recipe
 from sama_video.data.encoding import Encoder
 from sama_video.data.loader import BatchLoader
 from sama_video.data.manifest import Row, read_manifest, write_manifest
-from sama_video.data.plan import BatchConfig, WeightedDataset
+from sama_video.data.plan import BatchConfig, WeightedDataset, planned_variants, tabulate
 from sama_video.data.samples import load_sample, sample_recipe
 from sama_video.data.store import TensorStore
 from sama_video.errors import UserError
 from sama_video.models.semantic_encoder import SemanticEncoder
 from sama_video.pipelines.loading import load_pipeline
+from sama_video.training.caching import CacheJob, fill_cache
+from sama_video.training.config import DatasetConfig
 from tests import tiny
 from tests.clips import write_clip
 from tests.data.fakes import FakeEngine
 from tests.models.test_semantic_encoder import vision_model
+from tests.training import processes
 
 BUCKETS = Buckets(area=32 * 32, frame_counts=(1, 5, 9))
 CONFIG = BatchConfig(buckets=BUCKETS, image_batch_size=2, video_batch_size=3, seed=3, pretext_variants=2)
@@ -49,22 +54,26 @@ def workplace(tmp_path_factory):
     return folder
 
 
-def job(workplace, out, **changes):
-    settings = {
-        "manifest": str(workplace / "clips.jsonl"),
-        "model": str(workplace / "model"),
-        "siglip": workplace / "siglip",
-        "max_pixels": 32 * 32,
-        "frame_counts": (1, 5, 9),
-        "variants": 2,
-        "seed": 3,
-    }
-    return CacheJob(out=out, **(settings | changes))
+def job(workplace, out, *, model="model", manifest=None, frame_counts=(1, 5, 9), **settings):
+    clips = DatasetConfig(name="clips", manifest=str(manifest or workplace / "clips.jsonl"))
+    run = processes.config(
+        workplace / model,
+        model={"semantic_encoder": str(workplace / "siglip")},
+        data={
+            "datasets": (clips,),
+            "area": 32 * 32,
+            "frame_counts": frame_counts,
+            "pretext_variants": 2,
+            "cache": str(out),
+        },
+        loop={"seed": 3},
+    )
+    return CacheJob(run=run, **settings)
 
 
 def mixture(workplace):
     rows = read_manifest(workplace / "clips.jsonl")
-    return [WeightedDataset(name=dataset_name("clips.jsonl"), dataset=ManifestDataset(rows))]
+    return [WeightedDataset(name="clips", dataset=ManifestDataset(rows))]
 
 
 def identity(workplace, **changes):
@@ -152,7 +161,7 @@ def test_a_second_run_computes_nothing(workplace, filled):
 @pytest.mark.slow
 def test_several_processes_fill_the_same(workplace, filled, tmp_path):
     done = []
-    report = fill_cache(job(workplace, tmp_path / "many"), workers=2, progress=lambda *step: done.append(step))
+    report = fill_cache(job(workplace, tmp_path / "many", workers=2), progress=lambda *step: done.append(step))
     assert done[-1] == ("encoding", 5, 5)
     one, many = TensorStore(filled[0]), TensorStore(tmp_path / "many")
     assert report.num_entries == len(many)
@@ -166,9 +175,9 @@ def test_a_killed_run_goes_on_and_computes_nothing_twice(workplace, filled, tmp_
     out = tmp_path / "killed"
     # Every entry is a shard, and each sample waits, so that the kill comes in the middle.
     code = (
-        "import sys, time; from pathlib import Path; from sama_video.data.caching import CacheJob, fill_cache; "
+        "import time; from sama_video.training.config import *; from sama_video.training.caching import *; "
         f"fill_cache({job(workplace, out, shard_bytes=1)!r}, progress=lambda *_: time.sleep(0.3))"
-    ).replace("PosixPath(", "Path(")
+    )
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         deadline = time.monotonic() + 60
         while len([*out.glob("shard-*")]) < 3 and process.poll() is None and time.monotonic() < deadline:
@@ -211,10 +220,10 @@ def test_a_changed_model_finds_nothing_old(workplace, tmp_path):
 
 
 def test_one_entry_never_stands_for_two_clips(workplace):
-    config = BatchConfig(buckets=BUCKETS, seed=3)
+    config = BatchConfig(buckets=BUCKETS, seed=3, pretext_variants=12)
     who, weighted = identity(workplace), mixture(workplace)[0]
     clips = {}
-    for planned in planned_variants(weighted, config, variants=12):
+    for planned in planned_variants([tabulate(weighted)], config):
         keys = who.keys(sample_recipe(weighted, planned, config))
         sample = load_sample(weighted, planned, config)
         for name in ("target", "source"):
@@ -227,11 +236,18 @@ def test_one_entry_never_stands_for_two_clips(workplace):
 def test_what_is_not_in_the_cache_is_said(workplace, filled):
     out, _ = filled
     other_seed = BatchConfig(buckets=BUCKETS, image_batch_size=2, video_batch_size=3, seed=4, pretext_variants=2)
-    with pytest.raises(UserError, match=r"lacks .* of clips/.*sama data cache"):
-        list(BatchLoader(mixture(workplace), other_seed, cache=LatentCache(out, identity(workplace))))
+    cache = LatentCache(out, identity(workplace))
+    with pytest.raises(UserError, match=r"lacks \d of 10 samples looked at.*sama data cache"):
+        BatchLoader(mixture(workplace), other_seed, cache=cache)
+    with pytest.raises(UserError, match=r"lacks 4 of 4 samples"):  # rank 1 has looked at its half
+        BatchLoader(mixture(workplace), other_seed, rank=1, world_size=2, cache=cache)
+    with pytest.raises(UserError, match=r"lacks target, text.* of x; a file has changed"):
+        cache.read(Recipe(target={}, source=None, prompt="", task="edit", key="x"))
+    with pytest.raises(ValueError, match="pretext_variants"):
+        BatchLoader(mixture(workplace), BatchConfig(buckets=BUCKETS), cache=cache)
     engine = WeightedDataset(name="e", dataset=EngineDataset(FakeEngine(), num_samples=1, shapes=((5, 32, 32),)))
     with pytest.raises(ValueError, match="EngineDataset"):
-        list(BatchLoader([engine], CONFIG, cache=LatentCache(out, identity(workplace))))
+        BatchLoader([engine], CONFIG, cache=cache)
 
 
 def test_a_broken_clip_stops_the_run_in_one_sentence(workplace, tmp_path):
@@ -240,24 +256,61 @@ def test_a_broken_clip_stops_the_run_in_one_sentence(workplace, tmp_path):
     rows = [Row(id=str(n), tgt_video=str(Path(workplace / "0.mp4")), prompt=f"{n}") for n in range(1, 4)]
     write_manifest(tmp_path / "m.csv", [*rows, Row(id="bad", tgt_video=str(bad), prompt="x")])
     with pytest.raises(UserError, match=r"bad\.mp4"):
-        fill_cache(job(workplace, tmp_path / "out", manifest=str(tmp_path / "m.csv")))
+        fill_cache(job(workplace, tmp_path / "out", manifest=tmp_path / "m.csv"))
 
 
 def test_a_model_at_the_hub_is_not_known_by_its_files(workplace, tmp_path):
-    with pytest.raises(UserError, match=r"download owner/name and give its folder"):
-        fill_cache(job(workplace, tmp_path / "out", model="owner/name"))
+    wanted = job(workplace, tmp_path / "out")
+    with pytest.raises(UserError, match=r"download owner/name and set model.init to its folder"):
+        fill_cache(replace(wanted, run=wanted.run.started_from("owner/name")))
 
 
-def test_lengths_that_do_not_fit_are_said(workplace, tmp_path):
+def test_jobs_that_cannot_be_done_are_said(workplace, tmp_path):
     with pytest.raises(UserError, match=r"got 48; use 45 or 49"):
-        fill_cache(job(workplace, tmp_path / "out", frame_counts=(1, 48)))
+        job(workplace, tmp_path / "out", frame_counts=(1, 48))
+    with pytest.raises(UserError, match="--workers must be at least 1"):
+        job(workplace, tmp_path, workers=0)
+    with pytest.raises(UserError, match=r"data\.cache=FOLDER"):
+        CacheJob(run=processes.config(workplace / "model"))
+    with pytest.raises(UserError, match="recipe of one stage"):
+        replace(job(workplace, tmp_path), run=job(workplace, tmp_path).run.started_from("previous"))
 
 
-@pytest.mark.slow
-def test_the_command_with_the_shipped_model(workplace, tmp_path):
-    command = [sys.executable, "-m", "sama_video.cli", "data", "cache", str(workplace / "clips.jsonl")]
-    options = ["--num-frames", "1,5,9", "--max-pixels", "1024", "--pretext-variants", "2", "--out", "cached"]
-    result = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "10 samples" in result.stdout
-    assert len(TensorStore(tmp_path / "cached")) > 10
+def sama(*arguments):
+    result = CliRunner().invoke(app, normalise_arguments([str(part) for part in arguments]))
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_two_commands_take_the_same_settings(tmp_path):
+    """The shipped nano, clips longer than their bucket, two epochs; then settings under which nothing is there."""
+    write_clip(tmp_path / "a.mp4", 30)
+    write_clip(tmp_path / "b.mp4", 31)
+    (tmp_path / "pairs.csv").write_text("src_video,tgt_video,prompt\na.mp4,b.mp4,make it red\n")
+    settings = {
+        "model.init": "nano",
+        "model.train_text_encoder": "false",
+        "data.datasets": tmp_path / "pairs.csv",
+        "data.cache": tmp_path / "cached",
+        "data.frame_counts": "1,5",
+        "data.area": 64 * 64,
+        "data.image_batch_size": 1,
+        "data.video_batch_size": 1,
+        "data.num_workers": 0,
+        "loop.num_steps": 2,
+        "loop.validate_every": 0,
+    }
+
+    def options(**changes):
+        return [part for name, value in (settings | changes).items() for part in ("--set", f"{name}={value}")]
+
+    assert "1 samples, 4 entries, 4 of them new" in sama("data", "cache", "nano-finetuning", *options())
+    files = [file.stat().st_mtime_ns for file in sorted((tmp_path / "cached").rglob("*")) if file.is_file()]
+    sama("train", "nano-finetuning", "--out", tmp_path / "run", *options())
+    assert (tmp_path / "run" / "nano_finetuning" / "export").is_dir()
+    assert files == [file.stat().st_mtime_ns for file in sorted((tmp_path / "cached").rglob("*")) if file.is_file()]
+    for other in ({"loop.seed": 7}, {"data.cache_dtype": "bfloat16"}, {"data.area": 128 * 128}):
+        with pytest.raises(UserError, match="lacks 1 of 1 samples looked at; fill it by 'sama data cache'"):
+            sama("train", "nano-finetuning", "--out", tmp_path / "other", *options(**other))

@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -94,17 +96,48 @@ def test_recipes_differ_where_pixels_may(rows, tmp_path):
 
 
 def test_facts_are_remembered_until_the_file_changes(rows, tmp_path):
-    memory = tmp_path / "facts.jsonl"
+    memory = tmp_path / "facts"
     media = rows[0].tgt_video
     shape = FileFacts(memory).shape(media)
-    lines = memory.read_text().splitlines()
+    (file,) = memory.iterdir()
+    lines = file.read_text().splitlines()
     assert FileFacts(memory).shape(media) == shape
-    assert memory.read_text().splitlines() == lines
-    with open(memory, "a") as stream:
+    assert file.read_text().splitlines() == lines
+    with open(file, "a") as stream:
         stream.write('["half a li')
     assert FileFacts(memory).shape(media) == shape
     write_clip(tmp_path / "b.mp4", 7)
     assert FileFacts(memory).shape(media).num_frames == 7
+
+
+def test_processes_remember_in_files_of_their_own(rows, tmp_path):
+    memory = tmp_path / "facts"
+    (memory).mkdir()
+    size = (tmp_path / "a.mp4").stat()
+    known = [f"shape {size.st_size} {size.st_mtime_ns} {rows[0].src_video}", [3, 4, 5]]
+    (memory / "elsewhere-7.jsonl").write_text(json.dumps(known) + "\n")
+    facts = FileFacts(memory)
+    assert facts.shape(rows[0].src_video).num_frames == 3
+    worker = multiprocessing.get_context("fork").Process(target=facts.shape, args=(rows[0].tgt_video,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    assert len([*memory.iterdir()]) == 1  # a loader's worker notes nothing: it is one of very many
+    facts.shape(rows[0].tgt_video)
+    assert len([*memory.iterdir()]) == 2
+
+
+def test_a_manifest_that_says_what_its_files_hold(rows):
+    told = {"num_frames": "9", "height": "96", "width": "128"}
+    gone = Row(id="x", src_video="gone.mp4", tgt_video="gone.mp4", prompt="p", extra=told)
+    expected = ClipMetadata(num_frames=9, height=96, width=128, has_source=True)
+    assert ManifestDataset([gone]).metadata(0) == expected
+    for wrong in ({"num_frames": ""}, {"height": "tall"}, {"width": "0"}):
+        partly = replace(rows[0], extra=told | wrong)
+        assert ManifestDataset([partly]).metadata(0).num_frames == 12
+    too_long = replace(rows[0], extra=told | {"num_frames": "13"})
+    with pytest.raises(UserError, match="the manifest's num_frames is wrong"):
+        ManifestDataset([too_long]).load(0, (96, 128), 13, generator())
 
 
 def test_a_container_that_does_not_say_its_length(tmp_path):

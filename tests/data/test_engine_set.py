@@ -73,6 +73,20 @@ def test_killed_and_started_again_it_ends_the_same(written, tmp_path):
     assert kept == contents(written)
 
 
+def test_a_set_is_never_shortened(written):
+    before = contents(written)
+    with pytest.raises(UserError, match="lists 16 samples; pass --count 16 or more"):
+        write_engine_set(EngineSetConfig(**SMALL), written, 8, workers=1)
+    assert contents(written) == before
+
+
+@pytest.mark.parametrize("numbers", [{"count": -1}, {"count": 4, "workers": 0}, {"count": 4, "workers": -1}])
+def test_numbers_below_one_are_refused(numbers, tmp_path):
+    with pytest.raises(UserError, match="must be at least 1"):
+        write_engine_set(EngineSetConfig(**SMALL), tmp_path, **numbers)
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_frame_writes_pictures(tmp_path):
     write_engine_set(EngineSetConfig(num_frames=1, height=64, width=64), tmp_path, 8, workers=1)
     for row in read_manifest(tmp_path / "manifest.csv"):

@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+import time
 
 import pytest
 import torch
@@ -180,6 +182,21 @@ def test_a_broken_clip_is_named_in_one_sentence(num_workers):
     with pytest.raises(UserError) as caught:
         list(loader(broken, num_workers=num_workers))
     assert str(caught.value) == "clip.mp4 is broken"
+
+
+def test_a_worker_holds_as_many_batches_as_it_is_told():
+    loaded = multiprocessing.Value("i", 0)
+
+    class Counted(NumberedDataset):
+        def load(self, *arguments):
+            with loaded:
+                loaded.value += 1
+            return super().load(*arguments)
+
+    counted = [WeightedDataset(name="counted", dataset=Counted([(1, 64, 64, True)] * 6))]
+    next(iter(loader(counted, num_workers=1, image_batch_size=1)))
+    time.sleep(0.3)
+    assert loaded.value <= 2  # the one that was handed out, one ahead
 
 
 def test_mixtures_and_shapes_that_do_not_fit():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sama_video.data.buckets import Buckets
-from sama_video.data.plan import BatchConfig, WeightedDataset, plan_epoch, tabulate
+from sama_video.data.plan import BatchConfig, WeightedDataset, join_shares, plan_epoch, planned_variants, tabulate
 from sama_video.data.pretext import SAMPLING_WEIGHTS, source_num_frames
 from sama_video.errors import UserError
 from tests.data.fakes import NumberedDataset
@@ -15,6 +15,20 @@ from tests.data.fakes import NumberedDataset
 BUCKETS = Buckets(area=64 * 64, frame_counts=(1, 5, 9, 17))
 CLIPS = st.tuples(st.integers(1, 20), st.integers(20, 200), st.integers(20, 200), st.booleans())
 MIXTURES = st.lists(st.tuples(st.lists(CLIPS, min_size=1, max_size=30), st.integers(1, 3)), min_size=1, max_size=3)
+
+
+@given(st.lists(CLIPS, min_size=1, max_size=30), st.integers(1, 5))
+@settings(deadline=None)
+def test_shares_make_the_whole(clips, of):
+    weighted = WeightedDataset(name="set", dataset=NumberedDataset(clips))
+    whole, joined = tabulate(weighted), join_shares([tabulate(weighted, share, of) for share in range(of)])
+    for name in ("num_frames", "height", "width", "has_source"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(joined, name))
+    config = config_of(pretext_variants=2)
+    planned = [list(planned_variants([whole], config, share, of)) for share in range(of)]
+    expected = {sample for epoch in (0, 1) for batch in plan_epoch([whole], config, epoch) for sample in batch.samples}
+    assert sum(map(len, planned)) == 2 * len(clips)
+    assert {sample for share in planned for sample in share} == expected
 
 
 def tables_of(mixture):

@@ -3,10 +3,8 @@
 import collections
 import json
 import random
-import signal
 import subprocess
 import sys
-import time
 from itertools import cycle, islice
 
 import pytest
@@ -26,7 +24,8 @@ from sama_video.evaluation.records import ITEMS, PREDICTIONS, RUN, Judgment, rea
 from sama_video.judge.client import JudgeConfig
 from tests.clips import write_clip
 from tests.evaluation.copies import SIZE, write_copy, write_lazy_run
-from tests.judge_server import JudgeServer, Mishap, answer_text, completion_body, error_body
+from tests.judge_server import JudgeServer, Mishap, completion_body, error_body
+from tests.kills import killed_often
 
 JUDGED = ("reco_bench", "openve_bench", "vie_bench")
 
@@ -310,6 +309,9 @@ def test_runs_that_cannot_be_judged_are_refused(tmp_path):
     (other / RUN).write_text(json.dumps({**info, "version": "0"}))
     with pytest.raises(UserError, match="version 0"):
         protocol_of(other)
+    (other / RUN).write_text(json.dumps({**info, "benchmark": "manifest", "version": ""}))
+    with pytest.raises(UserError, match=r"a manifest's pairs .* 'sama eval exact' scores them"):
+        protocol_of(other)
 
 
 def command(run, server, *more):
@@ -331,32 +333,11 @@ def test_the_command_plans_judges_and_says_what_is_wrong(reco, tmp_path):
     assert "Traceback" not in wrong.stderr
 
 
-def killed_often(run, kills, repeats, rng):
-    """Runs the command until it ends, killing it `kills` times after some answers of that life; returns the server.
-
-    Asserts that no request asks for what the store held at an earlier kill.
-    """
-    with JudgeServer(delay=0.02) as server:
-        stored, checked = set(), 0
-        for life in range(kills + 1):
-            wanted = server.sold.total() + rng.randint(1, 3) if life < kills else float("inf")
-            with subprocess.Popen(command(run, server, "--repeats", repeats), stderr=subprocess.PIPE) as process:
-                while process.poll() is None and server.sold.total() < wanted:
-                    time.sleep(0.002)
-                if life < kills:
-                    time.sleep(rng.uniform(0, 0.02))
-                    process.send_signal(signal.SIGKILL)
-            assert process.returncode == (-signal.SIGKILL if life < kills else 0)
-            later, checked = server.requests[checked:], len(server.requests)
-            assert stored.isdisjoint(answer_text(request) for request in later)
-            lines = (run / "answers.jsonl").read_bytes().splitlines(keepends=True)
-            stored |= {json.loads(line)["text"] for line in lines if line.endswith(b"\n")}
-    return server
-
-
 def killed_and_quiet(run, tmp_path, kills, repeats):
     killed, quiet = anew(run, tmp_path / "killed"), anew(run, tmp_path / "quiet")
-    server = killed_often(killed, kills, repeats, random.Random(kills))
+    server = killed_often(
+        lambda server: command(killed, server, "--repeats", repeats), killed / "answers.jsonl", kills, 3, 0.02
+    )
     # Bought twice is at most what was in flight at a kill.
     assert server.sold.total() - len(server.sold) <= 3 * kills
     with JudgeServer() as other:

@@ -212,6 +212,13 @@ def test_the_command_runs_a_benchmark_a_manifest_and_a_folder(engine_folder, eng
         (("reco-bench",), "needs --data"),
         (("nonesuch",), "unknown benchmark"),
         (("engine", "--editor", "cp {source} {output}", "--control", "noise"), "give one of them"),
+        (("engine", "--control", "noise", "--seed", "1"), "--seed has no effect with --control"),
+        (("engine", "--control", "noise", "--timeout", "9"), "--timeout has no effect with --control"),
+        (
+            ("engine", "--editor", "cp {source} {output}", "--max-pixels", "9"),
+            "--max-pixels has no effect with --editor",
+        ),
+        (("engine", "--column-map", "a=b"), "--column-map has no effect with a benchmark"),
     ],
 )
 def test_bad_requests_say_how_to_mend_them(arguments, message, tmp_path):

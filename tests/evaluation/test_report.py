@@ -285,3 +285,8 @@ def test_one_judge_asked_in_two_ways_is_two_judges(folder):
         (run / "judgments-gemini.json").write_text(json.dumps({"judge": GEMINI, "repeats": repeats}))
     with pytest.raises(UserError, match=r"asked otherwise about theirs than about mine \(repeats\)"):
         report_of(*runs)
+
+
+def test_fewer_samples_than_none_are_refused():
+    with pytest.raises(UserError, match="--samples must be at least 0, got -1"):
+        ReportConfig(samples=-1)

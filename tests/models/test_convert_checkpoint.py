@@ -226,3 +226,34 @@ def test_a_lora_changes_a_pipeline(tmp_path):
     assert (outputs[0] - outputs[1]).abs().max() > 1e-4
     torch.testing.assert_close(outputs[1], outputs[2])
     torch.testing.assert_close(outputs[0], outputs[3])
+
+
+def test_overwrite_replaces_a_model_and_nothing_else(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "holiday.txt").write_text("not a model")
+    with pytest.raises(UserError, match="holds no model"):
+        convert_files(DIT, folder, num_attention_heads=HEADS, overwrite=True)
+    convert_files(DIT, tmp_path / "model", num_attention_heads=HEADS)
+    (tmp_path / "model" / "stale").write_text("")
+    convert_files(DIT, tmp_path / "model", num_attention_heads=HEADS, overwrite=True)
+    assert not (tmp_path / "model" / "stale").exists()
+    with pytest.raises(UserError, match="holds what is converted"):
+        convert_files(tmp_path / "model", tmp_path / "model", overwrite=True)
+    assert (folder / "holiday.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "pair"),
+    [
+        ({"to": "official"}, "--to official has no effect with a LoRA"),
+        ({"dtype": "bfloat16"}, "--dtype has no effect with a LoRA"),
+        ({"vae": VAE}, "--vae has no effect with a LoRA"),
+        ({"to": "official", "merge_into": "nano"}, "--to official has no effect with --merge-into"),
+    ],
+)
+def test_options_that_a_lora_does_not_take(options, pair, tmp_path):
+    save_file(lora(), tmp_path / "lora.safetensors")
+    with pytest.raises(UserError, match=pair):
+        convert_files(tmp_path / "lora.safetensors", tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

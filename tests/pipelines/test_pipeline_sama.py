@@ -3,7 +3,12 @@ import PIL.Image
 import pytest
 import torch
 from accelerate import cpu_offload
-from diffusers import UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from sama_video.models.latents import encode_video
 from sama_video.pipelines.pipeline_sama import SamaPipeline
@@ -114,6 +119,31 @@ def test_unipc_goes_the_same_way_as_euler(pipe):
     assert 0 < np.abs(euler - unipc).mean() < 0.02 < np.abs(euler - run(pipe, seed=1).frames).mean()
 
 
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FlowMatchHeunDiscreteScheduler(),
+        DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+    ],
+    ids=["heun", "dpm"],
+)
+def test_the_shift_reaches_other_schedulers(scheduler):
+    pipe = tiny.pipeline()
+    pipe.scheduler = scheduler
+    sigmas = {shift: pipe.set_timesteps(8, shift, torch.device("cpu")) / 1000 for shift in (1.0, 4.0, 1.0)}
+    expected = 4 * sigmas[1.0] / (1 + 3 * sigmas[1.0])
+    torch.testing.assert_close(sigmas[4.0].float(), expected.float(), atol=2e-3, rtol=0)
+    assert run(pipe).frames.shape == (1, 5, 32, 48, 3)
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler(), UniPCMultistepScheduler()], ids=["ddim", "unipc"])
+def test_schedulers_of_another_flow_are_refused(scheduler):
+    pipe = tiny.pipeline()
+    pipe.scheduler = scheduler
+    with pytest.raises(ValueError, match="use flow-match Euler or Heun, or UniPC"):
+        run(pipe)
+
+
 def test_callbacks_see_and_change_both_streams(pipe):
     seen = []
 
@@ -210,6 +240,14 @@ def test_save_and_load(pipe, tmp_path):
         ({"video": None}, "give `height` and `width`"),
         ({"video": np.zeros((5, 32, 48))}, "a video is frames"),
         ({"video": np.full((5, 32, 48, 3), 255.0)}, "float frames must lie in 0..1"),
+        ({"video": np.full((5, 32, 48, 3), np.nan)}, "float frames must lie in 0..1"),
+        ({"video": "clip.mp4"}, "edit_video takes files"),
+        ({"video": [np.zeros((32, 48, 3), np.uint8)]}, "a video is PIL images"),
+        ({"video": []}, "no frames"),
+        ({"video": [PIL.Image.new("RGB", size) for size in ((48, 32), (32, 32))]}, "several sizes"),
+        ({"prompt": []}, "prompt is empty"),
+        ({"flow_shift": 0.0}, "flow_shift must be above 0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a number"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callbacks can see"),
         ({"latents": torch.zeros(1, 4, 2, 4, 4)}, "latents must be"),
         ({"prompt": ["a", "b"], "negative_prompt": ["c"]}, "1 negative prompts for 2 prompts"),

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sama_video.errors import UserError
+from sama_video.models.presets import PRESETS
 from sama_video.training.checkpoint import Checkpoints, checkpoints
 from sama_video.training.config import ParallelConfig
 from sama_video.training.parallel import Parallel
@@ -42,6 +43,7 @@ def kill_at_random(running, out, dice):
     for process in running:
         process.kill()
         process.join()
+        assert process.exitcode == -signal.SIGKILL, "it was done before the kill: take more steps"
 
 
 def die_in_a_save(config, out, number):
@@ -82,9 +84,19 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(undisturbed, tiny
     assert_same_run(tmp_path, undisturbed)
 
 
+EVERYTHING = {
+    "model": {"semantic_encoder": "nano", "train_text_encoder": True},
+    "data": {"num_workers": 2},
+    "optimizer": {"kind": "muon"},
+}
+
+
 @pytest.mark.slow
-def test_ten_kills(tiny_init, tmp_path):
-    config = processes.config(tiny_init, loop={"num_steps": 40, **OFTEN})
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_ten_kills(tiny_init, tmp_path, changes):
+    init = PRESETS["nano"].weights if changes else tiny_init
+    precision = "bfloat16" if changes else "float32"
+    config = processes.config(init, loop={"num_steps": 120, "precision": precision, **OFTEN}, **changes)
     assert processes.run(processes.train, config, tmp_path / "undisturbed") == [0]
     resumed_after_kills(config, tmp_path / "killed", kills=10)
     assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
@@ -92,7 +104,7 @@ def test_ten_kills(tiny_init, tmp_path):
 
 @pytest.mark.slow
 def test_ten_kills_of_two_processes(tiny_init, tmp_path):
-    config = processes.config(tiny_init, loop={"num_steps": 40, **OFTEN})
+    config = processes.config(tiny_init, loop={"num_steps": 120, **OFTEN})
     assert processes.run(processes.train, config, tmp_path / "undisturbed", world_size=2) == [0, 0]
     resumed_after_kills(config, tmp_path / "killed", kills=10, world_size=2)
     assert_same_run(tmp_path / "killed", tmp_path / "undisturbed", tolerance=1e-5)

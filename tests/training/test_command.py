@@ -1,6 +1,7 @@
 """`sama train` as a user types it: runs, estimates, curves."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -113,10 +114,36 @@ def test_printed_settings_give_the_config_back():
     stage = smoke()[0]
     changes = ("loop.seed=7", "objective.text_dropout=0.5", "data.aspect_ratios=1.0", "model.train_text_encoder=false")
     other = with_settings(stage, [*changes, "data.cache=somewhere"])
-    # Lists of shapes are read only: a recipe names them.
-    lines = [line for line in as_settings(stage) if ".shapes=" not in line]
+    lines = as_settings(stage)
     assert other != stage
     assert with_settings(other, lines) == stage
+
+
+def test_manifests_take_the_place_of_a_recipe_s_datasets():
+    (stage,) = find_stages("lora-finetuning", ["data.datasets=mine/manifest.csv,other.csv"])
+    found = [(one.name, one.manifest, one.catalogue) for one in stage.data.datasets]
+    assert found == [(name, name, None) for name in ("mine/manifest.csv", "other.csv")]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.datasets.0.weight=0", "weight of dataset image edits must be above 0"),
+        ("data.datasets.0.name=captioned clips", "data.datasets holds 'captioned clips' twice"),
+        ("data.datasets=", "data.datasets"),
+        ("data.pretext_variants=0", "data.pretext_variants must be at least 1"),
+        ("data.num_workers=-1", "data.num_workers must be at least 0"),
+        ("data.prefetch_factor=0", "data.prefetch_factor must be at least 1"),
+        ("data.image_batch_size=0", "data.image_batch_size must be at least 1"),
+        ("data.video_batch_size=-1", "data.video_batch_size must be at least 1"),
+        ("data.frame_counts=1,16", "data.frame_counts must be 4k+1, got 16; use 13 or 17"),
+        ("data.datasets.0.engine.shapes=1,64,64", "shapes=1,64,64: 3 values belong together, got 1"),
+        ("data.validation.size=64", "size=64: 2 values belong together, got 1"),
+    ],
+)
+def test_data_that_cannot_be_are_refused_by_name(setting, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        find_stages("nano-pretraining", [setting])
 
 
 def test_settings_that_fit_together_may_come_in_any_order():

@@ -12,15 +12,16 @@ def model(dtype=torch.float32):
     return layer
 
 
-def test_it_follows_with_its_decay():
+@pytest.mark.parametrize("warmup", [False, True])
+def test_it_follows_with_its_decay(warmup):
     layer = model()
-    ema = Ema(layer, 0.9)
+    ema = Ema(layer, 0.9, warmup=warmup)
     expected = layer.weight.detach().clone()
     for step in range(200):
         with torch.no_grad():
             layer.weight.add_(0.1)
         ema.update(step)
-        decay = min(0.9, (1 + step) / (10 + step))
+        decay = min(0.9, (1 + step) / (10 + step)) if warmup else 0.9
         expected = decay * expected + (1 - decay) * layer.weight.detach()
     torch.testing.assert_close(ema.averages["weight"], expected)
     assert list(ema.averages) == ["weight"]

@@ -112,7 +112,7 @@ def test_parameters_are_those_of_the_prepared_model(folder, lora, semantic_encod
 def test_a_text_encoder_that_trains_counts():
     weights = load_file(PRESETS["nano"].weights / "text_encoder" / "model.safetensors")
     both = PRESETS["nano"].num_parameters + sum(tensor.numel() for tensor in weights.values())
-    assert find_model_size(nano_finetuning(), "nano").parameters == both
+    assert find_model_size(nano_finetuning().started_from("nano")).parameters == both
 
 
 def test_weights_beside_adapters_take_what_they_take(folder):
@@ -148,12 +148,13 @@ def test_sharding_spreads_the_state_and_leaves_the_activations(folder, size):
 
 def test_describe_speaks_of_the_paper_sized_run_without_its_weights():
     config = lora_finetuning()
-    with pytest.raises(UserError, match="--preset"):
-        describe(config, device="h100-80gb")
-    text = "\n".join(describe(config, device="h100-80gb", num_devices=8, preset="wan2.1-14b"))
+    sizeless = replace(config, model=replace(config.model, preset=None))
+    with pytest.raises(UserError, match=r"model\.preset"):
+        describe(sizeless, device="h100-80gb")
+    text = "\n".join(describe(config, device="h100-80gb", num_devices=8))
     assert "8 x H100" in text
     assert " 81 frames 848x480: 4 samples x 66,845 tokens" in text
     with pytest.raises(UserError, match="unknown device"):
-        describe(config, device="abacus", preset="nano")
+        describe(config, device="abacus")
     with pytest.raises(UserError, match="mfu"):
-        describe(config, device="h100-80gb", preset="nano", mfu=0.0)
+        describe(config, device="h100-80gb", mfu=0.0)

@@ -3,11 +3,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sama_video.conversion import convert_files
-from sama_video.data.caching import CacheJob, fill_cache
 from sama_video.data.manifest import Row, write_manifest
 from sama_video.errors import UserError
 from sama_video.models.convert_checkpoint import load_official_transformer, official_transformer_state
 from sama_video.pipelines.loading import load_pipeline
+from sama_video.training.caching import CacheJob, fill_cache
 from sama_video.training.config import DatasetConfig
 from tests import tiny
 from tests.clips import write_clip
@@ -73,15 +73,7 @@ def cached_config(folder, cache):
 
 
 def test_training_from_a_cache_is_training_from_the_clips(folder, tmp_path):
-    job = CacheJob(
-        manifest=str(folder / "clips.jsonl"),
-        out=folder / "cache",
-        model=str(folder / "text_to_video"),
-        siglip=folder / "siglip",
-        max_pixels=64 * 64,
-        frame_counts=(5,),
-    )
-    fill_cache(job)
+    fill_cache(CacheJob(run=cached_config(folder, str(folder / "cache"))))
     weights = []
     for cache in (None, str(folder / "cache")):
         trainer = runs.trained(cached_config(folder, cache), tmp_path / str(cache is None))

@@ -4,15 +4,20 @@ import math
 import multiprocessing
 import os
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import PIL.Image
 import pytest
 import torch
 
+from sama_video.data.loader import BatchLoader
 from sama_video.errors import UserError
+from sama_video.models.presets import PRESETS
 from sama_video.training.checkpoint import checkpoints
-from sama_video.training.config import DatasetConfig
+from sama_video.training.config import DatasetConfig, LoopConfig, ObjectiveConfig, OptimizerConfig
 from sama_video.training.run import run_stages
+from sama_video.training.runlog import RunLog
 from sama_video.training.trainer import Trainer, TrainingStoppedError
 from tests.training import processes
 
@@ -102,6 +107,75 @@ def test_a_folder_holds_one_run(tiny_init, tmp_path):
     with pytest.raises(UserError, match="holds a run already; pass --resume"):
         run_stages([config], tmp_path, resume=False)
     assert run_stages([config], tmp_path, resume=True) == exported
+
+
+def test_a_run_that_never_began_holds_no_folder(tiny_init, tmp_path):
+    with pytest.raises(UserError):
+        run_stages([processes.config(tmp_path / "missing", loop={"num_steps": 1})], tmp_path / "run", resume=False)
+    assert run_stages([processes.config(tiny_init, loop={"num_steps": 1})], tmp_path / "run", resume=False).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        (LoopConfig, {"num_steps": 0}, r"loop\.num_steps must be at least 1, got 0"),
+        (LoopConfig, {"num_steps": 1, "keep_checkpoints": 0}, r"loop\.keep_checkpoints must be at least 1"),
+        (LoopConfig, {"num_steps": 1, "ema_decay": 1.5}, r"loop\.ema_decay must be between 0 and 1"),
+        (ObjectiveConfig, {"text_dropout": 3.0}, r"objective\.text_dropout must be between 0 and 1"),
+        (ObjectiveConfig, {"semantic_weight": math.nan}, r"objective\.semantic_weight must be at least 0"),
+        (OptimizerConfig, {"betas": (0.9, 1.0)}, r"optimizer\.betas"),
+    ],
+)
+def test_numbers_that_make_no_sense(part, values, message):
+    with pytest.raises(UserError, match=message):
+        part(**values)
+
+
+def fill_the_log_s_disk(config, out):
+    write = RunLog.step
+
+    def write_to_a_full_disk(log, step, metrics):
+        if step == 2:
+            log.file = Path("/dev/full")
+        write(log, step, metrics)
+
+    RunLog.step = write_to_a_full_disk
+    processes.train(config, out)
+
+
+def test_what_fails_in_the_first_process_alone_stops_all_and_saves(tiny_init, tmp_path):
+    config = processes.config(tiny_init)
+    assert processes.run(fill_the_log_s_disk, config, tmp_path, world_size=2, timeout=60) == [3, 3]
+    errors = (tmp_path / "errors.txt").read_text()
+    assert "/dev/full (No space left" in errors
+    assert "process 0 cannot go on" in errors
+    assert steps_of(tmp_path)[-1] == "step-0000002"
+
+
+def lose_a_worker(config, out):
+    def lose(*_):
+        raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
+
+    if os.environ["RANK"] == "1":
+        BatchLoader.__iter__ = lose
+    processes.train(config, out)
+
+
+def test_what_nobody_foresaw_in_one_process_stops_all_and_saves(tiny_init, tmp_path):
+    config = processes.config(tiny_init)
+    assert processes.run(lose_a_worker, config, tmp_path, world_size=2, timeout=60) == [3, 3]
+    assert (tmp_path / "errors.txt").read_text().count("process 1 cannot go on: RuntimeError: DataLoader worker") == 2
+    assert steps_of(tmp_path) == ["step-0000000"]
+
+
+def test_a_text_encoder_that_trains_gets_its_prompts_where_it_lies(tmp_path):
+    """What a sample has for text then is empty and lies on the CPU, wherever the run's device is."""
+    nano = str(PRESETS["nano"].weights)
+    one = processes.trainer(processes.config(nano, model={"train_text_encoder": True}), tmp_path)
+    batch = next(iter(one.loader))
+    micro = next(one._micro_batches(batch, 0, len(batch.prompts)))
+    elsewhere = replace(micro, batch=replace(micro.batch, text=micro.batch.text.to("meta")))
+    assert one.forward_backward(elsewhere).loss.isfinite().all()
 
 
 def test_what_may_change_on_the_way(tiny_init, tmp_path):

@@ -10,13 +10,15 @@ from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
 from sama_video.errors import UserError
-from sama_video.training.config import DatasetConfig, OptimizerConfig, ParallelConfig
+from sama_video.training.config import DataConfig, DatasetConfig, OptimizerConfig, ParallelConfig
 from sama_video.training.ema import Ema
 from sama_video.training.losses import flow_matching_step
+from sama_video.training.mixture import build_mixture, tabulate_mixture
 from sama_video.training.optimizer import Optimizer
 from sama_video.training.parallel import Parallel, Trainable, is_first, whole
 from sama_video.training.run import run_stages
 from tests import tiny
+from tests.clips import write_clip
 from tests.training import processes
 
 NUM_SAMPLES = 3
@@ -166,6 +168,15 @@ def hold_different_data(out):
         (out / f"{parallel.rank}.txt").write_text(str(error))
 
 
+def tabulate_together(manifest, out):
+    """Every process writes what it learned of files itself into a file of its own."""
+    parallel = Parallel.start(ParallelConfig())
+    config = DataConfig(datasets=(DatasetConfig(name="set", manifest=str(manifest)),))
+    tables = tabulate_mixture(build_mixture(config, out / "stage"), parallel)
+    assert tables[0].num_frames.tolist() == [5, 6, 7, 8, 9]
+    assert not tables[0].has_source.any()
+
+
 def train_beside(folders, config, out):
     """Every process in a folder of its own, as on machines that do not share their disks."""
     os.chdir(folders[int(os.environ["RANK"])])
@@ -211,6 +222,18 @@ def test_different_data_are_found_out(tmp_path):
     assert processes.run(hold_different_data, tmp_path, world_size=2, timeout=30) == [0, 0]
     assert len(set(words(tmp_path))) == 1
     assert "numbers of process 1 differ from those of process 0" in words(tmp_path)[0]
+
+
+def test_every_file_is_opened_by_one_process_once(tmp_path):
+    clips = [write_clip(tmp_path / f"{length}.mp4", length) for length in range(5, 10)]
+    lines = [f"{clip},a bar moves" for clip in clips]
+    (tmp_path / "set.csv").write_text("\n".join(["video,caption", *lines]))
+    for _ in ("first", "everything is remembered"):
+        arguments = (tmp_path / "set.csv", tmp_path / "run")
+        assert processes.run(tabulate_together, *arguments, world_size=2, timeout=30) == [0, 0]
+        noted = [file.read_text().splitlines() for file in (tmp_path / "run" / "facts").iterdir()]
+        assert sorted(map(len, noted)) == [2, 3]
+        assert len({line for lines in noted for line in lines}) == 5
 
 
 def test_a_dataset_that_one_machine_lacks_stops_all(tiny_init, tmp_path):
@@ -294,7 +317,7 @@ def test_alone_nothing_is_set_up(monkeypatch):
     parallel = started(monkeypatch)
     assert (parallel.rank, parallel.world_size, parallel.saving) == (0, 1, None)
     assert parallel.gather("x") == ["x"]
-    with pytest.raises(KeyError), parallel.agreed():
+    with pytest.raises(UserError, match="process 0 cannot go on: KeyError: 'x'"), parallel.agreed():
         raise KeyError("x")
 
 
@@ -306,3 +329,39 @@ def test_slurm_tasks_that_do_not_know_of_each_other(monkeypatch):
 def test_copies_must_be_whole(monkeypatch):
     with pytest.raises(UserError, match="does not divide 4 processes"):
         started(monkeypatch, ParallelConfig(shard_size=3), WORLD_SIZE="4", RANK="0")
+
+
+def compile_with_eager_blocks(config, out):
+    """torch.compile without a C++ compiler: the graphs are captured, and run as they are."""
+    compiled = torch.nn.Module.compile
+    torch.nn.Module.compile = lambda module: compiled(module, backend="eager")
+    processes.train(config, out)
+
+
+@pytest.mark.slow
+def test_copies_of_shards_train_save_resume_and_export(tiny_init, tmp_path):
+    """Four processes hold two copies of two shards; two processes with one copy go on from them."""
+    data = {"image_batch_size": 4, "video_batch_size": 4}
+
+    def config(num_steps, shard_size):
+        return processes.config(
+            tiny_init, data=data, loop={"num_steps": num_steps}, parallel={"shard_size": shard_size}
+        )
+
+    assert processes.run(processes.train, config(6, 0), tmp_path / "one") == [0]
+    assert processes.run(processes.train, config(3, 2), tmp_path / "four", world_size=4) == [0] * 4
+    (tmp_path / "four" / "export").rename(tmp_path / "first_export")
+    assert processes.run(processes.train, config(6, 2), tmp_path / "four", world_size=2) == [0] * 2
+    assert_same_losses(tmp_path / "four", tmp_path / "one")
+    part = "export/transformer/diffusion_pytorch_model.safetensors"
+    torch.testing.assert_close(
+        load_file(tmp_path / "four" / part), load_file(tmp_path / "one" / part), atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_on_shards(tiny_init, tmp_path):
+    for name, function, compiles in (("plain", processes.train, False), ("compiled", compile_with_eager_blocks, True)):
+        config = processes.config(tiny_init, loop={"num_steps": 3, "compile": compiles})
+        assert processes.run(function, config, tmp_path / name, world_size=2) == [0, 0]
+    assert_same_losses(tmp_path / "compiled", tmp_path / "plain")

@@ -121,6 +121,10 @@ def test_pretext_cases_are_the_tasks_of_training():
     assert sorted(tubes.source.ravel()) == sorted(clip.ravel())
 
 
+def tried(validation, model, step):
+    return validation.report(step, validation.sample(model))
+
+
 def test_a_run_trains_the_same_with_validation_and_without(init, tmp_path):
     watched = train(config(init), tmp_path / "watched")
     alone = train(config(init, validate_every=0), tmp_path / "alone")
@@ -154,10 +158,10 @@ def test_sharded_weights_are_gathered_anew_after_a_validation(init, tmp_path):
         prepare(one.pipe.transformer)
         validation = Validation(one.config, one.encoder)
         weights = dict(one.pipe.transformer.named_parameters())
-        before = validation.run(one.model, 0)
+        before = tried(validation, one.model, 0)
         with torch.no_grad():
             weights["proj_out.weight"].mul_(1.5)
-        return before.families, validation.run(one.model, 1).families
+        return before.families, tried(validation, one.model, 1).families
 
     expected = scores_before_and_after_a_step(tmp_path / "whole", lambda _: None)
     assert expected[0] != expected[1]
@@ -219,15 +223,14 @@ def test_the_report_lies_in_the_runs_folder(init, tmp_path):
 def test_the_averaged_weights_are_tried(init, tmp_path):
     one = trainer(config(init, replace(SET, families=("local_add",))), tmp_path)
     validation = Validation(replace(one.config, data=replace(one.config.data, pretext=False)), one.encoder)
-    before = validation.run(one.model, 0)
+    before = tried(validation, one.model, 0)
     with torch.no_grad():
         one.model.transformer.proj_out.weight.add_(1.0)
     with one.ema.applied():
-        averaged = validation.run(one.model, 0)
-    changed = validation.run(one.model, 0)
+        averaged = tried(validation, one.model, 0)
+    changed = tried(validation, one.model, 0)
     assert averaged.families == before.families
     assert changed.families != before.families
-    assert validation.run(one.model, 0, decodes=False) is None
 
 
 def test_a_models_oracle_scores_what_the_autoencoder_allows(init, tmp_path):
@@ -248,7 +251,7 @@ def test_a_models_oracle_scores_what_the_autoencoder_allows(init, tmp_path):
     for number, (case, encoded) in enumerate(zip(validation.cases, validation.encoded, strict=True)):
         current["target"] = encoded.target
         decoded = validation._decode(encoded.target)
-        for latents in (validation._sample(case, number), validation._predict_at_once(case, encoded, number)):
+        for latents in (validation._sample(case, encoded, number), validation._predict_at_once(case, encoded, number)):
             difference = validation._decode(latents).astype(int) - decoded
             assert np.abs(difference).max() <= 1
 
@@ -263,19 +266,22 @@ def test_a_manifest_of_held_out_pairs(init, tmp_path):
     manifest = tmp_path / "held_out.csv"
     manifest.write_text(
         "src_video,tgt_video,mask,prompt,type\n"
-        "source.mp4,target.mp4,mask.mp4,make it so,style\n,caption.mp4,,a caption,\n"
+        "source.mp4,target.mp4,mask.mp4,make it so,style/art\n,caption.mp4,,a caption,\n"
     )
     kept = ValidationConfig(manifest=str(manifest), size=(64, 64), num_frames=9, num_samples=9)
     cases = find_cases(kept, with_pretext=True)
-    assert [case.family for case in cases] == ["style", "cube_inpainting", "tube_shuffle"]
+    assert [case.family for case in cases] == ["style/art", "cube_inpainting", "tube_shuffle"]
     np.testing.assert_array_equal(cases[0].target, clips["target"][:5])
     assert cases[0].mask[:, :32].all()
     assert not cases[0].mask[:, 32:].any()
     run = config(init, kept)
     one = trainer(run, tmp_path / "run")
-    report = Validation(run, one.encoder).run(one.model, 1)
-    assert set(report.families) == {"style", "all", "cube_inpainting", "tube_shuffle"}
-    assert (write_report(report, tmp_path) / "clips" / "00-style.mp4").is_file()
+    report = tried(Validation(run, one.encoder), one.model, 1)
+    assert set(report.families) == {"style/art", "all", "cube_inpainting", "tube_shuffle"}
+    assert (write_report(report, tmp_path) / "clips" / "00-style-art.mp4").is_file()
+    manifest.write_text("tgt_video,prompt\ncaption.mp4,a caption\n")
+    with pytest.raises(UserError, match="nothing to try"):
+        Validation(replace(run, data=replace(run.data, pretext=False)), one.encoder)
 
 
 def test_sizes_that_the_model_cannot_take_are_refused(init, tmp_path):

@@ -1,10 +1,13 @@
 """The command's entry point: every subcommand by name, other editors' option names, errors as one sentence."""
 
 import re
+import signal
 import sys
+from typing import Annotated
 
 import typer
 
+from .. import __version__
 from ..errors import UserError
 from .data import data_app
 from .edit import demo, edit
@@ -19,12 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (edit, demo, info, convert):
-    app.command()(command)
-app.add_typer(train_app, name="train")
-app.add_typer(data_app, name="data")
-app.add_typer(eval_app, name="eval")
-
 # What other editors call the same options. Every option may also be written with underscores.
 ALIASES = {
     "--src-video": "--video",
@@ -45,6 +42,37 @@ ALIASES = {
     "--lora-path": "--lora",
     "--model-path": "--model",
 }
+
+
+def _other_names() -> str:
+    """One paragraph for each option that has other names."""
+    options = list(dict.fromkeys(ALIASES.values()))
+    names = {option: [alias for alias in ALIASES if ALIASES[alias] == option] for option in options}
+    lines = [f"{option}: also {', '.join(names[option])}" for option in options]
+    return "\n\n".join([*lines, "--size WIDTHxHEIGHT: for --width and --height"])
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def sama(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Edit videos by instruction with SAMA."""
+
+
+app.command(epilog=_other_names())(edit)
+for command in (demo, info, convert):
+    app.command()(command)
+app.add_typer(train_app, name="train")
+app.add_typer(data_app, name="data")
+app.add_typer(eval_app, name="eval")
 
 
 def normalise_arguments(arguments: list[str]) -> list[str]:
@@ -71,7 +99,8 @@ def normalise_arguments(arguments: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: bad input ends with one sentence and exit code 2."""
+    """Entry point: bad input ends with one sentence and exit code 2, SIGTERM with nothing half-written and 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app(args=normalise_arguments(sys.argv[1:]))
     except UserError as error:

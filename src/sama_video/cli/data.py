@@ -44,7 +44,7 @@ def synth(
 ) -> None:
     """Make a set of (source, instruction, target, mask) samples with exact answers."""
     from ..data.engine_set import EngineSetConfig, write_engine_set
-    from .edit import ProgressBar
+    from .progress import ProgressBar
 
     config = EngineSetConfig(
         split=split,
@@ -96,7 +96,7 @@ def curate(
     from ..data.manifest import parse_column_map, read_manifest
     from ..judge.client import JudgeConfig
     from ..judge.media import MediaConfig
-    from .edit import ProgressBar
+    from .progress import ProgressBar
 
     judge = JudgeConfig(
         model=model,
@@ -140,7 +140,7 @@ def check(
     from ..data.catalogue import find_dataset, read_dataset
     from ..data.check import check_manifest, default_folder
     from ..data.manifest import EDIT_PAIR, parse_column_map, read_manifest
-    from .edit import ProgressBar
+    from .progress import ProgressBar
 
     if workers is not None and workers < 1:
         raise UserError(f"--workers must be at least 1, got {workers}")
@@ -162,53 +162,22 @@ def check(
 
 @data_app.command()
 def cache(
-    manifest: Annotated[str, typer.Argument(help="CSV, JSON, JSONL or Parquet: pairs, or captioned clips.")],
-    out: Annotated[Path, typer.Option(help="Folder of the cache; the same folder goes on.")],
-    model: Annotated[str, typer.Option(help="nano or a model folder.")] = "nano",
-    siglip: Annotated[str | None, typer.Option(help="SigLIP for the semantic stream: nano, folder or hub id.")] = None,
-    num_anchors: Annotated[int, typer.Option(help="Anchor frames of a video, with --siglip.")] = 1,
-    num_frames: Annotated[str | None, typer.Option(help="Lengths, such as 1,17,33. Default: the model's.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Pixels a frame. Default: the model's own.")] = None,
-    pretext_variants: Annotated[int, typer.Option(help="Versions of each sample (crop, pretext task).")] = 1,
-    seed: Annotated[int, typer.Option(help="The training's.")] = 0,
-    name: Annotated[str | None, typer.Option(help="The training's for these data. Default: the file's stem.")] = None,
-    root: Annotated[str | None, typer.Option(help="Folder or URL of relative media. Default: the manifest's.")] = None,
-    column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
+    recipe: Annotated[str, typer.Argument(help="Name of the training's recipe, such as lora-finetuning.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, the training's; data.cache names the folder.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes; each holds the encoders.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
-    """Encode a manifest's clips, texts and anchor frames once, for all epochs of a training."""
-    from ..data.caching import CacheJob, fill_cache
-    from ..data.manifest import parse_column_map
-    from ..models.semantic_encoder import find_semantic_encoder
-    from .edit import ProgressBar
+    """Encode the clips, texts and anchor frames of a training once, for all its epochs."""
+    from ..training.caching import CacheJob, fill_cache
+    from ..training.recipes import find_stages
+    from .progress import ProgressBar
 
-    if workers < 1:
-        raise UserError(f"--workers must be at least 1, got {workers}")
-    job = CacheJob(
-        manifest=manifest,
-        out=out,
-        model=model,
-        siglip=find_semantic_encoder(siglip) if siglip else None,
-        num_anchors=num_anchors,
-        name=name,
-        max_pixels=max_pixels,
-        frame_counts=_whole_numbers("--num-frames", num_frames) if num_frames is not None else None,
-        variants=pretext_variants,
-        seed=seed,
-        column_map=parse_column_map(column_map or []),
-        root=root,
-        device=device,
-        dtype=dtype,
-    )
-    with ProgressBar() as progress:
-        report = fill_cache(job, workers=workers, progress=progress)
-    typer.echo(f"{report.num_samples} samples, {report.num_entries} entries, {report.num_new} of them new: {out}")
-
-
-def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"{option} takes whole numbers with commas, such as 1,17,33, got {text!r}") from None
+    jobs = [CacheJob(run=stage, device=device, workers=workers) for stage in find_stages(recipe, settings or [])]
+    for job in jobs:
+        with ProgressBar() as progress:
+            report = fill_cache(job, progress)
+        typer.echo(
+            f"{report.num_samples} samples, {report.num_entries} entries, {report.num_new} of them new: {job.out}"
+        )

@@ -1,18 +1,21 @@
 """`sama edit` and `sama demo`."""
 
-import sys
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
+from ..files import make_folder
+from .progress import ProgressBar
 
 if TYPE_CHECKING:
-    from ..editing import EditSettings
-    from ..pipelines.pipeline_sama import SamaPipeline
+    from ..editing import EditPlan, EditSettings
+    from ..pipelines.loading import Loading
+    from ..pipelines.pipeline_sama import ModelFacts, SamaPipeline
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,17 @@ class _Job:
     prompt: str
     output: Path
 
+    @property
+    def compare(self) -> Path:
+        return self.output.with_name(f"{self.output.stem}_compare{self.output.suffix}")
+
 
 def _default_output(video: Path) -> Path:
     from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
     known = video.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
     suffix = video.suffix if known else ".mp4"
-    return video.with_name(f"{video.stem}_edited{suffix}")
+    return video.parent / f"{video.stem}_edited{suffix}"
 
 
 def read_jobs(manifest: Path, folder: Path, column_map: list[str]) -> list[_Job]:
@@ -44,16 +51,10 @@ def read_jobs(manifest: Path, folder: Path, column_map: list[str]) -> list[_Job]
         video = Path(row.src_video)
         output = row.extra.get("output", f"{number:04d}_{_default_output(video).name}")
         jobs.append(_Job(video, row.prompt, folder / output))
+    for output, count in Counter(job.output.resolve() for job in jobs).items():
+        if count > 1:
+            raise UserError(f"{count} rows of {manifest.name} have the output {output.name}; give each its own")
     return jobs
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise UserError(f"{output} is a folder; give a file name, or --manifest for many edits")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists; pass --overwrite to replace it or choose another --output")
-    if not output.parent.is_dir():
-        raise UserError(f"the folder {output.parent} does not exist; make it or choose another --output")
 
 
 def edit(
@@ -95,18 +96,10 @@ def edit(
     overwrite: Annotated[bool, typer.Option(help="Replace an existing result.")] = False,
 ) -> None:
     """Edit a video: sama edit clip.mp4 "make it black and white"."""
-    _check_choices(fit=fit, output_size=output_size, detail=detail)
-    video, prompt = video or video_option, prompt if prompt is not None else prompt_option
-    if manifest is not None:
-        jobs = read_jobs(manifest, output or manifest.parent, column_map or [])
-    elif video is None or prompt is None:
-        raise UserError('give a video and an instruction: sama edit clip.mp4 "make it black and white"')
-    else:
-        jobs = [_Job(video, prompt, output or _default_output(video))]
-    pending = _pending(jobs, overwrite, resume=manifest is not None)
+    _check_given_once(video, prompt, video_option, prompt_option, manifest)
 
     from ..editing import EditSettings
-    from ..video import VideoReader
+    from ..pipelines.loading import Loading, load_pipeline, read_facts
 
     settings = EditSettings(
         negative_prompt=negative_prompt,
@@ -119,108 +112,108 @@ def edit(
         max_pixels=max_pixels,
         start=start,
         num_frames=num_frames,
-        fit=fit,  # pyright: ignore[reportArgumentType] (checked above)
+        fit=fit,  # pyright: ignore[reportArgumentType] (checked by the class)
         output_size=output_size,  # pyright: ignore[reportArgumentType]
         detail=detail,  # pyright: ignore[reportArgumentType]
         crf=crf,
     )
-    for job in pending:
-        if not job.prompt.strip():
-            raise UserError('the instruction is empty; say what to change, for example "make it black and white"')
-        VideoReader(job.video)
-
-    from ..pipelines.loading import load_pipeline
-
-    pipe = load_pipeline(
-        model, device=device, dtype=dtype, offload=offload, scheduler=scheduler, vae_tiling=vae_tiling, lora=lora
+    loading = Loading(
+        model=model,
+        device=device,
+        dtype=dtype,
+        offload=offload,
+        scheduler=scheduler,
+        vae_tiling=vae_tiling,
+        lora=lora,
     )
+    video, prompt = video or video_option, prompt if prompt is not None else prompt_option
+    if manifest is not None:
+        jobs = read_jobs(manifest, output or manifest.parent, column_map or [])
+    elif video is None or prompt is None:
+        raise UserError('give a video and an instruction: sama edit clip.mp4 "make it black and white"')
+    else:
+        jobs = [_Job(video, prompt, output or _default_output(video))]
+    facts = read_facts(model)
+    pending = jobs
+    if manifest is not None and not overwrite:
+        pending = [job for job in jobs if not _is_done(job, settings, loading, facts)]
+        if len(pending) < len(jobs):
+            typer.echo(f"{len(jobs) - len(pending)} of {len(jobs)} results exist already")
+    plans = [_checked(job, settings, facts, compare, overwrite, makes_folder=manifest is not None) for job in pending]
     if dry_run:
+        for job, plan in zip(pending, plans, strict=True):
+            _describe(job, plan, settings)
+    elif pending:
+        for job in pending if manifest is not None else []:
+            make_folder(job.output.parent)
+        pipe = load_pipeline(**asdict(loading))
         for job in pending:
-            _describe(pipe, job, settings)
-        return
-    provenance = _provenance(model)
-    for job in pending:
-        _run(pipe, job, settings, provenance, compare)
+            _run(pipe, job, settings, compare)
 
 
-def _check_choices(**values: str | None) -> None:
-    choices = {"fit": ("resize", "crop", "pad"), "output_size": ("source", "model"), "detail": ("source", "none")}
-    for name, value in values.items():
-        if value is not None and value not in choices[name]:
-            raise UserError(f"--{name.replace('_', '-')} must be one of {', '.join(choices[name])}, got {value!r}")
+def _check_given_once(
+    video: Path | None, prompt: str | None, video_option: Path | None, prompt_option: str | None, manifest: Path | None
+) -> None:
+    given = {"VIDEO": video, "--video": video_option, "PROMPT": prompt, "--prompt": prompt_option}
+    names = [name for name, value in given.items() if value is not None]
+    for one, other in (("VIDEO", "--video"), ("PROMPT", "--prompt")):
+        if one in names and other in names:
+            raise UserError(f"{one} and {other} are the same; give one of them")
+    if manifest is not None and names:
+        raise UserError(f"{names[0]} and --manifest do not go together: the manifest names videos and prompts")
 
 
-def _pending(jobs: list[_Job], overwrite: bool, resume: bool) -> list[_Job]:
-    pending = [job for job in jobs if overwrite or not (resume and job.output.exists())]
-    if len(pending) < len(jobs):
-        typer.echo(f"{len(jobs) - len(pending)} of {len(jobs)} results exist already")
-    for job in pending:
-        _check_output(job.output, overwrite)
-    return pending
+def _is_done(job: _Job, settings: "EditSettings", loading: "Loading", facts: "ModelFacts") -> bool:
+    """Whether the result is there already; UserError if it is there but was not made from the same."""
+    from ..editing import differences, read_sidecar
+
+    if not job.output.exists():
+        return False
+    record = read_sidecar(job.output)
+    if record is None:
+        raise UserError(f"{job.output} exists without the record of an edit; move it away or pass --overwrite")
+    changed = differences(record, job.video, job.prompt, settings.resolved(facts), loading.provenance)
+    if changed:
+        raise UserError(
+            f"{job.output} exists and was made with another {', '.join(changed)}; "
+            "pass --overwrite to make all results anew, or choose another --output"
+        )
+    return True
 
 
-def _describe(pipe: "SamaPipeline", job: _Job, settings: "EditSettings") -> None:
-    from ..editing import plan_for
+def _checked(
+    job: _Job, settings: "EditSettings", facts: "ModelFacts", compare: bool, overwrite: bool, makes_folder: bool
+) -> "EditPlan":
+    """All that can be known to fail before the model is loaded."""
+    from ..editing import check_edit, check_outputs
     from ..video import VideoReader
 
-    info = VideoReader(job.video).info
-    plan = plan_for(pipe, info, settings)
+    reader = VideoReader(job.video)
+    plan = check_edit(reader, job.prompt, job.output, settings, facts)
+    if job.output.parent.is_dir() or not makes_folder:
+        check_outputs(job.video, job.output, job.compare if compare else None, overwrite=overwrite)
+    return plan
+
+
+def _describe(job: _Job, plan: "EditPlan", settings: "EditSettings") -> None:
+    info = plan.info
     frames = settings.num_frames or info.num_frames or "all"
     typer.echo(
         f"{job.video} ({info.width}x{info.height}, {float(info.fps):.3f} fps) -> {job.output} "
-        f"({plan.output_size[1]}x{plan.output_size[0]}): {frames} frames, model at "
+        f"({plan.written_size[1]}x{plan.written_size[0]}): {frames} frames, model at "
         f"{plan.model_size[1]}x{plan.model_size[0]} in windows of {plan.window}, detail {plan.detail}"
     )
 
 
-class ProgressBar:
-    """Phases of a piece of work as bars with the time left; silent where the output is no terminal."""
-
-    def __enter__(self) -> "ProgressBar":
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-        self.progress.start()
-        self.tasks = {}
-        return self
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        if phase not in self.tasks:
-            self.tasks[phase] = self.progress.add_task(phase, total=total)
-        self.progress.update(self.tasks[phase], completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-
-def _provenance(model: str) -> dict:
-    """Name and hash of a model's weights, for the JSON file beside a result."""
-    from ..pipelines.loading import weights_identity
-
-    return {"name": model, "weights": weights_identity(model)}
-
-
-def _run(
-    pipe: "SamaPipeline", job: _Job, settings: "EditSettings", provenance: dict, compare: bool, sheet: bool = False
-) -> list[Path]:
+def _run(pipe: "SamaPipeline", job: _Job, settings: "EditSettings", compare: bool, sheet: bool = False) -> list[Path]:
     from ..editing import edit_video
 
-    beside = job.output.with_name(f"{job.output.stem}_compare{job.output.suffix}") if compare else None
+    beside = job.compare if compare else None
     contact = job.output.with_name(f"{job.output.stem}_contact_sheet.png") if sheet else None
     started = time.monotonic()
     with ProgressBar() as progress:
         sidecar = edit_video(
-            pipe,
-            job.video,
-            job.prompt,
-            job.output,
-            settings,
-            compare=beside,
-            contact_sheet=contact,
-            provenance=provenance,
-            progress=progress,
+            pipe, job.video, job.prompt, job.output, settings, compare=beside, contact_sheet=contact, progress=progress
         )
     for note in sidecar["notes"]:
         typer.echo(f"note: {note}", err=True)
@@ -235,8 +228,7 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the results.")] = Pa
     from ..models.presets import ASSETS
     from ..pipelines.loading import load_pipeline
 
-    out.mkdir(parents=True, exist_ok=True)
-    job = _Job(ASSETS / "demo.mp4", "Make the scene look like it is night", out / "cup_night.mp4")
-    written = _run(load_pipeline("nano"), job, EditSettings(), _provenance("nano"), compare=True, sheet=True)
+    job = _Job(ASSETS / "demo.mp4", "Make the scene look like it is night", make_folder(out) / "cup_night.mp4")
+    written = _run(load_pipeline("nano"), job, EditSettings(), compare=True, sheet=True)
     for label, path in zip(("result", "side by side", "contact sheet"), written, strict=True):
         typer.echo(f"{label}: {path.resolve()}")

@@ -22,7 +22,22 @@ from .options import (
 if TYPE_CHECKING:
     from ..evaluation.benchmark import Item
     from ..evaluation.records import RunInfo
-    from .edit import ProgressBar
+    from .progress import ProgressBar
+
+# Options of 'sama eval predict' that no editor but SAMA itself takes.
+OF_THE_PIPELINE = (
+    "model",
+    "lora",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "flow_shift",
+    "max_pixels",
+    "device",
+    "dtype",
+    "offload",
+    "vae_tiling",
+)
 
 eval_app = typer.Typer(help="Score editors on benchmarks.", no_args_is_help=True)
 
@@ -63,7 +78,7 @@ def judge(
     """Let a vision language model score a run's edits as the benchmark asks; several judges may score one run."""
     from ..evaluation.judging import JudgingConfig, judge_run, media_of, plan_judging, protocol_of
     from ..judge.client import JudgeConfig
-    from .edit import ProgressBar
+    from .progress import ProgressBar
 
     protocol = protocol_of(run)
     config = JudgingConfig(
@@ -128,15 +143,23 @@ def predict(
     tasks: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many items of each task.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Edit again what failed before.")] = True,
+    *,
+    context: typer.Context,
 ) -> None:
     """Let an editor edit every item of a benchmark; exit code 1 if any failed."""
     from ..evaluation.editors import CommandEditor, ControlEditor, FolderEditor, PipelineEditor
     from ..evaluation.predict import predict as run
     from ..evaluation.predict import select_items, summary
-    from .edit import ProgressBar
+    from .progress import ProgressBar
 
     if sum(choice is not None for choice in (editor, control, from_folder)) > 1:
         raise UserError("--editor, --control and --from-folder are three editors; give one of them")
+    _refuse_unused(context, *(("--manifest", "data") if manifest else ("a benchmark", "column_map")))
+    other = "--editor" if editor else "--control" if control else "--from-folder" if from_folder else None
+    if other is not None:
+        _refuse_unused(context, other, *OF_THE_PIPELINE)
+    if editor is None:
+        _refuse_unused(context, other or "SAMA as the editor", "timeout")
     with ProgressBar() as progress:
         info, items = _items(benchmark, data, manifest, column_map or [], out, progress)
         items = select_items(items, tasks or [], limit)
@@ -166,6 +189,14 @@ def predict(
         raise typer.Exit(1)
 
 
+def _refuse_unused(context: typer.Context, what: str, *options: str) -> None:
+    """What was asked for and would not be done must not pass in silence."""
+    for option in options:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UserError(f"--{option.replace('_', '-')} has no effect with {what}; leave one of them out")
+
+
 def _items(
     benchmark: str | None,
     data: Path | None,
@@ -179,13 +210,13 @@ def _items(
     from ..evaluation.benchmark import find_benchmark
     from ..evaluation.layouts import read_items
     from ..evaluation.pairs import make_engine_set, read_manifest_items
-    from ..evaluation.records import RunInfo
+    from ..evaluation.records import MANIFEST, RunInfo
 
     if (benchmark is None) == (manifest is None):
         raise UserError("give a benchmark, such as 'sama eval predict engine', or --manifest FILE")
     if manifest is not None:
         items = read_manifest_items(str(manifest), column_map=parse_column_map(column_map))
-        return RunInfo(benchmark="manifest", version="", data=str(manifest.resolve()), editor=""), items
+        return RunInfo(benchmark=MANIFEST, version="", data=str(manifest.resolve()), editor=""), items
     assert benchmark is not None
     found = find_benchmark(benchmark)
     if data is None and found.engine:
@@ -208,15 +239,19 @@ def exact(
         str | None, typer.Option(help="SigLIP for text agreement: folder, hub id, or nano (weak).")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Items at a time. Default: one per core.")] = None,
+    *,
+    context: typer.Context,
 ) -> None:
     """Score edits without a judge: against exact targets where they are known, else against the sources."""
     from ..data.manifest import parse_column_map
     from ..evaluation.exact import ExactConfig, run_of_manifest, score_run, summary
     from ..evaluation.records import EXACT, read_run
-    from .edit import ProgressBar
+    from .progress import ProgressBar
 
     config = ExactConfig(success_factor=success_factor, semantic_encoder=semantic_encoder, workers=workers)
-    if not run.is_dir():
+    if run.is_dir():
+        _refuse_unused(context, "a run's folder", "edited", "out", "name", "column_map")
+    else:
         folder = out or run.with_name(f"{run.stem}_exact")
         run_of_manifest(run, edited, folder, name or run.stem, column_map=parse_column_map(column_map or []))
         run = folder

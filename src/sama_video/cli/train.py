@@ -29,10 +29,9 @@ class RecipeCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """As any command's, with the recipes and the other commands below."""
-        from ..training.recipes import RECIPES
+        from ..training.recipes import describe_recipes
 
-        recipes = [f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in RECIPES.items()]
-        lines = ["Recipes:", *recipes, "Other commands:", "sama train plot RUN... --out curves.png"]
+        lines = ["Recipes:", *describe_recipes(), "Other commands:", "sama train plot RUN... --out curves.png"]
         self.epilog = "\n\n".join(lines)
         super().format_help(ctx, formatter)
 
@@ -56,7 +55,6 @@ def run_recipe(
     num_devices: Annotated[int, typer.Option(help="For --dry-run.")] = 1,
     mfu: Annotated[float, typer.Option(help="For --dry-run: assumed share of the peak arithmetic.")] = 0.4,
     peak_tflops: Annotated[float | None, typer.Option(help="For --dry-run: instead of the device's.")] = None,
-    preset: Annotated[str | None, typer.Option(help="For --dry-run: model size, if the weights are not here.")] = None,
 ) -> None:
     """Train an editor: sama train smoke --out runs/smoke."""
     from ..errors import UserError
@@ -66,9 +64,7 @@ def run_recipe(
     if dry_run:
         from ..training.estimate import describe_stages
 
-        lines = describe_stages(
-            stages, device=device, num_devices=num_devices, mfu=mfu, peak_tflops=peak_tflops, preset=preset
-        )
+        lines = describe_stages(stages, device=device, num_devices=num_devices, mfu=mfu, peak_tflops=peak_tflops)
         typer.echo("\n".join(lines).rstrip())
         return
     if out is None:

@@ -16,11 +16,6 @@ ASPECT_RATIOS = (1 / 2, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 2.0)
 FRAME_COUNTS = (1, 17, 33, 49, 81)
 
 
-def usual_frame_counts(native_num_frames: int) -> tuple[int, ...]:
-    """`FRAME_COUNTS` below the length that a model was made for, then that length."""
-    return (*(count for count in FRAME_COUNTS if count < native_num_frames), native_num_frames)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Buckets:
     """Sizes at about `area` pixels and lengths of 4k+1 frames.

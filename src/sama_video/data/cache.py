@@ -94,15 +94,18 @@ class LatentCache:
     def __init__(self, folder: Path, identity: EncoderIdentity):
         self.store, self.identity = TensorStore(folder), identity
 
+    def missing(self, recipe: Recipe) -> list[str]:
+        """The parts of a sample that are not there."""
+        return [name for name, key in self.identity.keys(recipe).items() if key not in self.store]
+
     def read(self, recipe: Recipe) -> EncodedSample:
         """Raises UserError for a sample of which a part is missing."""
-        keys = self.identity.keys(recipe)
-        missing = [name for name, key in keys.items() if key not in self.store]
-        if missing:
+        if missing := self.missing(recipe):
             raise UserError(
-                f"the cache {self.store.folder} lacks {', '.join(missing)} of {recipe.key}; run 'sama data cache' with "
-                f"the model, sizes, seed, variants and dataset name of this run"
+                f"the cache {self.store.folder} lacks {', '.join(missing)} of {recipe.key}; a file has changed: run "
+                f"'sama data cache' again"
             )
+        keys = self.identity.keys(recipe)
         parts = {name: self.store[key] for name, key in keys.items()}
         text = parts["text"]
         return EncodedSample(

@@ -108,7 +108,8 @@ class ManifestDataset:
     """Rows of a manifest. A row without a source is text to video (or to image) and gets pretext tasks.
 
     A clip longer than asked for is cut at a random place, source and target at the same one, counted in frames. A clip
-    of another aspect ratio is cut around its centre.
+    of another aspect ratio is cut around its centre. Columns num_frames (that source and target both have), height and
+    width are believed; rows without them have their files opened.
 
     Args:
         rows: of `read_manifest`.
@@ -124,13 +125,15 @@ class ManifestDataset:
 
     def metadata(self, index: int) -> ClipMetadata:
         row = self.rows[index]
+        num_frames, height, width = _told_shape(row) or self._found_shape(row)
+        return ClipMetadata(num_frames=num_frames, height=height, width=width, has_source=row.src_video is not None)
+
+    def _found_shape(self, row: Row) -> tuple[int, int, int]:
         shape = self.facts.shape(_target_of(row))
         num_frames = shape.num_frames
         if row.src_video is not None:
             num_frames = min(num_frames, self.facts.shape(row.src_video).num_frames)
-        return ClipMetadata(
-            num_frames=num_frames, height=shape.height, width=shape.width, has_source=row.src_video is not None
-        )
+        return num_frames, shape.height, shape.width
 
     def load(self, index: int, size: tuple[int, int], num_frames: int, generator: torch.Generator) -> Sample:
         row, start = self.rows[index], self._start(index, num_frames, generator)
@@ -160,6 +163,15 @@ class ManifestDataset:
     def _start(self, index: int, num_frames: int, generator: torch.Generator) -> int:
         slack = self.metadata(index).num_frames - num_frames
         return int(torch.randint(slack + 1, (), generator=generator))
+
+
+def _told_shape(row: Row) -> tuple[int, int, int] | None:
+    """What a manifest's own columns say; millions of files need not be opened then."""
+    told = [row.extra.get(name, "") for name in ("num_frames", "height", "width")]
+    if not all(value.isdecimal() and int(value) > 0 for value in told):
+        return None
+    num_frames, height, width = map(int, told)
+    return num_frames, height, width
 
 
 def _target_of(row: Row) -> str:
@@ -193,8 +205,8 @@ def read_clip(media: str, start: int, num_frames: int, size: tuple[int, int]) ->
             raise UserError(told_by_name(error, file, media)) from error
     if len(frames) < num_frames:
         raise UserError(
-            f"{media} yields {len(frames)} frames from frame {start} on instead of {num_frames}: it is damaged; "
-            f"'sama data check' finds all such files"
+            f"{media} yields {len(frames)} frames from frame {start} on instead of {num_frames}: it is damaged, or "
+            f"the manifest's num_frames is wrong; 'sama data check' finds all damaged files"
         )
     return torch.from_numpy(np.stack(frames))
 

@@ -38,9 +38,9 @@ class Encoder:
         self.pipe, self.semantic_encoder, self.num_anchors = pipe, semantic_encoder, num_anchors
         self.with_text = with_text
 
-    def to(self, device: torch.device) -> None:
-        """Move all encoders."""
-        for part in (self.pipe.vae, self.pipe.text_encoder, self.semantic_encoder):
+    def to(self, device: torch.device, *, text: bool) -> None:
+        """Move the encoders of pixels, and with `text` the one of prompts."""
+        for part in (self.pipe.vae, self.semantic_encoder, self.pipe.text_encoder if text else None):
             if part is not None:
                 part.to(device)
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..files import written_aside
+from ..files import make_folder, written_aside
 from ..synth.engine import VERSION, Engine, Plan, Sample, render_plan
 from ..synth.footage import find_footage
 from ..video import write_lossless
-from .manifest import Row, write_manifest
+from .manifest import Row, read_manifest, write_manifest
 
 CHUNK = 8
 
@@ -32,7 +32,6 @@ class EngineSetConfig:
 
     Args:
         split, seed, families, loose: as in `synth.engine.Engine`.
-        count: samples; a larger count later goes on where a smaller one ended.
         num_frames: 1 writes PNG pictures instead of clips.
         images, videos: folders of the user's backgrounds.
     """
@@ -70,13 +69,20 @@ def write_engine_set(
     workers: int | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Path:
-    """Write samples 0 to `count` - 1 into `out`; returns the manifest.
+    """Write samples 0 to `count` - 1 into `out`; returns the manifest. A larger count later goes on from there.
 
     Raises:
-        UserError: for a folder that holds a set of other settings, a full disk, footage that cannot be used.
+        UserError: for a folder that holds a set of other settings, or a longer one; a full disk; footage that cannot be
+            used.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    if count < 1:
+        raise UserError(f"--count must be at least 1, got {count}")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers must be at least 1, got {workers}")
+    make_folder(out)
+    manifest = out / "manifest.csv"
     _claim(config, out)
+    _refuse_to_shorten(manifest, count)
     for kind in ("source", "target", "mask"):
         (out / kind).mkdir(exist_ok=True)
     engine = _engine(config, out)
@@ -91,7 +97,6 @@ def write_engine_set(
         for future in as_completed([pool.submit(_write_samples, config, out, chunk) for chunk in chunks]):
             done += future.result()
             progress("samples", done, count)
-    manifest = out / "manifest.csv"
     write_manifest(manifest, [_row(config, out, plan) for plan in plans])
     return manifest
 
@@ -105,6 +110,13 @@ def _claim(config: EngineSetConfig, out: Path) -> None:
     if not note.exists():
         with written_aside(note) as aside:
             aside.write_text(settings)
+
+
+def _refuse_to_shorten(manifest: Path, count: int) -> None:
+    """Somebody may train on the set that is there."""
+    listed = len(read_manifest(manifest)) if manifest.exists() else 0
+    if listed > count:
+        raise UserError(f"{manifest} lists {listed} samples; pass --count {listed} or more, or choose another --out")
 
 
 def _files(config: EngineSetConfig, out: Path, plan: Plan) -> dict[str, Path]:

@@ -1,10 +1,13 @@
 """What takes time to learn of a media file (its length and size, its hash), remembered between runs.
 
 A fact is remembered under the file's path, size and time of change, so a changed file is looked at again. The memory
-is a text file of JSON lines that several processes may append to at once; it may be deleted at any time.
+is a folder of JSON lines; every process appends to a file of its own there, as machines that share a disk must. It may
+be deleted at any time.
 """
 
 import json
+import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +32,14 @@ class FileFacts:
     """Shapes and hashes of media, each found out once.
 
     Args:
-        memory: file to remember them in; None remembers as long as the object lives.
+        memory: folder to remember them in, made when there is something to remember; None remembers as long as the
+            object lives.
     """
 
     def __init__(self, memory: Path | None = None):
-        self.memory = memory
-        self.known: dict[str, Any] = dict(_read_lines(memory)) if memory is not None and memory.is_file() else {}
+        self.memory, self.owner = memory, os.getpid()
+        files = [] if memory is None else sorted(memory.glob("*.jsonl"))
+        self.known: dict[str, Any] = {key: value for file in files for key, value in _read_lines(file)}
 
     def shape(self, media: str) -> MediaShape:
         """Raises UserError, naming the file, for one that cannot be read."""
@@ -53,10 +58,16 @@ class FileFacts:
                     self.known[key] = find_out(file)
                 except UserError as error:
                     raise UserError(told_by_name(error, file, media)) from error
-            if self.memory is not None:
-                with open(self.memory, "a", encoding="utf-8") as stream:
-                    stream.write(json.dumps([key, self.known[key]]) + "\n")
+            self._remember(key)
         return self.known[key]
+
+    def _remember(self, key: str) -> None:
+        # Not in a worker that was forked: those of all ranks would note every file again.
+        if self.memory is None or os.getpid() != self.owner:
+            return
+        self.memory.mkdir(parents=True, exist_ok=True)
+        with open(self.memory / f"{platform.node()}-{self.owner}.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps([key, self.known[key]]) + "\n")
 
 
 def told_by_name(error: UserError, file: Path, media: str) -> str:

@@ -20,7 +20,17 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import UserError
 from .batch import Batch, EncodedBatch, Step, collate, collate_encoded
 from .cache import LatentCache
-from .plan import BatchConfig, EpochPlan, PlannedBatch, PlannedSample, WeightedDataset, plan_epoch, tabulate
+from .plan import (
+    BatchConfig,
+    DatasetTable,
+    EpochPlan,
+    PlannedBatch,
+    PlannedSample,
+    WeightedDataset,
+    plan_epoch,
+    planned_variants,
+    tabulate,
+)
 from .samples import load_sample, sample_recipe
 
 
@@ -50,10 +60,14 @@ class BatchLoader:
         config: how samples become batches.
         rank, world_size: this process among those that train together.
         num_workers: processes that fetch ahead; 0 loads in this one.
-        cache: gives encoded batches instead of pixels; it must hold every sample.
+        prefetch_factor: shares of a step that each of them holds ready, in shared memory.
+        cache: gives encoded batches instead of pixels; it must hold every sample in all its `pretext_variants`.
+        tables: of the datasets, where they are known already.
 
     Raises:
-        ValueError: for batches with fewer samples than there are ranks, or two datasets of one name.
+        UserError: for samples that the cache lacks.
+        ValueError: for batches with fewer samples than there are ranks, two datasets of one name, or a cache for
+            samples that are drawn anew in every epoch.
     """
 
     def __init__(
@@ -64,7 +78,9 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        prefetch_factor: int = 1,
         cache: LatentCache | None = None,
+        tables: Sequence[DatasetTable] | None = None,
     ):
         if min(config.image_batch_size, config.video_batch_size) < world_size:
             raise ValueError(
@@ -73,10 +89,26 @@ class BatchLoader:
             )
         if len({weighted.name for weighted in datasets}) < len(datasets):
             raise ValueError(f"datasets of a mixture need names of their own, got {[d.name for d in datasets]}")
+        if cache is not None and config.pretext_variants is None:
+            raise ValueError("a cache needs a number of pretext_variants: it cannot hold new ones in every epoch")
         self.datasets, self.config = datasets, config
-        self.rank, self.world_size, self.num_workers, self.cache = rank, world_size, num_workers, cache
-        self.tables = [tabulate(weighted) for weighted in datasets]
+        self.rank, self.world_size, self.cache = rank, world_size, cache
+        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.tables = [tabulate(weighted) for weighted in datasets] if tables is None else tables
         self.epoch = self.batches_done = 0
+        if cache is not None:
+            self._check_cache(cache)
+
+    def _check_cache(self, cache: LatentCache) -> None:
+        """Raises UserError unless it holds this rank's part of all samples."""
+        planned = planned_variants(self.tables, self.config, self.rank, self.world_size)
+        recipes = (sample_recipe(self.datasets[one.dataset], one, self.config) for one in planned)
+        lacking = [bool(cache.missing(recipe)) for recipe in recipes]
+        if any(lacking):
+            raise UserError(
+                f"the cache {cache.store.folder} lacks {sum(lacking)} of {len(lacking)} samples looked at; fill it "
+                f"by 'sama data cache' with the same recipe and --set values"
+            )
 
     def plan(self) -> EpochPlan:
         """Of the current epoch."""
@@ -89,6 +121,7 @@ class BatchLoader:
             batch_size=None,
             sampler=range(self.batches_done, len(plan)),
             num_workers=self.num_workers,
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
             collate_fn=_as_it_is,
             worker_init_fn=_leave_sigterm_to_the_run,
         )

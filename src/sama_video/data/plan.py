@@ -10,8 +10,8 @@ makes a smaller batch.
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -82,16 +82,26 @@ class DatasetTable:
     has_source: np.ndarray
 
 
-def tabulate(weighted: WeightedDataset) -> DatasetTable:
-    """Raises UserError for an empty dataset."""
+COLUMNS = {"num_frames": np.int32, "height": np.int32, "width": np.int32, "has_source": np.bool_}
+
+
+def tabulate(weighted: WeightedDataset, share: int = 0, of: int = 1) -> DatasetTable:
+    """A table of every `of`-th sample from `share` on. Raises UserError for an empty dataset."""
     if not len(weighted.dataset):
         raise UserError(f"the dataset {weighted.name} is empty; leave it out or fill it")
-    clips = [weighted.dataset.metadata(index) for index in range(len(weighted.dataset))]
-    columns = {
-        name: np.array([getattr(clip, name) for clip in clips])
-        for name in ("num_frames", "height", "width", "has_source")
-    }
+    clips = [weighted.dataset.metadata(index) for index in range(share, len(weighted.dataset), of)]
+    columns = {name: np.array([getattr(clip, name) for clip in clips], dtype) for name, dtype in COLUMNS.items()}
     return DatasetTable(name=weighted.name, weight=weighted.weight, **columns)
+
+
+def join_shares(shares: Sequence[DatasetTable]) -> DatasetTable:
+    """The whole table from all of its shares, in their order."""
+    columns = {}
+    for name, dtype in COLUMNS.items():
+        columns[name] = np.empty(sum(len(share.num_frames) for share in shares), dtype)
+        for number, share in enumerate(shares):
+            columns[name][number :: len(shares)] = getattr(share, name)
+    return replace(shares[0], **columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +250,16 @@ def epoch_draws(table: DatasetTable, config: BatchConfig, epoch: int) -> list[tu
 
 def variant(draw: int, config: BatchConfig) -> int:
     return draw if config.pretext_variants is None else draw % config.pretext_variants
+
+
+def planned_variants(
+    tables: Sequence[DatasetTable], config: BatchConfig, share: int = 0, of: int = 1
+) -> Iterator[PlannedSample]:
+    """Every sample in all of its `pretext_variants`; of each pass over a dataset every `of`-th from `share` on."""
+    for number, table in enumerate(tables):
+        for draw in range(config.pretext_variants or 0):
+            assignment = assign(table, config, number, np.arange(len(table.num_frames)), draw)
+            yield from map(assignment.sample, range(share, len(assignment), of))
 
 
 def assign(table: DatasetTable, config: BatchConfig, number: int, indices: np.ndarray, draw: int) -> Assignment:

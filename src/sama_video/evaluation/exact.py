@@ -27,6 +27,7 @@ from .benchmark import Item
 from .pairs import edited_files, manifest_items
 from .records import (
     EXACT,
+    MANIFEST,
     PREDICTIONS,
     ExactScores,
     Prediction,
@@ -251,7 +252,7 @@ def run_of_manifest(
     items = manifest_items(rows)
     if edited == "tgt_video":
         items = [replace(item, target=None) for item in items]
-    info = RunInfo(benchmark="manifest", version="", data=str(manifest.resolve()), editor=name)
+    info = RunInfo(benchmark=MANIFEST, version="", data=str(manifest.resolve()), editor=name)
     write_run(run, replace(info, settings={"edited": edited}), items)
     with Journal(run / PREDICTIONS) as journal:
         known = predictions_of(run)

@@ -22,7 +22,7 @@ from ..judge.client import SEED_STRIDE, Judge, JudgeConfig, JudgeStoppedError, Q
 from ..judge.media import Look, MediaConfig, look, shown_parts
 from ..judge.store import AnswerStore, read_answers
 from .benchmark import Benchmark, Item, Protocol, Task, find_benchmark
-from .records import ANSWERS, Judgment, Prediction, RunInfo, predictions_of, read_run
+from .records import ANSWERS, MANIFEST, Judgment, Prediction, RunInfo, predictions_of, read_run
 
 # A judgment's reason begins so where the clips' lengths differ: the authors of ReCo-Bench leave such items out.
 UNEQUAL_LENGTHS = "unequal lengths"
@@ -143,6 +143,8 @@ def judgments_path(run: Path, judge: str) -> Path:
 
 
 def _benchmark_of(info: RunInfo) -> Benchmark:
+    if info.benchmark == MANIFEST:
+        raise UserError("a manifest's pairs have no benchmark's prompt to judge them by; 'sama eval exact' scores them")
     benchmark = find_benchmark(info.benchmark)
     if benchmark.protocol is None:
         raise UserError(f"{benchmark.title} is not judged; 'sama eval exact' scores its runs")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..errors import UserError
-from ..files import written_aside
+from ..files import make_folder, written_aside
 from ..journal import read_journal
 from .benchmark import Item
 
@@ -24,6 +24,8 @@ RUN, ITEMS, PREDICTIONS, EXACT, ANSWERS, VIDEOS = (
     "answers.jsonl",
     "videos",
 )
+# Stands for a benchmark in runs of the user's own pairs.
+MANIFEST = "manifest"
 Record = TypeVar("Record")
 
 
@@ -32,7 +34,7 @@ class RunInfo:
     """What a run is.
 
     Args:
-        benchmark, version: of the file in `benchmarks/`; "manifest" and "" for the user's own pairs.
+        benchmark, version: of the file in `benchmarks/`; `MANIFEST` and "" for the user's own pairs.
         data: folder or manifest that the items were read from.
         editor: name in tables.
         settings: what the editor was started with.
@@ -116,7 +118,7 @@ def write_run(run: Path, info: RunInfo, items: Sequence[Item]) -> None:
     Raises:
         UserError: for a folder that holds another run, or items that are not among these.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     texts = {RUN: json.dumps(asdict(info), indent=1, sort_keys=True) + "\n", ITEMS: "".join(map(_item_line, items))}
     for name, text in texts.items():
         path = run / name

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..files import written_aside
+from ..files import make_folder, written_aside
 from ..metrics import METRICS
 from .aggregate import EXACT_RULE, TaskScores, overall_scores, rule_of
 from .judging import AUTHORS_PROMPTS
@@ -50,6 +50,8 @@ class ReportConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.samples < 0:
+            raise UserError(f"--samples must be at least 0, got {self.samples}")
         if unknown := set(self.formats) - FORMATS.keys():
             raise UserError(f"unknown format {', '.join(sorted(unknown))}; there is {', '.join(FORMATS)}")
 
@@ -77,7 +79,7 @@ def write_report(runs: Sequence[Path], out: Path, config: ReportConfig) -> list[
         UserError: for runs that one table cannot hold, and for what the runs do not have.
     """
     report = build_report(read_scored(runs, compat=config.compat), config)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     return [FORMATS[name](report, out, config) for name in config.formats]
 
 

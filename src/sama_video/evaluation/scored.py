@@ -12,9 +12,18 @@ from ..journal import read_journal
 from .aggregate import Quirks, TaskScores, aggregate, aggregate_exact
 from .benchmark import Benchmark, Item, find_benchmark
 from .judging import UNEQUAL_LENGTHS
-from .records import ANSWERS, EXACT, ExactScores, Judgment, Prediction, RunInfo, predictions_of, read_records, read_run
-
-MANIFEST = "manifest"
+from .records import (
+    ANSWERS,
+    EXACT,
+    MANIFEST,
+    ExactScores,
+    Judgment,
+    Prediction,
+    RunInfo,
+    predictions_of,
+    read_records,
+    read_run,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,7 +133,7 @@ def _read_file(file: Path) -> StateDict:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise UserError(f"{file} is damaged or not a weights file ({error}): download it again") from error
+        raise UserError(f"{file} is damaged or not a weights file: download it again") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{file} does not hold a plain state dict of tensors")
     return dict(state)

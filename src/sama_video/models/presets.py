@@ -102,16 +102,16 @@ def estimate(
         raise UserError("give both --height and --width, or neither")
     if height is None or width is None:
         height, width = fit_size(9, 16, preset.native_area, multiple)
-    frames = num_frames or preset.native_num_frames
+    if height % multiple or width % multiple or min(height, width) < 1:
+        raise UserError(
+            f"height and width must be multiples of {multiple}, got {height}x{width}; use "
+            f"{nearest_multiple(height, multiple)}x{nearest_multiple(width, multiple)}"
+        )
+    frames = preset.native_num_frames if num_frames is None else num_frames
     try:
         shape = LatentShape.from_video(VideoShape(num_frames=frames, height=height, width=width), preset.spatial_factor)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if shape.height % 2 or shape.width % 2:
-        raise UserError(
-            f"height and width must divide by {multiple}, got {height}x{width}; use "
-            f"{nearest_multiple(height, multiple)}x{nearest_multiple(width, multiple)}"
-        )
     per_clip = shape.num_tokens()
     total = 2 * per_clip + preset.num_semantic_tokens
     inner = model["num_attention_heads"] * model["attention_head_dim"]

@@ -5,16 +5,23 @@ The time convention is that of `models/transformer_sama.py`.
 """
 
 import html
+import math
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ftfy
 import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKLWan,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+)
 from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
@@ -26,15 +33,59 @@ from ..shapes import LatentShape, VideoShape, is_valid_num_frames, nearest_multi
 from .lora import SamaLoraLoaderMixin
 from .pipeline_output import SamaPipelineOutput
 
+if TYPE_CHECKING:
+    from .loading import Loading
+
 Video = Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor
 
 # Share of the device's memory that one batched forward pass of both guidance branches may take.
 BATCHED_GUIDANCE_SHARE = 0.25
+FLOW = "flow_prediction"
 
 
 def clean_prompt(text: str) -> str:
     """Broken Unicode and HTML entities mended, white space folded, as Wan's release does before tokenizing."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What an edit must know of a model; can be read without its weights (`loading.read_facts`).
+
+    Args:
+        pixel_multiple: what height and width must divide by: the VAE's factor times the transformer's patch.
+
+    The others are the pipeline's arguments of the same names.
+    """
+
+    pixel_multiple: int
+    native_area: int
+    native_num_frames: int
+    default_num_inference_steps: int
+    default_guidance_scale: float
+    default_flow_shift: float
+
+    @classmethod
+    def of(cls, pipeline: Mapping[str, Any], vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> "ModelFacts":
+        """From the configurations of a pipeline and of its parts."""
+        names = [field.name for field in fields(cls) if field.name != "pixel_multiple"]
+        multiple = vae["scale_factor_spatial"] * transformer["patch_size"][1]
+        return cls(pixel_multiple=multiple, **{name: pipeline[name] for name in names})
+
+
+def _stack_pictures(pictures: Sequence[PIL.Image.Image]) -> np.ndarray:
+    """uint8 `[F, H, W, 3]`."""
+    if isinstance(pictures, str | os.PathLike) or not all(isinstance(one, PIL.Image.Image) for one in pictures):
+        raise ValueError(
+            f"a video is PIL images, an array [F, H, W, 3] or a tensor [F, 3, H, W], got {type(pictures).__name__}; "
+            "sama_video.edit_video takes files"
+        )
+    if not pictures:
+        raise ValueError("the video has no frames; give at least one")
+    sizes = {picture.size for picture in pictures}
+    if len(sizes) > 1:
+        raise ValueError(f"the frames have several sizes (width, height): {sorted(sizes)}; resize them to one")
+    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
 class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
@@ -44,7 +95,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         transformer: the denoiser.
         vae: any autoencoder with `AutoencoderKLWan`'s interface.
         text_encoder, tokenizer: None if every call brings `prompt_embeds`.
-        scheduler: None for the release's sampler (flow-match Euler); `UniPCMultistepScheduler` with flow sigmas works.
+        scheduler: None for the release's sampler (flow-match Euler); `set_timesteps` says which others work.
         prompt_prefix: put before prompt and negative prompt; the released weights expect `"[Video edit] "`.
         max_sequence_length: text tokens, padded with zeros.
         num_semantic_tokens: tokens of the semantic stream (64 local + 1 global per anchor frame); 0 without.
@@ -97,12 +148,17 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             default_flow_shift=default_flow_shift,
         )
         self.vae_tiling: Tiling | None = None
+        self.loaded_as: Loading | None = None  # set by `load_pipeline`, for the records of results
         self.forget_adapters()
 
     @property
+    def facts(self) -> ModelFacts:
+        return ModelFacts.of(self.config, self.vae.config, self.transformer.config)
+
+    @property
     def pixel_multiple(self) -> int:
-        """What height and width must divide by: the VAE's factor times the transformer's patch."""
-        return self.vae.config.scale_factor_spatial * self.transformer.config.patch_size[1]
+        """What height and width must divide by."""
+        return self.facts.pixel_multiple
 
     def enable_vae_tiling(self, tile_size: tuple[int, int] = (30, 52), tile_stride: tuple[int, int] = (15, 26)) -> None:
         """Encode the source and decode the result in tiles as the release does (latent units, see `Tiling`)."""
@@ -126,6 +182,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         output_type: str,
         callback_on_step_end_tensor_inputs: list[str],
         source_latents: torch.Tensor | None = None,
+        flow_shift: float = 1.0,
     ) -> None:
         """Raises ValueError, saying what would do, for inputs that do not fit the model or each other."""
         if (prompt is None) == (prompt_embeds is None):
@@ -134,6 +191,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             raise ValueError("give the source as `video` or as `source_latents`, not both")
         if negative_prompt is not None and negative_prompt_embeds is not None:
             raise ValueError("give `negative_prompt` or `negative_prompt_embeds`, not both")
+        if prompt is not None and not prompt:
+            raise ValueError("the prompt is empty: say what to change, for example 'make it black and white'")
         for text in [prompt] if isinstance(prompt, str) else prompt or []:
             if not text.strip():
                 raise ValueError("the prompt is empty: say what to change, for example 'make it black and white'")
@@ -151,6 +210,10 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             raise ValueError(f"num_frames must be 4k+1, got {num_frames}; use {lower} or {upper}")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale must be a number, got {guidance_scale}; 1 is no guidance")
+        if not 0 < flow_shift < math.inf:
+            raise ValueError(f"flow_shift must be above 0, got {flow_shift}; 1 is no shift")
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"output_type must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
@@ -212,7 +275,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             ValueError: for another layout or value range, or a kept size that the model cannot take.
         """
         if not isinstance(video, np.ndarray | torch.Tensor):
-            video = np.stack([np.asarray(frame.convert("RGB")) for frame in video])
+            video = _stack_pictures(video)
         if isinstance(video, np.ndarray):
             video = torch.from_numpy(np.ascontiguousarray(video)).movedim(-1, 1)
         if video.ndim != 4 or video.shape[1] != 3 or len(video) == 0:
@@ -221,7 +284,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         if video.dtype == torch.uint8:
             video = video.float() * (2 / 255) - 1
         else:
-            if video.min() < 0 or video.max() > 1:
+            if not (video.min() >= 0 and video.max() <= 1):  # so that NaN is refused, too
                 raise ValueError("float frames must lie in 0..1")
             video = video.float() * 2 - 1
         size = (height or video.shape[-2], width or video.shape[-1])
@@ -261,14 +324,30 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         return latents.to(device, torch.float32), semantic_latents
 
     def set_timesteps(self, num_inference_steps: int, flow_shift: float, device: torch.device) -> torch.Tensor:
-        """The release's sigmas for flow-match Euler; other schedulers make their own with the same shift."""
+        """The release's sigmas for flow-match Euler; other schedulers make their own with the same shift.
+
+        Raises:
+            ValueError: for a scheduler that does not follow this flow: those that do are flow-match Euler and Heun,
+                and diffusers' multistep solvers (UniPC, DPM-Solver, DEIS, SA) with `use_flow_sigmas=True` and
+                `prediction_type="flow_prediction"`.
+        """
         if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
             self.scheduler.set_shift(flow_shift)
             sigmas = np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1]
             self.scheduler.set_timesteps(sigmas=sigmas.tolist(), device=device)
-        else:
+        elif isinstance(self.scheduler, FlowMatchHeunDiscreteScheduler):
+            # Its smallest sigma, shifted when it was made, is shifted again with the others: make it anew, unshifted.
+            self.scheduler = FlowMatchHeunDiscreteScheduler.from_config(self.scheduler.config, shift=1.0)
+            self.scheduler.register_to_config(shift=flow_shift)
+            self.scheduler.set_timesteps(num_inference_steps, device=device)
+        elif self.scheduler.config.get("use_flow_sigmas") and self.scheduler.config.get("prediction_type") == FLOW:
             self.scheduler.register_to_config(flow_shift=flow_shift)
             self.scheduler.set_timesteps(num_inference_steps, device=device)
+        else:
+            raise ValueError(
+                f"{type(self.scheduler).__name__} as it is set does not follow this model's flow: use flow-match Euler "
+                f"or Heun, or UniPC, DPM-Solver, DEIS or SA with use_flow_sigmas=True and prediction_type='{FLOW}'"
+            )
         return torch.as_tensor(self.scheduler.timesteps)
 
     def _batches_guidance(self, num_tokens: int, device: torch.device) -> bool:
@@ -430,7 +509,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         self.check_inputs(
             video, prompt, negative_prompt, height, width, num_frames, steps,
             prompt_embeds, negative_prompt_embeds, guidance, output_type, callback_on_step_end_tensor_inputs,
-            source_latents,
+            source_latents, shift,
         )  # fmt: skip
         device = self._execution_device
 
@@ -443,8 +522,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         # 3. Source
         wanted_frames = num_frames or self.config.native_num_frames
         if video is not None:
-            wanted_frames = min(len(video), num_frames or len(video))
             pixels = self.prepare_video(video, height, width, num_frames).to(device)
+            wanted_frames = min(len(video), num_frames or len(video))
             source_latents = encode_video(self.vae, pixels, self.vae_tiling).float()
             height, width = pixels.shape[-2:]
         if source_latents is not None:

@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from ..errors import UserError
 from .ema import Ema
 from .optimizer import Optimizer
-from .parallel import Parallel, is_first, wait_for_all
+from .parallel import Parallel, is_first
 
 PROGRESS = "progress.json"
 
@@ -52,10 +52,10 @@ class Checkpoints:
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         self._writer = ThreadPoolExecutor(1)
         self._pending: Future[None] | None = None
-        if is_first():
-            for left in (out / "checkpoints").glob("*.part"):
-                shutil.rmtree(left)
-        wait_for_all()
+        with parallel.agreed():
+            if is_first():
+                for left in (out / "checkpoints").glob("*.part"):
+                    shutil.rmtree(left)
 
     def save(self, step: int, state: dict[str, Any], progress: dict[str, Any], score: float | None = None) -> None:
         """Copy the state after `step` steps and write it while training goes on; `finish` waits for it.

@@ -18,6 +18,7 @@ from ..shapes import is_valid_num_frames, neighbouring_num_frames
 from ..synth.edits import FAMILIES
 
 T = TypeVar("T")
+INF = float("inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class EngineConfig:
 class DatasetConfig:
     """One part of the mixture: a manifest (with `catalogue` in a public dataset's own columns) or the engine.
 
+    `--set data.datasets=a.csv,b.csv` is a mixture of manifests under their own names.
+
     Args:
         weight: how often an epoch holds each sample.
     """
@@ -58,6 +61,10 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if (self.manifest is None) == (self.engine is None):
             raise UserError(f"dataset {self.name} needs a manifest or an engine, and not both")
+        if self.weight <= 0:
+            raise UserError(
+                f"the weight of dataset {self.name} must be above 0, got {self.weight}; leave it out instead"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +106,11 @@ class DataConfig:
         area: pixels of a frame, at every aspect ratio.
         image_batch_size, video_batch_size: samples of an optimizer step over all processes.
         pretext: Motion Alignment (section 3.3); without it captioned clips are plain text-to-video.
-        cache: folder of `sama data cache`, filled with the model that the run starts from; the encoders then stay off
-            the accelerator.
-        cache_dtype: that it was filled in.
+        num_workers: processes that read ahead; prefetch_factor: steps that each of them holds ready in shared memory.
+        cache: folder that `sama data cache` fills for this config; the encoders then stay off the accelerator.
+        cache_dtype: of the encoders that fill it.
+        pretext_variants: versions of each sample (temporal crop, pretext task) that the epochs take in turn; None: new
+            ones in every epoch, from a cache one.
         validation: what the run is tried on.
     """
 
@@ -113,10 +122,31 @@ class DataConfig:
     video_batch_size: int = 112
     pretext: bool = True
     num_workers: int = 4
+    prefetch_factor: int = 1
     cache: str | None = None
     cache_dtype: Literal["float32", "bfloat16"] = "float32"
     pretext_variants: int | None = None
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def __post_init__(self) -> None:
+        at_least_1 = ("area", "image_batch_size", "video_batch_size", "prefetch_factor")
+        _check_ranges("data", self, **dict.fromkeys(at_least_1, (1, INF)), num_workers=(0, INF))
+        if self.pretext_variants is not None:
+            _check_ranges("data", self, pretext_variants=(1, INF))
+        if not (self.datasets and self.aspect_ratios):
+            raise UserError("data.datasets and data.aspect_ratios must not be empty")
+        names = [dataset.name for dataset in self.datasets]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"data.datasets holds {twice[0]!r} twice; give each dataset a name of its own")
+        try:
+            self.buckets(pixel_multiple=1)
+        except ValueError as error:
+            raise UserError(f"data.{error}") from error
+
+    @property
+    def num_variants(self) -> int | None:
+        """`pretext_variants`, with what None means for a cache."""
+        return 1 if self.cache is not None and self.pretext_variants is None else self.pretext_variants
 
     def buckets(self, pixel_multiple: int) -> Buckets:
         return Buckets(
@@ -147,6 +177,7 @@ class ModelConfig:
             (Table 6).
         source: "token" puts the source into the sequence, "channel" beside the noisy latents.
         train_text_encoder: only for the nano, whose text encoder nobody trained before.
+        preset: size of `init`, for estimates while its weights are not here.
     """
 
     init: str
@@ -155,6 +186,7 @@ class ModelConfig:
     source: Literal["token", "channel"] = "token"
     train_text_encoder: bool = False
     lora: LoraConfig | None = None
+    preset: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,16 +198,22 @@ class ObjectiveConfig:
         semantic_target: "velocity", what the released weights' sampling implies, or "clean", as Eq. 3 reads; see
             docs/decisions/semantic-target.md.
         num_anchors: N frames of a video.
-        sigma_shift: moves the logit-normal sigmas towards noise, as the sampler's shift does.
+        sigma_sampling: sigmas before the shift, see docs/decisions/sigma-sampling.md.
+        sigma_shift: moves them towards noise, as the sampler's shift does.
         text_dropout, source_dropout: share of samples that train without, for guidance.
     """
 
     semantic_weight: float = 0.1
     semantic_target: Literal["velocity", "clean"] = "velocity"
     num_anchors: int = 1
+    sigma_sampling: Literal["logit_normal", "uniform"] = "logit_normal"
     sigma_shift: float = 5.0
     text_dropout: float = 0.1
     source_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_ranges("objective", self, semantic_weight=(0, INF), num_anchors=(1, INF), text_dropout=(0, 1))
+        _check_ranges("objective", self, source_dropout=(0, 1), sigma_shift=(1e-3, INF))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +237,13 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     stop_norm: float = 1e4
 
+    def __post_init__(self) -> None:
+        rates = ("learning_rate", "final_learning_rate", "adamw_share", "weight_decay", "warmup_steps")
+        _check_ranges("optimizer", self, **dict.fromkeys(rates, (0, INF)))
+        _check_ranges("optimizer", self, max_grad_norm=(1e-9, INF), stop_norm=(1e-9, INF))
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimizer.betas must be at least 0 and below 1, got {self.betas}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
@@ -213,6 +258,8 @@ class LoopConfig:
         keep_checkpoints: newest ones that stay, beside the one with the best validation.
         log_every: steps between lines on the console; metrics.jsonl has every step.
         validate_every: steps between validations, the last step is one too; 0: none.
+        ema_warmup: the average's decay grows with the steps, up to `ema_decay`: for runs that are too short to forget
+            where they began.
     """
 
     num_steps: int
@@ -222,11 +269,17 @@ class LoopConfig:
     gradient_checkpointing: bool = True
     compile: bool = False
     ema_decay: float = 0.9998
+    ema_warmup: bool = False
     seed: int = 0
     log_every: int = 10
     validate_every: int = 500
     save_minutes: float = 20.0
     keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        counts = ("num_steps", "micro_tokens", "batches_per_step", "log_every", "keep_checkpoints")
+        _check_ranges("loop", self, **dict.fromkeys(counts, (1, INF)))
+        _check_ranges("loop", self, validate_every=(0, INF), save_minutes=(0, INF), ema_decay=(0, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +319,15 @@ class TrainConfig:
     def started_from(self, init: str) -> "TrainConfig":
         """The same run from another model."""
         return dataclasses.replace(self, model=dataclasses.replace(self.model, init=init))
+
+
+def _check_ranges(part: str, config: Any, **ranges: tuple[float, float]) -> None:
+    """Raises UserError for a value that lies outside of its (lowest, highest), naming both."""
+    for name, (lowest, highest) in ranges.items():
+        value = getattr(config, name)
+        if not lowest <= value <= highest:
+            bounds = f"at least {lowest}" if highest == INF else f"between {lowest} and {highest}"
+            raise UserError(f"{part}.{name} must be {bounds}, got {value}")
 
 
 def with_settings(config: T, settings: Iterable[str]) -> T:
@@ -325,7 +387,9 @@ def _parse(text: str, kind: Any, key: str) -> Any:
                 raise ValueError(f"use one of {', '.join(map(str, arguments))}")
             return text
         if origin is tuple:
-            return tuple(_parse(part.strip(), arguments[0], key) for part in text.split(",") if part.strip())
+            return _parse_tuple(text.split(","), arguments, key)
+        if kind is DatasetConfig:
+            return DatasetConfig(name=text, manifest=text)
         if kind is bool:
             if text.lower() not in ("true", "false"):
                 raise ValueError("use true or false")
@@ -337,8 +401,19 @@ def _parse(text: str, kind: Any, key: str) -> Any:
     raise UserError(f"--set {key}: set one of its fields, for example {key}.FIELD=VALUE")
 
 
+def _parse_tuple(parts: list[str], kinds: tuple[Any, ...], key: str) -> tuple[Any, ...]:
+    """Values of a list, or as many as a tuple has; tuples in a list are written as 9x128x128."""
+    parts = [part.strip() for part in parts if part.strip()]
+    if kinds[-1] is Ellipsis:
+        inner = typing.get_args(kinds[0])
+        return tuple(_parse_tuple(p.split("x"), inner, key) if inner else _parse(p, kinds[0], key) for p in parts)
+    if len(parts) != len(kinds):
+        raise ValueError(f"{len(kinds)} values belong together, got {len(parts)}; in a list they are joined by x")
+    return tuple(_parse(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
+
+
 def as_settings(config: Any, prefix: str = "") -> list[str]:
-    """Every value of a config as `key=value`; `with_settings` takes those back whose type is a plain one."""
+    """Every value of a config as `key=value`; `with_settings` takes them back."""
     if is_dataclass(config):
         parts = [(f.name, getattr(config, f.name)) for f in fields(config)]
     elif isinstance(config, tuple) and config and is_dataclass(config[0]):

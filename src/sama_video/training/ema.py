@@ -12,22 +12,21 @@ from .parallel import forget_gathered
 class Ema:
     """A float32 average beside every trainable parameter, sharded as the parameter is.
 
-    The decay is smaller in the first steps, so that the average forgets where the run began.
-
     Args:
         model: whose trainable parameters to follow.
         decay: share of the old average that a step keeps.
+        warmup: step n (from 0) keeps (1 + n) / (10 + n) at most, so that the average forgets where the run began.
     """
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.model, self.decay = model, decay
+    def __init__(self, model: nn.Module, decay: float, *, warmup: bool = False):
+        self.model, self.decay, self.warmup = model, decay, warmup
         self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.averages = {name: p.detach().clone().float() for name, p in self.weights.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After optimizer step `step` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         averages, weights = _local(self.averages.values()), _local(self.weights.values())
         torch._foreach_lerp_(averages, [weight.float() for weight in weights], 1 - decay)
 

@@ -114,23 +114,22 @@ class MemoryEstimate:
         return sum(vars(self).values())
 
 
-def find_model_size(config: TrainConfig, preset: str | None = None) -> ModelSize:
+def find_model_size(config: TrainConfig) -> ModelSize:
     """Of the run's initial model: from its folder, or from a preset where the weights are not here yet.
 
     Raises:
         UserError: if neither says.
     """
-    if preset is not None:
-        return _size_of_preset(config, preset)
-    if config.model.init in PRESETS:
-        return _size_of_preset(config, config.model.init)
     folder = Path(config.model.init)
-    if not (folder / "model_index.json").is_file():
+    if (folder / "model_index.json").is_file():
+        return _size_of_folder(config, folder)
+    name = config.model.init if config.model.init in PRESETS else config.model.preset
+    if name is None:
         raise UserError(
-            f"the size of {config.model.init} is unknown, since it is no folder here; pass --preset with one of "
+            f"the size of {config.model.init} is unknown, since it is no folder here; --set model.preset to one of "
             f"{', '.join(PRESETS)}"
         )
-    return _size_of_folder(config, folder)
+    return _size_of_preset(config, name)
 
 
 def _size_of_preset(config: TrainConfig, name: str) -> ModelSize:
@@ -359,7 +358,6 @@ def describe(
     num_devices: int = 1,
     mfu: float = DEFAULT_MFU,
     peak_tflops: float | None = None,
-    preset: str | None = None,
 ) -> list[str]:
     """The estimates of a stage as lines.
 
@@ -373,7 +371,7 @@ def describe(
     """
     if num_devices < 1 or not 0 < mfu <= 1 or (peak_tflops is not None and peak_tflops <= 0):
         raise UserError("--num-devices must be at least 1, --mfu above 0 and at most 1, --peak-tflops above 0")
-    size, found = find_model_size(config, preset), find_device(config, device)
+    size, found = find_model_size(config), find_device(config, device)
     peak = found.flops if peak_tflops is None else peak_tflops * 1e12
     steps = estimate_steps(config, size, num_devices, mfu * peak)
     memory = estimate_memory(config, size, num_devices, steps)

@@ -18,7 +18,6 @@ from ..models.transformer_sama import SamaTransformer3DModel
 from ..pipelines.lora import LORA_FILE, PREFIX, LoraFile
 from ..pipelines.pipeline_sama import SamaPipeline
 from .config import LoraConfig
-from .parallel import is_first
 
 ADAPTER = "default"
 
@@ -54,15 +53,13 @@ def _gathered(weight: torch.Tensor) -> torch.Tensor:
     return whole.detach().cpu()
 
 
-def export_lora(pipe: SamaPipeline, config: LoraConfig, folder: Path) -> None:
-    """Write the LoRA file of a training into `folder`; all processes of a sharded model call it.
+def export_lora(pipe: SamaPipeline, state: StateDict, folder: Path) -> None:
+    """Write the LoRA file of a training, its `lora_state`, into `folder`.
 
     Raises:
         UserError: for a folder that cannot be written.
     """
-    state = lora_state(pipe.transformer, config)
-    if is_first():
-        with written_aside(folder) as aside:
-            aside.mkdir()
-            streams = {PREFIX + name: value for name, value in pipe.streams.items()}
-            LoraFile(state=state, metadata=streams).save(aside / LORA_FILE)
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        streams = {PREFIX + name: value for name, value in pipe.streams.items()}
+        LoraFile(state=state, metadata=streams).save(aside / LORA_FILE)

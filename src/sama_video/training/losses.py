@@ -29,9 +29,14 @@ class StepOutput:
     sigma: torch.Tensor
 
 
-def sample_sigmas(batch_size: int, shift: float, generator: torch.Generator) -> torch.Tensor:
-    """Logit-normal sigmas `[B]` in (0, 1), moved towards 1 by `shift` as the sampler moves its own."""
-    sigma = torch.randn(batch_size, generator=generator).sigmoid()
+def sample_sigmas(
+    batch_size: int, shift: float, generator: torch.Generator, sampling: str = "logit_normal"
+) -> torch.Tensor:
+    """Sigmas `[B]` from 0 to 1, "logit_normal" or "uniform", moved towards 1 by `shift` as a sampler's are."""
+    if sampling == "uniform":
+        sigma = torch.rand(batch_size, generator=generator)
+    else:
+        sigma = torch.randn(batch_size, generator=generator).sigmoid()
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 

@@ -5,17 +5,20 @@ from pathlib import Path
 import torch
 
 from ..data.cache import EncoderIdentity, LatentCache
-from ..data.caching import local_folder
 from ..data.catalogue import read_dataset
 from ..data.datasets import EngineDataset, ManifestDataset, TrainingDataset
 from ..data.facts import FileFacts
 from ..data.manifest import read_manifest
-from ..data.plan import BatchConfig, WeightedDataset
+from ..data.plan import BatchConfig, DatasetTable, WeightedDataset, join_shares, tabulate
 from ..errors import UserError
 from ..models.semantic_encoder import find_semantic_encoder
+from ..pipelines.loading import resolve_model
 from ..synth.engine import Engine
 from ..synth.footage import find_footage
 from .config import DataConfig, DatasetConfig, EngineConfig, TrainConfig
+from .parallel import Parallel
+
+FACTS = "facts"
 
 
 def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
@@ -24,7 +27,7 @@ def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
     return Engine(split=split, seed=config.seed, families=config.families, loose=config.loose, footage=footage)
 
 
-def build_dataset(config: DatasetConfig, out: Path) -> TrainingDataset:
+def build_dataset(config: DatasetConfig, out: Path, facts: FileFacts) -> TrainingDataset:
     """Raises UserError for a manifest or folder that cannot be used."""
     if config.engine is not None:
         return EngineDataset(
@@ -34,40 +37,66 @@ def build_dataset(config: DatasetConfig, out: Path) -> TrainingDataset:
             text_to_video=config.engine.text_to_video,
         )
     assert config.manifest is not None
-    facts = FileFacts(out / "facts.jsonl")
     if config.catalogue is not None:
         return ManifestDataset(read_dataset(config.catalogue, config.manifest), facts)
     return ManifestDataset(read_manifest(config.manifest, required=("tgt_video", "prompt")), facts)
 
 
 def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
+    """What files hold is remembered beside a cache's entries, else beside the stages' folders, for all of them.
+
+    Args:
+        out: folder of the stage.
+    """
+    facts = FileFacts((out.parent if config.cache is None else Path(config.cache)) / FACTS)
     return [
-        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, out), weight=dataset.weight)
+        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, out, facts), weight=dataset.weight)
         for dataset in config.datasets
     ]
 
 
+def tabulate_mixture(datasets: list[WeightedDataset], parallel: Parallel) -> list[DatasetTable]:
+    """What all samples are, found out by all processes together: each looks at its share of the files.
+
+    Raises:
+        UserError: in all processes, for a file that cannot be read.
+    """
+    with parallel.agreed():
+        shares = [tabulate(weighted, parallel.rank, parallel.world_size) for weighted in datasets]
+    return [join_shares(of_all) for of_all in zip(*parallel.gather(shares), strict=True)]
+
+
 def open_cache(config: TrainConfig) -> LatentCache | None:
-    """What `sama data cache` encoded with this run's encoders; None if the config names no cache.
+    """What `sama data cache` encoded for this run; None if the config names no cache.
 
     Raises:
         UserError: for a model without files here, or datasets that are not made of files.
     """
-    if config.data.cache is None:
-        return None
+    return None if config.data.cache is None else LatentCache(Path(config.data.cache), encoder_identity(config))
+
+
+def encoder_identity(config: TrainConfig) -> EncoderIdentity:
+    """What the entries of a run's cache are known by. Raises as `open_cache`."""
     if engines := [dataset.name for dataset in config.data.datasets if dataset.engine is not None]:
         raise UserError(
-            f"a cache holds files, and {engines[0]} comes from the engine: write it with 'sama data synth' and cache "
-            f"that, or unset data.cache"
+            f"a cache holds files, and {engines[0]} comes from the engine: write it with 'sama data synth', cache that "
+            f"(--set data.datasets=FOLDER/manifest.csv), or unset data.cache"
         )
     semantic = config.model.semantic_encoder
-    identity = EncoderIdentity.of_folders(
-        local_folder(config.model.init),
+    return EncoderIdentity.of_folders(
+        _local_folder(config.model.init),
         dtype=getattr(torch, config.data.cache_dtype),
         siglip=None if semantic is None else find_semantic_encoder(semantic),
         num_anchors=config.objective.num_anchors,
     )
-    return LatentCache(Path(config.data.cache), identity)
+
+
+def _local_folder(model: str) -> Path:
+    """Of a preset or folder. Raises UserError for a hub id, whose files are not known."""
+    folder = Path(resolve_model(model))
+    if not folder.is_dir():
+        raise UserError(f"a cache is keyed by the model's files: download {model} and set model.init to its folder")
+    return folder
 
 
 def batch_config(config: DataConfig, pixel_multiple: int, seed: int) -> BatchConfig:
@@ -76,6 +105,6 @@ def batch_config(config: DataConfig, pixel_multiple: int, seed: int) -> BatchCon
         image_batch_size=config.image_batch_size,
         video_batch_size=config.video_batch_size,
         seed=seed,
-        pretext_variants=config.pretext_variants,
+        pretext_variants=config.num_variants,
         pretext=config.pretext,
     )

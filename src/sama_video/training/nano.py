@@ -17,11 +17,13 @@ from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from ..errors import UserError
 from ..files import written_aside
 from ..models.autoencoder_sama_nano import PATCH_VALUES, AutoencoderSamaNano
 from ..models.latents import encode_video
 from ..models.presets import PRESETS
 from ..models.transformer_sama import SamaTransformer3DModel
+from ..pipelines.loading import load_pipeline
 from ..pipelines.pipeline_sama import SamaPipeline
 from ..synth.engine import Engine
 from .config import EngineConfig
@@ -226,7 +228,7 @@ def new_nano(folder: Path, engine: Engine, start_from: Path | None = None) -> No
         vae = AutoencoderSamaNano(z_dim=transformer.config.in_channels)
         fit_linear_codec(vae, engine)
     else:
-        old = SamaPipeline.from_pretrained(start_from, dtype=torch.float32)
+        old = load_pipeline(str(start_from), device="cpu", dtype="float32")
         transformer, vae = old.transformer, old.vae
         carry_words_over(old, tokenizer, text_encoder)
     preset = PRESETS["nano"]
@@ -258,7 +260,7 @@ def finished_nano(trained: Path, folder: Path, engine: Engine, validation: Engin
     Returns:
         As `train_decoder`.
     """
-    pipe = SamaPipeline.from_pretrained(trained, dtype=torch.float32)
+    pipe = load_pipeline(str(trained), device="cpu", dtype="float32")
     scores = train_decoder(pipe.vae, engine, validation, **training)
     for part in (pipe.transformer, pipe.vae, pipe.text_encoder):
         part.half()
@@ -279,7 +281,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    try:
+        _run(parser.parse_args())
+    except UserError as error:
+        parser.error(str(error))
+
+
+def _run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = EngineConfig(num_samples=1, shapes=(), images=arguments.images, videos=arguments.videos)
     films = arguments.out.parent / "films"

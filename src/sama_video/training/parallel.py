@@ -3,6 +3,7 @@
 Started by torchrun, also under SLURM, which sets RANK, WORLD_SIZE and LOCAL_RANK; alone, nothing is set up.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from ..errors import UserError
 from ..models.transformer_sama import SamaTransformer3DModel
 from .config import ParallelConfig
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -138,11 +141,12 @@ class Parallel:
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
-        """What fails in one process fails in all: none waits for another that has left. The block must not
-        communicate.
+        """What fails in one process fails in all, by the same type of error: none waits for another that has left. The
+        block must not communicate.
 
         Raises:
-            UserError: in the processes where nothing failed, with the number and the words of one where something did.
+            UserError: where nothing failed, with the number and the words of a process where something did; where an
+                error was foreseen it is that one, and any other is printed before.
         """
         failure = None
         try:
@@ -152,10 +156,12 @@ class Parallel:
         if not self.any(failure is not None):
             return
         failures = self.gather(None if failure is None else _in_words(failure))
-        if failure is not None:
+        if isinstance(failure, UserError):
             raise failure
+        if failure is not None:
+            logger.error("process %d failed", self.rank, exc_info=failure)
         rank, words = next((rank, words) for rank, words in enumerate(failures) if words is not None)
-        raise UserError(f"process {rank} cannot go on: {words}")
+        raise UserError(f"process {rank} cannot go on: {words}") from failure
 
     def same(self, value: str, what: str) -> None:
         """Raises UserError in all processes unless they hold the same value."""

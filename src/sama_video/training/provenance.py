@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -77,7 +77,7 @@ def environment(parallel: Parallel) -> dict[str, Any]:
     """Machine, device, number of processes and versions."""
     on_gpu = parallel.device.type == "cuda"
     return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),

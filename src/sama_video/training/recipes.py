@@ -1,11 +1,12 @@
 """Runs by name: functions that return a full config. `sama train RECIPE` takes one; `--set` changes single values.
 
 Values of the large models are the paper's (section 4.1, Table 1). Its datasets are named here; their manifests lie
-where the user put them, `data.datasets.N.manifest`.
+where the user put them, `data.datasets.N.manifest`. A recipe without a size is for Wan2.1 14B, the paper's.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from ..data.catalogue import CATALOGUE
 from ..errors import UserError
@@ -24,6 +25,7 @@ from .config import (
 )
 
 SIGLIP = "google/siglip-so400m-patch14-384"
+SIZES = {"": "wan2.1-14b", "_5b": "wan2.2-5b", "_1.3b": "wan2.1-1.3b"}  # by the ending of a recipe's name
 
 
 def _table_1(stage: int) -> tuple[DatasetConfig, ...]:
@@ -35,37 +37,48 @@ def _table_1(stage: int) -> tuple[DatasetConfig, ...]:
     )
 
 
-def factorized_pretraining() -> TrainConfig:
+def factorized_pretraining(size: str = "") -> TrainConfig:
     """Stage 0: image edits and captioned videos with pretext tasks, from a text-to-video model (section 3.4)."""
+    init = f"sama-{size.removeprefix('_') or '14b'}-init"
     return TrainConfig(
-        name="factorized_pretraining",
-        model=ModelConfig(init="sama-14b-init", semantic_encoder=SIGLIP),
+        name=f"factorized_pretraining{size}",
+        model=ModelConfig(init=init, preset=SIZES[size], semantic_encoder=SIGLIP),
         data=DataConfig(datasets=_table_1(0)),
         loop=LoopConfig(num_steps=20_000),
     )
 
 
-def supervised_finetuning() -> TrainConfig:
+def supervised_finetuning(size: str = "") -> TrainConfig:
     """Stage 1: image and video edits, from stage 0's result (section 3.4)."""
-    stage_0 = factorized_pretraining()
+    stage_0 = factorized_pretraining(size)
     return replace(
         stage_0,
-        name="supervised_finetuning",
-        model=replace(stage_0.model, init="runs/factorized_pretraining/export"),
+        name=f"supervised_finetuning{size}",
+        model=replace(stage_0.model, init=f"runs/{stage_0.name}/export"),
         data=replace(stage_0.data, datasets=_table_1(1), pretext=False),
     )
 
 
-def lora_finetuning() -> TrainConfig:
-    """Stage 1's data for a released model on one GPU: low-rank adapters, small batches."""
-    full = supervised_finetuning()
+def lora_pretraining(size: str = "") -> TrainConfig:
+    """Stage 0 on one GPU: low-rank adapters, small batches."""
+    return _with_adapters(factorized_pretraining(size), f"lora_pretraining{size}")
+
+
+def lora_finetuning(size: str = "") -> TrainConfig:
+    """Stage 1 on one GPU: low-rank adapters, small batches; of the released model where there is one."""
+    stage_1, stage_0 = supervised_finetuning(size), factorized_pretraining(size)
+    init = stage_0.model.init if size else "sama-14b"
+    return _with_adapters(stage_1.started_from(init), f"lora_finetuning{size}")
+
+
+def _with_adapters(full: TrainConfig, name: str) -> TrainConfig:
     return replace(
         full,
-        name="lora_finetuning",
-        model=replace(full.model, init="sama-14b", lora=LoraConfig()),
+        name=name,
+        model=replace(full.model, lora=LoraConfig()),
         data=replace(full.data, image_batch_size=16, video_batch_size=4),
         optimizer=OptimizerConfig(learning_rate=1e-4, final_learning_rate=1e-5),
-        loop=LoopConfig(num_steps=2_000),
+        loop=LoopConfig(num_steps=2_000, ema_warmup=True),
     )
 
 
@@ -85,7 +98,9 @@ def _nano(name: str, init: str, data: DataConfig, num_steps: int) -> TrainConfig
         optimizer=OptimizerConfig(
             kind="muon", learning_rate=2e-3, final_learning_rate=1.5e-3, betas=(0.9, 0.98), warmup_steps=50
         ),
-        loop=LoopConfig(gradient_checkpointing=False, ema_decay=0.998, save_minutes=5.0, num_steps=num_steps),
+        loop=LoopConfig(
+            gradient_checkpointing=False, ema_decay=0.998, ema_warmup=True, save_minutes=5.0, num_steps=num_steps
+        ),
     )
 
 
@@ -152,17 +167,19 @@ def smoke() -> list[TrainConfig]:
 
 
 RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
-    recipe.__name__: recipe
-    for recipe in (
-        factorized_pretraining,
-        supervised_finetuning,
-        lora_finetuning,
-        nano_pretraining,
-        nano_finetuning,
-        nano,
-        smoke,
-    )
+    **{
+        recipe.__name__ + size: partial(recipe, size)
+        for recipe in (factorized_pretraining, supervised_finetuning, lora_pretraining, lora_finetuning)
+        for size in SIZES
+    },
+    **{recipe.__name__: recipe for recipe in (nano_pretraining, nano_finetuning, nano, smoke)},
 }
+
+
+def describe_recipes() -> list[str]:
+    """A line for each, with what its function says of itself."""
+    functions = {name: getattr(recipe, "func", recipe) for name, recipe in RECIPES.items()}
+    return [f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in functions.items()]
 
 
 def find_recipe(name: str) -> list[TrainConfig]:

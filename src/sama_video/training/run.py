@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import written_aside
+from ..files import make_folder, written_aside
 from .config import TrainConfig, as_json
 from .parallel import Parallel, is_first, leave
 from .provenance import note_environment, write_provenance
@@ -41,39 +41,51 @@ def run_stages(stages: list[TrainConfig], out: Path, *, resume: bool) -> Path | 
 def _run_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
     with parallel.agreed():
         if is_first():
-            _claim(stage, folder, resume)
-            write_provenance(stage, folder)
+            _check_claim(stage, folder, resume)
+            make_folder(folder)
     trainer = Trainer(stage, folder, parallel)
+    # Not before: a folder is no run's while its settings do not even load.
+    with parallel.agreed():
+        if is_first():
+            _claim(stage, folder)
+            write_provenance(stage, folder)
     if resume:
         trainer.resume()
-    if is_first():
-        note_environment(parallel, folder, trainer.step)
+    with parallel.agreed():
+        if is_first():
+            note_environment(parallel, folder, trainer.step)
     trainer.train()
     trainer.export(folder / "export")
 
 
-def _claim(config: TrainConfig, folder: Path, resume: bool) -> None:
-    """A folder holds one run; its config lies there as it was when the run went on last."""
+def _check_claim(config: TrainConfig, folder: Path, resume: bool) -> None:
+    """A folder holds one run."""
     note = folder / "config.json"
-    if note.exists() and not resume:
+    if not note.exists():
+        return
+    if not resume:
         raise UserError(f"{folder} holds a run already; pass --resume to go on or choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = json.dumps(as_json(config), indent=1)
-    if note.exists() and _fixed(json.loads(note.read_text())) != _fixed(json.loads(settings)):
+    if _fixed(json.loads(note.read_text())) != _fixed(json.loads(json.dumps(as_json(config)))):
         raise UserError(
             f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
-            "data.validation and data.num_workers may change)"
+            "data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
         )
-    with written_aside(note) as aside:
-        aside.write_text(settings)
+
+
+def _claim(config: TrainConfig, folder: Path) -> None:
+    """The config lies in the folder as it was when the run went on last."""
+    with written_aside(folder / "config.json") as aside:
+        aside.write_text(json.dumps(as_json(config), indent=1))
 
 
 def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
     """What a run cannot change on the way without being another one."""
-    data = {name: value for name, value in settings["data"].items() if name not in ("validation", "num_workers")}
+    free = ("validation", "num_workers", "prefetch_factor")
+    data = {name: value for name, value in settings["data"].items() if name not in free}
+    model = {name: value for name, value in settings["model"].items() if name != "preset"}
     return {
         "name": settings["name"],
-        "model": settings["model"],
+        "model": model,
         "objective": settings["objective"],
         "data": data,
         "seed": settings["loop"]["seed"],

@@ -53,7 +53,7 @@ class Draws:
 def draw(batch: EncodedBatch, place: int, seed: int, step: int, objective: ObjectiveConfig) -> Draws:
     """Of the sample at `place` of a step over all processes."""
     generator = torch.Generator().manual_seed(_seed(seed, step, place))
-    sigma = sample_sigmas(1, objective.sigma_shift, generator)[0]
+    sigma = sample_sigmas(1, objective.sigma_shift, generator, objective.sigma_sampling)[0]
     keeps = torch.rand(2, generator=generator) >= torch.tensor([objective.text_dropout, objective.source_dropout])
     noise = torch.randn(batch.target.shape[1:], generator=generator)
     semantic = batch.semantic

@@ -30,9 +30,9 @@ from ..pipelines.loading import load_pipeline
 from .checkpoint import Checkpoints, training_state
 from .config import TrainConfig
 from .ema import Ema
-from .lora import export_lora
+from .lora import export_lora, lora_state
 from .losses import StepOutput, flow_matching_step
-from .mixture import batch_config, build_mixture, open_cache
+from .mixture import batch_config, build_mixture, open_cache, tabulate_mixture
 from .optimizer import Optimizer, learning_rate
 from .parallel import Parallel, Trainable, is_first, wait_for_all, whole
 from .preparation import check_semantic_width, prepare_transformer
@@ -124,24 +124,29 @@ class Trainer:
             with_text=text_encoder is None,
         )
         if config.data.cache is None:
-            self.encoder.to(parallel.device)
+            self.encoder.to(parallel.device, text=True)
 
         # 2. Data
         with parallel.agreed():
             parallel.check_batch_sizes(config.data.image_batch_size, config.data.video_batch_size)
+            datasets = build_mixture(config.data, out)
+        tables = tabulate_mixture(datasets, parallel)
+        with parallel.agreed():
             self.loader = BatchLoader(
-                build_mixture(config.data, out),
+                datasets,
                 batch_config(config.data, 2 * self.pipe.vae.config.scale_factor_spatial, loop.seed),
                 rank=parallel.rank,
                 world_size=parallel.world_size,
                 num_workers=config.data.num_workers,
+                prefetch_factor=config.data.prefetch_factor,
                 cache=open_cache(config),
+                tables=tables,
             )
         parallel.same(str(self.loader.state_dict()["mixture"]), "the data and its settings")
 
         # 3. Optimizer and average
         self.optimizer = Optimizer(self.model, config.optimizer)
-        self.ema = Ema(self.model, loop.ema_decay)
+        self.ema = Ema(self.model, loop.ema_decay, warmup=loop.ema_warmup)
         self.state = training_state(self.ema, self.optimizer)
         self.checkpoints = Checkpoints(out, parallel, loop.keep_checkpoints)
         self.step = 0
@@ -166,7 +171,10 @@ class Trainer:
         lora = self.config.model.lora
         with self.ema.applied():
             if lora is not None:
-                export_lora(self.pipe, lora, folder)
+                state = lora_state(self.pipe.transformer, lora)
+                with self.parallel.agreed():
+                    if is_first():
+                        export_lora(self.pipe, state, folder)
             else:
                 self._export_pipeline(folder)
         wait_for_all()
@@ -190,16 +198,15 @@ class Trainer:
             UserError: for a sample that cannot be read, or a full disk. As far as possible, the state before the step
                 is saved.
         """
-        with (
-            RunLog(
+        with self.parallel.agreed():
+            log = RunLog(
                 self.out,
                 step=self.step,
                 num_steps=self.config.loop.num_steps,
                 log_every=self.config.loop.log_every,
                 writes=is_first(),
-            ) as log,
-            _sigterm() as asked_to_stop,
-        ):
+            )
+        with log, _sigterm() as asked_to_stop:
             self._train(log, asked_to_stop)
 
     def _train(self, log: RunLog, asked_to_stop: threading.Event) -> None:
@@ -209,21 +216,22 @@ class Trainer:
         batches = self._batches()
         while self.step < self.config.loop.num_steps:
             started = time.monotonic()
-            place = self.loader.epoch, self.loader.batches_done
+            score, place = None, (self.loader.epoch, self.loader.batches_done)
             try:
                 with self.parallel.agreed():
                     group = [next(batches) for _ in range(self.config.loop.batches_per_step)]
                 metrics = self.train_step(group, waited=time.monotonic() - started)
+                self.seconds += metrics.seconds
+                place = self.loader.epoch, self.loader.batches_done
+                with self.parallel.agreed():
+                    log.step(self.step, metrics)
+                # Before a checkpoint of the same step: what a checkpoint has behind it is never validated again.
+                if validation is not None and self._is_due(self.config.loop.validate_every):
+                    score = self.validate(validation, log)
             except (UserError, TrainingStoppedError):
                 self.loader.epoch, self.loader.batches_done = place
                 self._save_if_sound()
                 raise
-            self.seconds += metrics.seconds
-            log.step(self.step, metrics)
-            # Before a checkpoint of the same step: what a checkpoint has behind it is never validated again.
-            score = None
-            if validation is not None and self._is_due(self.config.loop.validate_every):
-                score = self.validate(validation, log)
             due = time.monotonic() - saved > 60 * self.config.loop.save_minutes
             stops = asked_to_stop.is_set()
             due = self.parallel.any(due or stops or score is not None or self.checkpoints.has_failed)
@@ -237,11 +245,13 @@ class Trainer:
 
     @contextmanager
     def _encoders_at_hand(self) -> Iterator[None]:
-        """On the accelerator inside the block; with a cache training itself does without them there."""
-        self.encoder.to(self.parallel.device)
+        """On the accelerator inside the block; with a cache training itself does without them there, and the text
+        encoder, which is the largest, never comes."""
+        cached = self.config.data.cache is not None
+        self.encoder.to(self.parallel.device, text=not cached)
         yield
-        if self.config.data.cache is not None:
-            self.encoder.to(torch.device("cpu"))
+        if cached:
+            self.encoder.to(torch.device("cpu"), text=True)
 
     def _batches(self) -> Iterator[Batch | EncodedBatch]:
         while True:
@@ -256,7 +266,7 @@ class Trainer:
         for number, batch in enumerate(batches):
             for micro in self._micro_batches(batch, number, num_samples):
                 output = self.forward_backward(micro)
-                sums += _sums(output, micro.weight.cpu())
+                sums += weighted_sums(output, micro.weight.cpu())
         sums = self.parallel.sum(sums)
         loss = float(sums[0])
         if not math.isfinite(loss):
@@ -291,7 +301,9 @@ class Trainer:
             text = batch.text
             if self.model.text_encoder is not None:
                 prompts = [p if keeps else "" for p, keeps in zip(batch.prompts, micro.keeps_text, strict=True)]
-                text, _ = self.pipe.encode_prompt(prompts, do_classifier_free_guidance=False, device=text.device)
+                text, _ = self.pipe.encode_prompt(
+                    prompts, do_classifier_free_guidance=False, device=self.parallel.device
+                )
             output = flow_matching_step(
                 self.pipe.transformer,
                 target=batch.target.float(),
@@ -379,12 +391,15 @@ class Trainer:
         Returns the PSNR of its edits; None where there are none, and in the other processes.
         """
         with self.ema.applied(), self._encoders_at_hand():
-            report = validation.run(self.model, self.step, decodes=is_first())
-        with self.parallel.agreed():
-            if report is not None:
+            sampled = validation.sample(self.model)
+            # What the first does alone comes when no other waits for it in the middle of a forward pass.
+            with self.parallel.agreed():
+                if not is_first():
+                    return None
+                report = validation.report(self.step, sampled)
                 write_report(report, self.out)
                 log.validation(self.step, report.families)
-        return None if report is None else report.families.get("all", {}).get("psnr")
+        return report.families.get("all", {}).get("psnr")
 
 
 @contextmanager
@@ -398,7 +413,7 @@ def _sigterm() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _sums(output: StepOutput, weight: torch.Tensor) -> torch.Tensor:
+def weighted_sums(output: StepOutput, weight: torch.Tensor) -> torch.Tensor:
     """Weighted sums of loss, flow loss, semantic loss; then flow loss and counts by fifth of sigma."""
     flow, sigma = output.flow_loss.detach().cpu().double(), output.sigma.detach().cpu()
     semantic = torch.zeros_like(flow) if output.semantic_loss is None else output.semantic_loss.detach().cpu().double()

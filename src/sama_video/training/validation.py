@@ -58,11 +58,21 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedCase:
-    """A case as the transformer takes it: latents `[1, Z, f, h, w]`, semantic tokens `[1, S, D]` or None."""
+    """A case as the transformer takes it: latents `[1, Z, f, h, w]`, semantic tokens `[1, S, D]` or None, text
+    `[1, L, D]` or None where the text encoder trains."""
 
     source: torch.Tensor
     target: torch.Tensor
     semantic: torch.Tensor | None
+    text: torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledCase:
+    """Latents `[1, Z, f, h, w]`: of the edit as sampled from noise, and of the clean clip as predicted at once."""
+
+    edited: torch.Tensor
+    predicted: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +129,7 @@ class Validation:
         encoder: its frozen encoders; the pipeline is the encoder's.
 
     Raises:
-        UserError: for a size that the model cannot take, or a manifest that cannot be used.
+        UserError: for a size that the model cannot take, or a manifest that cannot be used or has nothing to try.
     """
 
     def __init__(self, config: TrainConfig, encoder: Encoder):
@@ -127,48 +137,66 @@ class Validation:
         self.in_bfloat16 = config.loop.precision == "bfloat16"
         _check_size(self.config, self.pipe.pixel_multiple)
         self.cases = find_cases(self.config, with_pretext=config.data.pretext)
+        if not self.cases:
+            raise UserError(
+                "data.validation has nothing to try: its rows have no source, and data.pretext is off; give pairs, or "
+                "set loop.validate_every=0"
+            )
         self.encoded = [self._encode(case) for case in self.cases]
+        self.no_text = encoder.text("")[None] if encoder.with_text else None
 
     def _encode(self, case: Case) -> EncodedCase:
         source, target = torch.from_numpy(case.source), torch.from_numpy(case.target)
         semantic = self.encoder.semantic(target)
+        text = self.encoder.text(case.prompt)[None] if self.encoder.with_text else None
         return EncodedCase(
             source=self.encoder.latents(source)[None],
             target=self.encoder.latents(target)[None],
             semantic=None if semantic is None else semantic[None],
+            text=text,
         )
 
     @torch.no_grad()
-    def run(self, model: Trainable, step: int, *, decodes: bool = True) -> Report | None:
+    def sample(self, model: Trainable) -> list[SampledCase]:
         """Try the model as it is, with the weights that it carries now; all processes call it.
 
         Args:
             model: whose parts sample; it is left in the mode that it came in.
-            decodes: whether this process makes the report; the others help to sample and return None.
         """
         was_training = model.training
         model.eval()
-        results = []
         try:
-            for number, (case, encoded) in enumerate(zip(self.cases, self.encoded, strict=True)):
-                sampled, predicted = self._sample(case, number), self._predict_at_once(case, encoded, number)
-                if decodes:
-                    results.append(self._result(case, self._decode(sampled), self._decode(predicted)))
+            return [
+                SampledCase(
+                    edited=self._sample(case, encoded, number), predicted=self._predict_at_once(case, encoded, number)
+                )
+                for number, (case, encoded) in enumerate(zip(self.cases, self.encoded, strict=True))
+            ]
         finally:
             model.train(was_training)
             forget_gathered(model)
-        return Report(step=step, results=results) if decodes else None
+
+    @torch.no_grad()
+    def report(self, step: int, sampled: list[SampledCase]) -> Report:
+        """Decode and score what `sample` gave; no other process is needed."""
+        results = [
+            self._result(case, self._decode(one.edited), self._decode(one.predicted))
+            for case, one in zip(self.cases, sampled, strict=True)
+        ]
+        return Report(step=step, results=results)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.pipe.vae.device.type, torch.bfloat16, enabled=self.in_bfloat16)
 
-    def _sample(self, case: Case, number: int) -> torch.Tensor:
+    def _sample(self, case: Case, encoded: EncodedCase, number: int) -> torch.Tensor:
         """Latents of the edit, from noise that only the case's number decides."""
         frames, height, width = case.target.shape[:3]
         with self._autocast():
             output = self.pipe(
-                prompt=case.prompt,
-                source_latents=self.encoded[number].source,
+                prompt=case.prompt if encoded.text is None else None,
+                prompt_embeds=encoded.text,
+                negative_prompt_embeds=self.no_text,
+                source_latents=encoded.source,
                 height=height,
                 width=width,
                 num_frames=frames,
@@ -189,7 +217,12 @@ class Validation:
         x_sigma = with_noise(encoded.target.float())
         semantic = None if encoded.semantic is None else with_noise(encoded.semantic.float())
         with self._autocast():
-            text, _ = self.pipe.encode_prompt(case.prompt, do_classifier_free_guidance=False, device=x_sigma.device)
+            text, _ = self.pipe.encode_prompt(
+                case.prompt if encoded.text is None else None,
+                do_classifier_free_guidance=False,
+                prompt_embeds=encoded.text,
+                device=x_sigma.device,
+            )
             velocity = self.pipe.transformer(
                 x_sigma,
                 timestep=1000.0 * sigma,
@@ -304,9 +337,8 @@ def write_report(report: Report, out: Path) -> Path:
         draw_sheet([_row_of(result) for result in report.results]).save(aside / "sheet.png")
         for number, result in enumerate(report.results):
             case = result.case
-            write_side_by_side(
-                aside / "clips" / f"{number:02d}-{case.family}", [case.source, result.edited, case.target]
-            )
+            name = f"{number:02d}-{case.family.replace('/', '-')}"
+            write_side_by_side(aside / "clips" / name, [case.source, result.edited, case.target])
     return folder
 
 

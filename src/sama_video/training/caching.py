@@ -1,0 +1,146 @@
+"""Filling a run's cache: all its samples in all their variants through its frozen encoders, in several processes."""
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.cache import add_sample
+from ..data.encoding import Encoder
+from ..data.plan import planned_variants, tabulate
+from ..data.samples import load_sample, sample_recipe
+from ..data.store import SHARD_BYTES, StoreWriter, TensorStore
+from ..errors import UserError
+from ..files import make_folder
+from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
+from ..pipelines.loading import load_pipeline
+from .config import TrainConfig
+from .mixture import batch_config, build_mixture, encoder_identity
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheJob:
+    """A run whose cache to fill.
+
+    Args:
+        run: its config; `data.cache` names the folder.
+        device: of `load_pipeline`.
+        workers: processes, this one among them; each holds the encoders.
+        shard_bytes: size of a shard.
+    """
+
+    run: TrainConfig
+    device: str = "auto"
+    workers: int = 1
+    shard_bytes: int = SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        if self.run.data.cache is None:
+            raise UserError("say where the cache shall lie, here and in the training: --set data.cache=FOLDER")
+        if self.run.model.init == "previous":
+            raise UserError(
+                f"{self.run.name} begins with what the stage before will have trained; name a recipe of one stage"
+            )
+        if self.workers < 1:
+            raise UserError(f"--workers must be at least 1, got {self.workers}")
+
+    @property
+    def out(self) -> Path:
+        return Path(str(self.run.data.cache))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheReport:
+    """What `fill_cache` did: samples gone through, entries that are there now, and how many of them are new."""
+
+    num_samples: int
+    num_entries: int
+    num_new: int
+
+
+def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheReport:
+    """Encode what a run will read. What is there already is kept: a stopped run goes on.
+
+    Args:
+        progress: called as (phase, done, of) for this process's share.
+
+    Raises:
+        UserError: for files that cannot be read, datasets that are not made of files, or a model that cannot be loaded.
+    """
+    make_folder(job.out)
+    before = len(TensorStore(job.out))
+    with _helpers(job):
+        num_samples = _encode_share(job, 0, progress)
+    store = TensorStore(job.out)
+    store.write_index()
+    return CacheReport(num_samples=num_samples, num_entries=len(store), num_new=len(store) - before)
+
+
+def _encode_share(job: CacheJob, share: int, progress: Progress) -> int:
+    """Each `workers`-th sample from `share` on. Returns the number of all samples."""
+    # 1. The encoders, and what distinguishes them
+    if job.workers > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.workers))
+    identity = encoder_identity(job.run)
+    pipe = load_pipeline(job.run.model.init, device=job.device, dtype=job.run.data.cache_dtype)
+    semantic = None
+    if job.run.model.semantic_encoder is not None:
+        folder = find_semantic_encoder(job.run.model.semantic_encoder)
+        semantic = SemanticEncoder.from_pretrained(folder, dtype=pipe.vae.dtype).to(pipe.vae.device)
+    encoder = Encoder(pipe, semantic, num_anchors=job.run.objective.num_anchors)
+
+    # 2. What to encode
+    config = batch_config(job.run.data, 2 * pipe.vae.config.scale_factor_spatial, job.run.loop.seed)
+    datasets = build_mixture(job.run.data, job.out)
+    planned = list(planned_variants([tabulate(weighted) for weighted in datasets], config))
+
+    # 3. Encode what is missing
+    own = planned[share :: job.workers]
+    with StoreWriter(job.out, shard_bytes=job.shard_bytes) as writer:
+        for number, one in enumerate(own):
+            weighted = datasets[one.dataset]
+            recipe = sample_recipe(weighted, one, config)
+            add_sample(writer, encoder, identity, recipe, lambda w=weighted, one=one: load_sample(w, one, config))
+            progress("encoding", number + 1, len(own))
+    return len(planned)
+
+
+@contextlib.contextmanager
+def _helpers(job: CacheJob) -> Iterator[None]:
+    """The other processes. They end with their share, also if this process is killed.
+
+    Raises:
+        UserError: what one of them met.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    errors = spawn.SimpleQueue()
+    processes = [spawn.Process(target=_help, args=(job, share, errors), daemon=True) for share in range(1, job.workers)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        raise
+    for process in processes:
+        process.join()
+    if not errors.empty():
+        raise UserError(errors.get())
+    if failed := [process.exitcode for process in processes if process.exitcode]:
+        raise UserError(f"a worker ended with exit code {failed[0]}; run again with fewer --workers: it goes on")
+
+
+def _help(job: CacheJob, share: int, errors: "SimpleQueue[Any]") -> None:
+    try:
+        _encode_share(job, share, lambda *_: None)
+    except UserError as error:
+        errors.put(str(error))
