@@ -6,6 +6,7 @@ small working size appended.
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,16 @@ def workplace(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def place(workplace, request):
+    """A folder for every document: whoever reads one runs it from the top, and has not run the others."""
+    document = request.node.callspec.id.rpartition("-")[0]
+    folder = workplace.with_name(f"{workplace.name}-{document}")
+    if not folder.exists():
+        shutil.copytree(workplace, folder)
+    return folder
+
+
 def run(command, folder):
     if command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -98,22 +109,21 @@ def run(command, folder):
 
 
 @pytest.mark.parametrize("block", blocks("bash"))
-def test_commands(block, workplace, reader_s_folder):
-    workplace = reader_s_folder
+def test_commands(block, place):
     for command in commands(block):
         needed = (command[1] == "edit" and "sama-14b" in command) or command[1:4] == [
             "data",
             "cache",
             "lora-finetuning",
         ]
-        if needed and not (workplace / "sama-14b").exists():
-            run(commands((ROOT / "docs" / "weights.md").read_text().split("```bash")[1].split("```")[0])[0], workplace)
-        run(command, workplace)
+        if needed and not (place / "sama-14b").exists():
+            run(commands((ROOT / "docs" / "weights.md").read_text().split("```bash")[1].split("```")[0])[0], place)
+        run(command, place)
 
 
 @pytest.mark.parametrize("block", blocks("python"))
-def test_python(block, workplace):
-    result = subprocess.run([sys.executable, "-c", block], cwd=workplace, capture_output=True, text=True, check=False)
+def test_python(block, place):
+    result = subprocess.run([sys.executable, "-c", block], cwd=place, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 

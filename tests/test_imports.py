@@ -31,7 +31,7 @@ def imported_parts(path: Path):
         if isinstance(node, ast.ImportFrom) and node.level:
             if node.level == depth:
                 names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-                yield from names
+                yield from (name for name in names if name != "__version__")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sama_video."):
             yield node.module.split(".")[1]
 

@@ -194,7 +194,7 @@ def _refuse_unused(context: typer.Context, what: str, *options: str) -> None:
     for option in options:
         source = context.get_parameter_source(option)
         if source is not None and source.name == "COMMANDLINE":
-            raise UserError(f"--{option.replace('_', '-')} has no effect with {what}; leave one of them out")
+            raise UserError(f"--{option.replace('_', '-')} has no effect with {what}; leave it out")
 
 
 def _items(

@@ -414,6 +414,11 @@ def _memory_lines(config: TrainConfig, memory: MemoryEstimate, size: ModelSize, 
         lines.append(
             "          without autoencoder and text encoder, whose files are not here; data.cache does without"
         )
+    loaded = 4 * size.parameters + (size.encoder_bytes or 0)
+    lines.append(
+        f"host      {loaded / 2**30:.3g} GiB a process while it loads: all in float32"
+        + (", and autoencoder and text encoder" if size.encoder_bytes is None else "")
+    )
     if device.memory_gib is not None and memory.total / 2**30 > device.memory_gib:
         lines.append(
             f"          more than its {device.memory_gib:.0f} GiB: use more devices, loop.gradient_checkpointing=true, "
