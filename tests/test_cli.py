@@ -36,6 +36,21 @@ def refused(result, *words):
 
 
 @pytest.fixture
+def refused_here(monkeypatch, capsys):
+    """As `refused`, without the seconds that a process of its own takes to begin."""
+
+    def check(arguments, words):
+        monkeypatch.setattr(sys, "argv", ["sama", *map(str, arguments)])
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        signal.signal(signal.SIGTERM, before)
+        return refused(subprocess.CompletedProcess(arguments, ended.value.code, stderr=capsys.readouterr().err), *words)
+
+    return check
+
+
+@pytest.fixture
 def clip(tmp_path):
     return write_clip(tmp_path / "clip.mp4", 5)
 
@@ -80,7 +95,7 @@ def test_dry_run_writes_nothing(clip):
     assert [path.name for path in clip.parent.iterdir()] == ["clip.mp4"]
 
 
-def test_a_batch_goes_on_where_it_stopped(clip, tmp_path):
+def test_a_batch_goes_on_where_it_stopped(clip, tmp_path, refused_here):
     manifest = tmp_path / "jobs.csv"
     manifest.write_text("src_video,prompt,output\nclip.mp4,make it sepia,a.mp4\nclip.mp4,make it green,b.mp4\n")
     out = tmp_path / "out"
@@ -91,11 +106,12 @@ def test_a_batch_goes_on_where_it_stopped(clip, tmp_path):
     assert "1 of 2 results exist already" in result.stdout
     assert (out / "a.mp4").read_bytes() == first
     assert (out / "b.mp4").exists()
-    assert refused(sama("edit", "--manifest", manifest, "-o", out, *QUICK, "--seed", 1), "a.mp4", "another --seed")
+    again = ("edit", "--manifest", manifest, "-o", out, *QUICK)
+    assert refused_here((*again, "--seed", 1), ("a.mp4", "another --seed"))
     manifest.write_text("src_video,prompt,output\nclip.mp4,make it cold,a.mp4\n")
-    assert refused(sama("edit", "--manifest", manifest, "-o", out, *QUICK), "another prompt")
+    assert refused_here(again, ("another prompt",))
     sidecar_of(out / "a.mp4").unlink()
-    assert refused(sama("edit", "--manifest", manifest, "-o", out, *QUICK), "without the record of an edit")
+    assert refused_here(again, ("without the record of an edit",))
     assert (out / "a.mp4").read_bytes() == first
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(json.dumps({"film": str(clip), "instruction": "make it cold"}) + "\n")
@@ -103,16 +119,7 @@ def test_a_batch_goes_on_where_it_stopped(clip, tmp_path):
     assert (out / "0001_clip_edited.mp4").exists()
 
 
-def test_bad_input(clip, tmp_path, monkeypatch, capsys):
-    def refused_here(arguments, words):
-        """As `refused`, without the seconds that a process of its own takes to begin."""
-        monkeypatch.setattr(sys, "argv", ["sama", *map(str, arguments)])
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as ended:
-            main()
-        signal.signal(signal.SIGTERM, before)
-        return refused(subprocess.CompletedProcess(arguments, ended.value.code, stderr=capsys.readouterr().err), *words)
-
+def test_bad_input(clip, tmp_path, monkeypatch, refused_here):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "text.mp4").write_text("hello")
     (tmp_path / "text.safetensors").write_text("hello")

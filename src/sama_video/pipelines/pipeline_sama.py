@@ -337,7 +337,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             self.scheduler.set_timesteps(sigmas=sigmas.tolist(), device=device)
         elif isinstance(self.scheduler, FlowMatchHeunDiscreteScheduler):
             # Its smallest sigma, shifted when it was made, is shifted again with the others: make it anew, unshifted.
-            self.scheduler = FlowMatchHeunDiscreteScheduler.from_config(self.scheduler.config, shift=1.0)
+            self.register_modules(
+                scheduler=FlowMatchHeunDiscreteScheduler.from_config(self.scheduler.config, shift=1.0)
+            )
             self.scheduler.register_to_config(shift=flow_shift)
             self.scheduler.set_timesteps(num_inference_steps, device=device)
         elif self.scheduler.config.get("use_flow_sigmas") and self.scheduler.config.get("prediction_type") == FLOW:
