@@ -266,9 +266,9 @@ def interrupted(process, journal, lines, how) -> str:
 
 
 def test_killed_again_and_again_it_ends_like_an_undisturbed_check(tmp_path):
-    manifest = many(tmp_path / "films", 120)
+    manifest = many(tmp_path / "films", 360)
     report = check_manifest(read_manifest(manifest), tmp_path / "undisturbed")
-    assert report.reasons == {"empty prompt": 40}
+    assert report.reasons == {"empty prompt": 120}
     out = tmp_path / "killed"
     for lines, how in ((3, signal.SIGKILL), (25, signal.SIGINT), (50, signal.SIGKILL)):
         errors = interrupted(start(manifest, out), out / "journal.jsonl", lines, how)
@@ -281,7 +281,7 @@ def test_killed_again_and_again_it_ends_like_an_undisturbed_check(tmp_path):
     assert process.returncode == 1
     assert results(out) == results(tmp_path / "undisturbed")
     lines = (out / "journal.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["media"] for line in lines}) == len(lines) == 121
+    assert len({json.loads(line)["media"] for line in lines}) == len(lines) == 361
 
 
 def test_the_command(clips, tmp_path):
