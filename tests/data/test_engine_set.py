@@ -63,11 +63,11 @@ def test_killed_and_started_again_it_ends_the_same(written, tmp_path):
     command = [sys.executable, "-m", "sama_video.cli", "data", "synth", "--out", str(tmp_path), "--count", "16"]
     command += ["--num-frames", "5", "--height", "64", "--width", "96", "--loose", "0.2", "--workers", "1"]
     for files in (3, 20):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
         while process.poll() is None and sum(1 for _ in tmp_path.rglob("*.mp4")) < files:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate(timeout=60)  # reads until the workers, which share its output, are gone too
     subprocess.run(command, check=True, capture_output=True)
     kept = {name: digest for name, digest in contents(tmp_path).items() if not name.split("/")[-1].startswith(".")}
     assert kept == contents(written)

@@ -7,11 +7,10 @@ a seed determines every sample, the manifest is written from the plans alone, on
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from ..files import make_folder, written_aside
 from ..synth.engine import VERSION, Engine, Plan, Sample, render_plan
 from ..synth.footage import find_footage
 from ..video import write_lossless
+from ..workers import worker_pool
 from .manifest import Row, read_manifest, write_manifest
 
 CHUNK = 8
@@ -92,8 +92,7 @@ def write_engine_set(
     progress("samples", done, count)
     chunks = [missing[first : first + CHUNK] for first in range(0, len(missing), CHUNK)]
     workers = min(workers or os.cpu_count() or 1, max(len(chunks), 1))
-    # Not forked: libraries that run threads do not survive it.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         for future in as_completed([pool.submit(_write_samples, config, out, chunk) for chunk in chunks]):
             done += future.result()
             progress("samples", done, count)

@@ -1,7 +1,6 @@
 """Filling a run's cache: all its samples in all their variants through its frozen encoders, in several processes."""
 
 import contextlib
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ..errors import UserError
 from ..files import make_folder
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..pipelines.loading import load_pipeline
+from ..workers import SPAWN, end_with_parent
 from .config import TrainConfig
 from .mixture import batch_config, build_mixture, encoder_identity
 
@@ -115,14 +115,13 @@ def _encode_share(job: CacheJob, share: int, progress: Progress) -> int:
 
 @contextlib.contextmanager
 def _helpers(job: CacheJob) -> Iterator[None]:
-    """The other processes. They end with their share, also if this process is killed.
+    """The other processes.
 
     Raises:
         UserError: what one of them met.
     """
-    spawn = multiprocessing.get_context("spawn")
-    errors = spawn.SimpleQueue()
-    processes = [spawn.Process(target=_help, args=(job, share, errors), daemon=True) for share in range(1, job.workers)]
+    errors = SPAWN.SimpleQueue()
+    processes = [SPAWN.Process(target=_help, args=(job, share, errors), daemon=True) for share in range(1, job.workers)]
     for process in processes:
         process.start()
     try:
@@ -140,6 +139,7 @@ def _helpers(job: CacheJob) -> Iterator[None]:
 
 
 def _help(job: CacheJob, share: int, errors: "SimpleQueue[Any]") -> None:
+    end_with_parent()
     try:
         _encode_share(job, share, lambda *_: None)
     except UserError as error:

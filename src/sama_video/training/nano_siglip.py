@@ -10,8 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 
 from ..files import written_aside
 from ..synth.engine import Engine
+from ..workers import worker_pool
 from .nano import train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -149,7 +148,7 @@ class SiglipTrainer:
 def batches(first: int, last: int) -> Iterator[tuple[np.ndarray, list[str]]]:
     """The batches of steps `first` to `last`, drawn one ahead in another process."""
     engine = Engine()
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with worker_pool(1) as pool:
         ahead = [pool.submit(draw_pairs, engine, step * PLANS_PER_STEP, PLANS_PER_STEP) for step in (first, first + 1)]
         for step in range(first, last):
             yield ahead.pop(0).result()
