@@ -10,6 +10,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def worker_pool(num_workers: int) -> ProcessPoolExecutor:
+    """Spawned processes, which import what they need anew."""
     return ProcessPoolExecutor(num_workers, mp_context=SPAWN, initializer=end_with_parent)
 
 
