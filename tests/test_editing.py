@@ -11,7 +11,7 @@ import sama_video
 from sama_video.editing import EditSettings, edit_video, plan_edit, read_sidecar, sidecar_of, window_starts
 from sama_video.errors import UserError
 from sama_video.pipelines.loading import load_pipeline
-from sama_video.pipelines.pipeline_sama import ModelFacts
+from sama_video.pipelines.selection import ModelFacts
 from sama_video.video import VideoInfo, VideoReader
 from tests import tiny
 from tests.clips import write_clip
@@ -168,7 +168,7 @@ def test_every_fit_gives_the_planned_size(fit, detail, pipe, tmp_path):
 def test_padding_comes_off_where_it_was_put(pipe, tmp_path, monkeypatch):
     source = write_clip(tmp_path / "a.mp4", 1)
     monkeypatch.setattr(
-        "sama_video.editing.edit_frames",
+        "sama_video.editing.editor.edit_frames",
         lambda _pipe, frames, *_: __import__("torch").from_numpy(frames).movedim(-1, 1) / 255,
     )
     settings = EditSettings(height=96, width=96, fit="pad", detail="source")

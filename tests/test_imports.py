@@ -10,6 +10,7 @@ LAYERS = (
     {"errors", "workers"},
     {"files"},
     {"journal"},
+    {"media"},
     {"shapes", "video", "detail", "metrics"},
     {"judge", "synth", "models"},
     {"pipelines"},

@@ -6,6 +6,7 @@ Everything is read and checked before anything is written; outputs are written a
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -27,9 +28,10 @@ from .models.convert_checkpoint import (
 )
 from .models.latents import VideoAutoencoder
 from .models.transformer_sama import SamaTransformer3DModel
-from .pipelines.loading import DTYPES, load_pipeline
+from .pipelines.loading import load_pipeline
 from .pipelines.lora import LoraFile
 from .pipelines.pipeline_sama import SamaPipeline
+from .pipelines.selection import DTYPES
 
 # Where original Wan folders keep their parts.
 VAE_NAMES = ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "Wan2.1_VAE.safetensors", "Wan2.2_VAE.safetensors")
@@ -168,8 +170,8 @@ def convert_files(
         "text_encoder": None if text_path is None else _load_text_encoder(text_path),
     }
     if dtype is not None:
-        transformer.to(DTYPES[dtype])  # pyright: ignore[reportArgumentType] (diffusers wraps `to`)
-        parts = {name: None if part is None else part.to(DTYPES[dtype]) for name, part in parts.items()}
+        transformer.to(getattr(torch, dtype))  # pyright: ignore[reportArgumentType] (diffusers wraps `to`)
+        parts = {name: None if part is None else part.to(getattr(torch, dtype)) for name, part in parts.items()}
     with written_aside(output) as aside:
         if to == "official":
             _write_official(aside, transformer, **parts)

@@ -14,8 +14,8 @@ from .progress import ProgressBar
 
 if TYPE_CHECKING:
     from ..editing import EditPlan, EditSettings
-    from ..pipelines.loading import Loading
-    from ..pipelines.pipeline_sama import ModelFacts, SamaPipeline
+    from ..pipelines.pipeline_sama import SamaPipeline
+    from ..pipelines.selection import Loading, ModelFacts
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def edit(
     _check_given_once(video, prompt, video_option, prompt_option, manifest)
 
     from ..editing import EditSettings
-    from ..pipelines.loading import Loading, load_pipeline, read_facts
+    from ..pipelines.selection import Loading, read_facts
 
     settings = EditSettings(
         negative_prompt=negative_prompt,
@@ -146,6 +146,8 @@ def edit(
     elif pending:
         for job in pending if manifest is not None else []:
             make_folder(job.output.parent)
+        from ..pipelines.loading import load_pipeline
+
         pipe = load_pipeline(**asdict(loading))
         for job in pending:
             _run(pipe, job, settings, compare)

@@ -78,7 +78,7 @@ class PipelineEditor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        from ..pipelines.loading import weights_identity
+        from ..pipelines.selection import weights_identity
 
         return {"model": self.model, "weights": weights_identity(self.model), **self.loading, **asdict(self.edit)}
 

@@ -7,8 +7,7 @@ The time convention is that of `models/transformer_sama.py`.
 import html
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ftfy
@@ -32,9 +31,10 @@ from ..models.transformer_sama import SamaTransformer3DModel
 from ..shapes import LatentShape, VideoShape, is_valid_num_frames, nearest_multiple, neighbouring_num_frames
 from .lora import SamaLoraLoaderMixin
 from .pipeline_output import SamaPipelineOutput
+from .selection import ModelFacts
 
 if TYPE_CHECKING:
-    from .loading import Loading
+    from .selection import Loading
 
 Video = Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor
 
@@ -46,31 +46,6 @@ FLOW = "flow_prediction"
 def clean_prompt(text: str) -> str:
     """Broken Unicode and HTML entities mended, white space folded, as Wan's release does before tokenizing."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """What an edit must know of a model; can be read without its weights (`loading.read_facts`).
-
-    Args:
-        pixel_multiple: what height and width must divide by: the VAE's factor times the transformer's patch.
-
-    The others are the pipeline's arguments of the same names.
-    """
-
-    pixel_multiple: int
-    native_area: int
-    native_num_frames: int
-    default_num_inference_steps: int
-    default_guidance_scale: float
-    default_flow_shift: float
-
-    @classmethod
-    def of(cls, pipeline: Mapping[str, Any], vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> "ModelFacts":
-        """From the configurations of a pipeline and of its parts."""
-        names = [field.name for field in fields(cls) if field.name != "pixel_multiple"]
-        multiple = vae["scale_factor_spatial"] * transformer["patch_size"][1]
-        return cls(pixel_multiple=multiple, **{name: pipeline[name] for name in names})
 
 
 def _stack_pictures(pictures: Sequence[PIL.Image.Image]) -> np.ndarray:
@@ -123,11 +98,11 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         prompt_prefix: str = "[Video edit] ",
         max_sequence_length: int = 512,
         num_semantic_tokens: int = 65,
-        native_area: int = 480 * 832,
-        native_num_frames: int = 81,
-        default_num_inference_steps: int = 50,
-        default_guidance_scale: float = 5.0,
-        default_flow_shift: float = 5.0,
+        native_area: int = ModelFacts.native_area,
+        native_num_frames: int = ModelFacts.native_num_frames,
+        default_num_inference_steps: int = ModelFacts.default_num_inference_steps,
+        default_guidance_scale: float = ModelFacts.default_guidance_scale,
+        default_flow_shift: float = ModelFacts.default_flow_shift,
     ):
         super().__init__()
         self.register_modules(

@@ -12,7 +12,7 @@ from ..data.manifest import read_manifest
 from ..data.plan import BatchConfig, DatasetTable, WeightedDataset, join_shares, tabulate
 from ..errors import UserError
 from ..models.semantic_encoder import find_semantic_encoder
-from ..pipelines.loading import resolve_model
+from ..pipelines.selection import resolve_model
 from ..synth.engine import Engine
 from ..synth.footage import find_footage
 from .config import DataConfig, DatasetConfig, EngineConfig, TrainConfig

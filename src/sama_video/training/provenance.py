@@ -19,7 +19,7 @@ import torch
 from ..data.manifest import local_file
 from ..files import hash_file, hash_weights, written_aside
 from ..models.semantic_encoder import find_semantic_encoder
-from ..pipelines.loading import weights_identity
+from ..pipelines.selection import weights_identity
 from ..synth.engine import VERSION
 from .config import DatasetConfig, TrainConfig
 from .parallel import Parallel

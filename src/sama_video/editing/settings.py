@@ -1,0 +1,84 @@
+"""How to edit one file: the settings, checked when they are made."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..errors import UserError
+from ..pipelines.selection import ModelFacts
+
+LOWEST = {
+    "seed": 0,
+    "num_inference_steps": 1,
+    "height": 1,
+    "width": 1,
+    "max_pixels": 1,
+    "start": 0,
+    "num_frames": 1,
+}
+CHOICES = {"fit": ("resize", "crop", "pad"), "output_size": ("source", "model"), "detail": ("source", "none")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditSettings:
+    """How to edit one file.
+
+    Args:
+        negative_prompt: what guidance leads away from.
+        seed: of both streams.
+        num_inference_steps, guidance_scale, flow_shift: None for the model's own.
+        height, width: the model's working size; None for the source's aspect ratio at the model's native area.
+        max_pixels: working area instead of the model's native one.
+        start: seconds into the source at which to begin.
+        num_frames: edit only so many frames; None for all.
+        fit: how a source of another aspect ratio meets the working size: squeezed a little ("resize"), cut ("crop"),
+            or with borders that are taken off again ("pad").
+        output_size: "source" or "model".
+        detail: "source" brings back the source's own resolution (see `detail.py`), "none" resizes plainly. None means
+            "source" where the working size is below the source's.
+        crf: x264's quality, lower is better.
+    """
+
+    negative_prompt: str | None = None
+    seed: int = 0
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    flow_shift: float | None = None
+    height: int | None = None
+    width: int | None = None
+    max_pixels: int | None = None
+    start: float = 0.0
+    num_frames: int | None = None
+    fit: Literal["resize", "crop", "pad"] = "resize"
+    output_size: Literal["source", "model"] = "source"
+    detail: Literal["source", "none"] | None = None
+    crf: int = 16
+
+    def __post_init__(self) -> None:
+        for name, lowest in LOWEST.items():
+            value = getattr(self, name)
+            if value is not None and not lowest <= value < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in choices:
+                raise UserError(f"--{name.replace('_', '-')} must be one of {', '.join(choices)}, got {value!r}")
+        if self.seed >= 2**63:
+            raise UserError(f"--seed must be below 2**63, got {self.seed}")
+        if not 0 <= self.crf <= 51:
+            raise UserError(f"--crf must lie in 0..51, got {self.crf}")
+        if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
+            raise UserError(f"--guidance-scale must be a finite number, got {self.guidance_scale}; 1 is no guidance")
+        if self.flow_shift is not None and not 0 < self.flow_shift < math.inf:
+            raise UserError(f"--flow-shift must be above 0, got {self.flow_shift}; 1 is no shift")
+        if (self.height is None) != (self.width is None):
+            raise UserError("give both --height and --width, or neither")
+
+    def resolved(self, facts: ModelFacts) -> "EditSettings":
+        """With a model's own numbers where none were given."""
+        defaults = {
+            "num_inference_steps": facts.default_num_inference_steps,
+            "guidance_scale": facts.default_guidance_scale,
+            "flow_shift": facts.default_flow_shift,
+        }
+        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
