@@ -161,7 +161,7 @@ def edit_video(
 
     # 1. Read at the model's size
     clip = read_at_model_size(reader, plan, settings)
-    notes = _damage_notes(reader, clip, settings)
+    notes = [*plan.notes, *_damage_notes(reader, clip, settings)]
 
     # 2. Edit
     edited = edit_frames(pipe, clip.frames, prompt, settings, plan.window, progress)

@@ -1,10 +1,12 @@
 """What an edit will do, decided and checked before a model is loaded. Imports no torch."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError
+from ..pipelines.scope import describe_scope, is_far
 from ..pipelines.selection import ModelFacts
 from ..shapes import fit_size, nearest_multiple
 from ..video import VideoInfo, VideoReader, check_output_suffix
@@ -24,6 +26,7 @@ class EditPlan:
         output_size: (height, width) of the result: the canvas without borders added by "pad".
         detail: whether the source's own resolution comes back.
         window: frames per pass of the model (4k+1).
+        notes: what the user should know before the model runs.
     """
 
     info: VideoInfo
@@ -33,6 +36,7 @@ class EditPlan:
     output_size: tuple[int, int]
     detail: Literal["source", "none"]
     window: int
+    notes: tuple[str, ...] = ()
 
     @property
     def written_size(self) -> tuple[int, int]:
@@ -118,4 +122,13 @@ def check_edit(reader: VideoReader, prompt: str, output: Path, settings: EditSet
         raise UserError('the instruction is empty; say what to change, for example "make it black and white"')
     check_output_suffix(output, reader.info.is_image)
     next(reader.frames(settings.start, 1))
-    return plan_edit(reader.info, settings, facts)
+    plan = plan_edit(reader.info, settings, facts)
+    return replace(plan, notes=tuple(_scope_notes(prompt, facts)))
+
+
+def _scope_notes(prompt: str, facts: ModelFacts) -> Iterator[str]:
+    if is_far(prompt, facts.trained_for):
+        yield (
+            f'"{prompt.strip()}" is far from all that this model was trained for ({describe_scope(facts.trained_for)}); '
+            "the result may be something else"
+        )

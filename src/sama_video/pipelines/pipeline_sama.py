@@ -7,7 +7,8 @@ The time convention is that of `models/transformer_sama.py`.
 import html
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ftfy
@@ -76,6 +77,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         num_semantic_tokens: tokens of the semantic stream (64 local + 1 global per anchor frame); 0 without.
         native_area, native_num_frames: pixels per frame and frames that the model was trained at.
         default_num_inference_steps, default_guidance_scale, default_flow_shift: of a call that does not say.
+        trained_for: kinds of edits, each with instructions that the model was trained on; None if nobody says.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -103,6 +105,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         default_num_inference_steps: int = ModelFacts.default_num_inference_steps,
         default_guidance_scale: float = ModelFacts.default_guidance_scale,
         default_flow_shift: float = ModelFacts.default_flow_shift,
+        trained_for: Mapping[str, Sequence[str]] | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -121,6 +124,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
             default_flow_shift=default_flow_shift,
+            trained_for=dict(trained_for or {}),
         )
         self.vae_tiling: Tiling | None = None
         self.loaded_as: Loading | None = None  # set by `load_pipeline`, for the records of results
@@ -128,7 +132,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
 
     @property
     def facts(self) -> ModelFacts:
-        return ModelFacts.of(self.config, self.vae.config, self.transformer.config)
+        facts = ModelFacts.of(self.config, self.vae.config, self.transformer.config)
+        return replace(facts, trained_for={}) if self._adapters() else facts  # a LoRA teaches something else
 
     @property
     def pixel_multiple(self) -> int:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import UserError
 from ..files import hash_file, hash_weights
 from ..models.presets import PRESETS
+from .scope import TrainedFor
 
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "sequential", "group")
@@ -23,6 +24,7 @@ class ModelFacts:
 
     Args:
         pixel_multiple: what height and width must divide by: the VAE's factor times the transformer's patch.
+        trained_for: kinds of edits, each with instructions that the model was trained on; empty if it does not say.
 
     The others are the pipeline's arguments of the same names, and own these arguments' defaults: the release's.
     """
@@ -33,6 +35,7 @@ class ModelFacts:
     default_num_inference_steps: int = 50
     default_guidance_scale: float = 5.0
     default_flow_shift: float = 5.0
+    trained_for: TrainedFor = field(default_factory=dict)
 
     @classmethod
     def of(cls, pipeline: Mapping[str, Any], vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> "ModelFacts":
@@ -144,6 +147,16 @@ class Loading:
         if self.dtype != "auto":
             return self.dtype
         return "float32" if self.place == "cpu" else "bfloat16"
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Of the model; what it was trained for is unknown where a LoRA has taught it something else.
+
+        Raises:
+            UserError: as `read_facts`.
+        """
+        facts = read_facts(self.model)
+        return replace(facts, trained_for={}) if self.lora else facts
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
