@@ -93,6 +93,33 @@ def test_a_blur_is_not_undone(clip):
     assert sharpness(joint) < 1.3 * sharpness(exact) < 0.5 * sharpness(full)
 
 
+def ghost(result, full, edit):
+    """Share of the source's detail, beyond what the edit has at its own size, that shows in the result."""
+    plain = plainly(edit, full)
+    detail = full - plainly(F.interpolate(full, size=edit.shape[-2:], mode="bicubic", antialias=True), full)
+    return float(((result - plain) * detail).sum() / detail.square().sum())
+
+
+@pytest.mark.parametrize("spoil", [lambda edit: edit, noisy], ids=["exact", "noisy"])
+@pytest.mark.parametrize("look", ["pixelated", "blurred"])
+def test_the_source_does_not_shine_through_a_look_that_took_its_detail(look, spoil, clip):
+    full, small = clip
+    edit = spoil(apply(look, small))
+    assert abs(ghost(upsample(small, edit, full), full, edit)) < 0.05
+    warm = spoil(apply("warm", small))
+    assert ghost(upsample(small, warm, full), full, warm) > 0.7
+
+
+def test_a_blurred_part_stays_blurred_and_the_rest_sharp(clip):
+    full, small = clip
+    edit = small.clone()
+    edit[..., 40:90] = apply("blurred", small)[..., 40:90]
+    joint = upsample(small, edit, full)
+    inside, outside = slice(4 * 50, 4 * 80), slice(0, 4 * 25)
+    assert abs(ghost(joint[..., inside], full[..., inside], edit[..., 50:80])) < 0.1
+    assert psnr(joint[..., outside], full[..., outside]) > 45
+
+
 def test_chunks_do_not_show(clip):
     full, small = clip
     times = (CHUNK + 5) // 5 + 1

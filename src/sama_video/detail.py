@@ -3,7 +3,8 @@
 Locally an edit is an affine function of the source's colours: `edit = A @ source + b`. The fit is made at the
 model's size (a colour guided filter, after He, Sun and Tang, "Guided Image Filtering", 2013; the fast form of He and
 Sun, 2015), smoothed in space and time, and applied to the full-size source. Where it does not explain the edit
-(added, removed, replaced content) the plainly upsampled edit takes over.
+(added, removed, replaced content) the plainly upsampled edit takes over, and so it does where the edit took the source's
+fine detail away or put other detail in its place (a blur, pixel art): bringing the source's back would undo the edit.
 
 Shape legend: F frames, h w model size, H W full size. Pictures are float32 `[F, 3, h, w]` or `[3, H, W]` in 0..1.
 """
@@ -22,21 +23,26 @@ class DetailSettings:
         ridge: pull of a window's fit towards the whole frame's, as a variance of colours in 0..1.
         noise: root mean square error of the fit up to which it is trusted entirely.
         misfit: the same from which on it is not trusted at all.
-        removed: share of the source's fine detail below which the edit counts as having removed it (a blur); from
-            twice that share on it does not.
+        lost, kept: share of the fit's fine structure that the edit has up to which the source's detail is not wanted at
+            all, and from which on it is wanted entirely. Colour looks keep 0.93 and more, also after a codec that
+            keeps half of the finest detail; blurs and mosaics keep less than 0.75.
+        reach: radius over which structure is compared, in pixels at the model's size.
     """
 
     radius: int = 4
     ridge: float = 2e-3
     noise: float = 0.06
     misfit: float = 0.12
-    removed: float = 0.35
+    lost: float = 0.7
+    kept: float = 0.9
+    reach: int = 12
 
 
 def _box(x: torch.Tensor, radius: int) -> torch.Tensor:
     """Mean over a square window, fewer pixels at the border."""
     size = 2 * radius + 1
-    return F.avg_pool2d(x, size, stride=1, padding=radius, count_include_pad=False)
+    rows = F.avg_pool2d(x, (size, 1), stride=1, padding=(radius, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, size), stride=1, padding=(0, radius), count_include_pad=False)
 
 
 def _smooth_in_time(x: torch.Tensor) -> torch.Tensor:
@@ -63,7 +69,8 @@ def _moments(source: torch.Tensor, edit: torch.Tensor, mean) -> tuple[torch.Tens
     return mean_source, mean_edit, covariance, cross
 
 
-VISIBLE = 1 / 255  # detail below one level of eight bits is none
+VISIBLE = 1 / 255  # structure below one level of eight bits is none
+WHOLE_FRAME_SHARE = 0.25  # a place without structure of its own is judged as its frame is
 CHUNK = 16  # frames fitted at once, so that memory does not grow with the clip
 HALO = 2  # frames before and after a chunk that its smoothing in time looks at
 
@@ -125,11 +132,25 @@ def fit(source: torch.Tensor, edit: torch.Tensor, settings: DetailSettings) -> t
     explained = _apply(coefficients, source)
     error = _smooth_in_time(_box(_power(edit - explained), settings.radius // 2)).sqrt()
     distrust = ((error - settings.noise) / (settings.misfit - settings.noise)).clamp(0.0, 1.0)
-    # An edit without fine detail where the fit would bring some is a blur: bringing it back would undo the edit.
-    detail, kept = (_smooth_in_time(window(_power(x - _box(x, 1)))).sqrt() for x in (explained, edit))
-    blurred = (2.0 - kept / (settings.removed * detail + 1e-6)).clamp(0.0, 1.0)
-    visible = (detail / VISIBLE - 1.0).clamp(0.0, 1.0)
-    return coefficients, _box(torch.maximum(distrust, blurred * visible), 1)
+    return coefficients, _box(torch.maximum(distrust, _lost(explained, edit, settings)), 1)
+
+
+def _lost(explained: torch.Tensor, edit: torch.Tensor, settings: DetailSettings) -> torch.Tensor:
+    """0..1 how much of the fit's fine structure the edit lacks, `[F, 1, h, w]`.
+
+    share = <band(edit), band(explained)> / <band(explained), band(explained)>, where `band` keeps structure of three to
+    five pixels: finer detail is lost in a small model's codec whatever the edit. Noise of the edit does not change it.
+    """
+
+    def average(x: torch.Tensor) -> torch.Tensor:
+        x = x.mean(dim=1, keepdim=True)
+        return _smooth_in_time(_box(x, settings.reach) + WHOLE_FRAME_SHARE * x.mean(dim=(2, 3), keepdim=True))
+
+    band_explained, band_edit = (_box(x, 1) - _box(x, 2) for x in (explained, edit))
+    power = average(band_explained.square())
+    share = average(band_edit * band_explained) / power.clamp_min(1e-12)
+    visible = (power.sqrt() / VISIBLE - 1.0).clamp(0.0, 1.0)
+    return visible * ((settings.kept - share) / (settings.kept - settings.lost)).clamp(0.0, 1.0)
 
 
 def _power(x: torch.Tensor) -> torch.Tensor:

@@ -128,7 +128,5 @@ def check_edit(reader: VideoReader, prompt: str, output: Path, settings: EditSet
 
 def _scope_notes(prompt: str, facts: ModelFacts) -> Iterator[str]:
     if is_far(prompt, facts.trained_for):
-        yield (
-            f'"{prompt.strip()}" is far from all that this model was trained for ({describe_scope(facts.trained_for)}); '
-            "the result may be something else"
-        )
+        known = describe_scope(facts.trained_for)
+        yield f'"{prompt.strip()}" is far from all that this model was trained for ({known}): expect something else'
