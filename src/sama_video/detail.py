@@ -3,8 +3,8 @@
 Locally an edit is an affine function of the source's colours: `edit = A @ source + b`. The fit is made at the
 model's size (a colour guided filter, after He, Sun and Tang, "Guided Image Filtering", 2013; the fast form of He and
 Sun, 2015), smoothed in space and time, and applied to the full-size source. Where it does not explain the edit
-(added, removed, replaced content) the plainly upsampled edit takes over, and so it does where the edit took the source's
-fine detail away or put other detail in its place (a blur, pixel art): bringing the source's back would undo the edit.
+(added, removed, replaced content) the plainly upsampled edit takes over. So it does where the edit took the source's
+fine detail away or put other detail in its place (a blur, pixel art): bringing it back would undo the edit.
 
 Shape legend: F frames, h w model size, H W full size. Pictures are float32 `[F, 3, h, w]` or `[3, H, W]` in 0..1.
 """
