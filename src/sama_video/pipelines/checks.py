@@ -94,14 +94,24 @@ def check_tensors(tensors: Mapping[str, torch.Tensor | None], text_dim: int) -> 
             raise ValueError(f"`{name}` holds values that are not numbers (NaN or infinite)")
 
 
-def check_callback(tensors: Mapping[str, Any], batch_size: int) -> None:
-    """Raises ValueError for what a callback gave back in another number than there are results."""
-    for name, values in tensors.items():
+def as_called_back(tensors: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """What a callback gave back of the tensors that it can see.
+
+    diffusers' CFG cutoff callbacks keep the last row of `prompt_embeds`, since other pipelines have negative prompts
+    in the rows before it. Here these are apart: all rows stay.
+
+    Raises:
+        ValueError: for another number of rows than there are results.
+    """
+    given = {name: changed[name] for name in tensors if name in changed}
+    batch_size = len(tensors["latents"])
+    embeds, before = given.get("prompt_embeds"), tensors["prompt_embeds"]
+    if embeds is not None and len(embeds) == 1 < batch_size and torch.equal(embeds, before[-1:]):
+        given["prompt_embeds"] = before
+    for name, values in given.items():
         if values is not None and len(values) != batch_size:
-            raise ValueError(
-                f"a callback gave {name} for {len(values)} of {batch_size} results; "
-                "diffusers' CFG cutoff callbacks work on one at a time"
-            )
+            raise ValueError(f"a callback gave {name} for {len(values)} of {batch_size} results; return all rows")
+    return given
 
 
 def check_batch(

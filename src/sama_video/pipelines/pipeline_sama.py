@@ -22,11 +22,11 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
 from ..models.transformer_sama import SamaTransformer3DModel
-from ..shapes import LatentShape, VideoShape, neighbouring_num_frames
+from ..shapes import TEMPORAL_FACTOR, LatentShape, VideoShape, neighbouring_num_frames
 from ..system import total_memory
 from .checks import (
+    as_called_back,
     check_batch,
-    check_callback,
     check_numbers,
     check_parts,
     check_sizes,
@@ -49,8 +49,8 @@ Callback = Callable[..., dict[str, Any] | None]
 
 # Share of the device's memory that one batched forward pass of both guidance branches may take.
 BATCHED_GUIDANCE_SHARE = 0.25
-# Wan's, for a pipeline that was loaded without its VAE and works on latents.
-WITHOUT_VAE = {"scale_factor_spatial": 8}
+# Wan2.1's, for a pipeline that was loaded without its VAE and works on latents.
+WAN_SPATIAL_FACTOR = 8
 
 
 def clean_prompt(text: str) -> str:
@@ -136,11 +136,16 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
 
     @property
     def facts(self) -> ModelFacts:
-        return ModelFacts.of(self.config, self._vae_config, self.transformer.config)
+        vae = {"scale_factor_spatial": self.vae_scale_factor_spatial}
+        return ModelFacts.of(self.config, vae, self.transformer.config)
 
     @property
-    def _vae_config(self) -> Any:
-        return WITHOUT_VAE if self.vae is None else self.vae.config
+    def vae_scale_factor_spatial(self) -> int:
+        return WAN_SPATIAL_FACTOR if self.vae is None else self.vae.config.scale_factor_spatial
+
+    @property
+    def vae_scale_factor_temporal(self) -> int:
+        return TEMPORAL_FACTOR
 
     @property
     def guidance_scale(self) -> float | None:
@@ -525,8 +530,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                 if callback is not None:
                     seen = {name: tensors[name] for name in callback_inputs}
                     changed = callback(self, index, timestep, seen) or {}
-                    tensors |= {name: changed[name] for name in self._callback_tensor_inputs if name in changed}
-                    check_callback(tensors, len(latents))
+                    tensors |= as_called_back(tensors, changed)
                 progress_bar.update()
         require_finite(tensors["latents"], "the sampler", self.transformer.dtype)
         return tensors["latents"], tensors["semantic_latents"]
@@ -650,7 +654,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             assert width is not None
             shape = LatentShape.from_video(
                 VideoShape(num_frames=padded_frames, height=height, width=width),
-                self._vae_config["scale_factor_spatial"],
+                self.vae_scale_factor_spatial,
             )
 
             # 4. Noise of both streams
