@@ -6,7 +6,6 @@ contender runs in processes of its own, in turn. Memory is the peak beyond what 
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import torch
 from common import setting
 
 from sama_video.models.presets import PRESETS
+from sama_video.system import peak_memory
 
 FRAMES, SIDE, BATCH, TEXT = 5, 16, 8, 32  # latent frames of one stream, latent side, samples, text rows
 STEPS, ROUNDS = 6, 5
@@ -35,7 +35,7 @@ def held() -> float:
 
 def peak() -> float:
     """MiB, the most so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory() / 2**20
 
 
 def seconds_per_step(step) -> float:

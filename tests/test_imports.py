@@ -7,7 +7,7 @@ import sama_video
 
 ROOT = Path(sama_video.__file__).parent
 LAYERS = (
-    {"errors", "workers"},
+    {"errors", "system", "workers"},
     {"files"},
     {"journal"},
     {"media"},

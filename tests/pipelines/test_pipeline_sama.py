@@ -1,3 +1,6 @@
+import logging
+import os
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -9,10 +12,15 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from diffusers.callbacks import SDCFGCutoffCallback
 
+from sama_video.errors import UserError
 from sama_video.models.latents import encode_video
 from sama_video.pipelines.pipeline_sama import SamaPipeline
+from sama_video.shapes import LatentShape
 from tests import tiny
+
+LATENTS = LatentShape(frames=2, height=4, width=6)
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +254,11 @@ def test_save_and_load(pipe, tmp_path):
         ({"video": []}, "no frames"),
         ({"video": [PIL.Image.new("RGB", size) for size in ((48, 32), (32, 32))]}, "several sizes"),
         ({"prompt": []}, "prompt is empty"),
+        ({"prompt": 5}, "`prompt` must be a string or a list of strings"),
+        ({"negative_prompt": [5]}, "`negative_prompt` must be a string or a list of strings"),
+        ({"num_videos_per_prompt": 0}, "num_videos_per_prompt must be at least 1"),
+        ({"max_sequence_length": 0}, "max_sequence_length must be at least 1"),
+        ({"prompt": None, "prompt_embeds": torch.zeros(1, 24, 5)}, r"`prompt_embeds` must be \[B, L, 16\]"),
         ({"flow_shift": 0.0}, "flow_shift must be above 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be a number"),
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callbacks can see"),
@@ -265,3 +278,201 @@ def test_without_a_text_encoder_embeddings_must_come():
     embeds = torch.randn(1, 24, 16)
     result = run(pipe, prompt=None, prompt_embeds=embeds, negative_prompt_embeds=embeds * 0)
     assert result.frames.shape == (1, 5, 32, 48, 3)
+
+
+def lora(seed=0, full=True):
+    """A LoRA's state as training exports it: low-rank matrices, and the type embedding in full."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {
+        "transformer.blocks.0.attn1.to_q.lora_A.weight": torch.randn(2, 48, generator=generator),
+        "transformer.blocks.0.attn1.to_q.lora_B.weight": torch.randn(48, 2, generator=generator),
+        "transformer.type_embedding.weight": torch.randn(3, 48, generator=generator),
+    }
+    return state if full else {name: value for name, value in state.items() if ".lora_" in name}
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.6])
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.5])
+def test_a_lora_scale_in_the_call_is_that_of_set_adapters(weight, scale):
+    pipe = tiny.pipeline()
+    for number in (0, 1):
+        pipe.load_lora_weights(lora(number), adapter_name=f"lora_{number}")
+    names = ["lora_0", "lora_1"]
+    pipe.set_adapters(names, [weight, 0.5])
+    before = {name: value.clone() for name, value in pipe.transformer.state_dict().items()}
+    expected = run(pipe, output_type="latent").frames
+    scaled = run(pipe, output_type="latent", attention_kwargs={"scale": scale}).frames
+    assert not torch.equal(scaled, expected)
+    # Nothing of it stays behind.
+    assert all(torch.equal(value, before[name]) for name, value in pipe.transformer.state_dict().items())
+    assert torch.equal(run(pipe, output_type="latent").frames, expected)
+    pipe.set_adapters(names, [weight * scale, 0.5 * scale])
+    torch.testing.assert_close(scaled, run(pipe, output_type="latent").frames, atol=1e-5, rtol=1e-5)
+
+
+def test_a_lora_scale_that_cannot_act_is_refused():
+    pipe = tiny.pipeline()
+    pipe.load_lora_weights(lora(full=False))
+    cpu_offload(pipe.transformer, execution_device=torch.device("cpu"))
+    half = run(pipe, attention_kwargs={"scale": 0.5}).frames  # low-rank layers take it anywhere
+    assert not np.array_equal(half, run(pipe).frames)
+    for scale in (None, "1", float("nan")):
+        with pytest.raises(ValueError, match=r"must be a number such as 0\.8"):
+            run(pipe, attention_kwargs={"scale": scale})
+    for offload in ("sequential", "group"):
+        pipe = tiny.pipeline()
+        pipe.load_lora_weights(lora())
+        if offload == "sequential":
+            cpu_offload(pipe.transformer, execution_device=torch.device("cpu"))
+        else:
+            cpu = torch.device("cpu")
+            pipe.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
+        with pytest.raises(ValueError, match="use `set_adapters"):
+            run(pipe, attention_kwargs={"scale": 0.5})
+        assert run(pipe, attention_kwargs={"scale": 1}).frames.shape == (1, 5, 32, 48, 3)
+
+
+def test_model_offload_takes_a_lora_scale():
+    pipe = tiny.pipeline()
+    pipe.load_lora_weights(lora())
+    expected = run(pipe, attention_kwargs={"scale": 0.5}).frames
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert np.array_equal(run(pipe, attention_kwargs={"scale": 0.5}).frames, expected)
+
+
+def test_guidance_ends_where_a_callback_cuts_it_off(pipe, monkeypatch):
+    passes = []
+    predict = pipe._predict
+    monkeypatch.setattr(pipe, "_predict", lambda *streams: passes.append(len(streams[0])) or predict(*streams))
+    monkeypatch.setattr(pipe, "_batches_guidance", lambda *_: False)
+    callback = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1)
+    both = run(pipe, prompt=["red", "blue"], num_inference_steps=4, callback_on_step_end=callback).frames
+    assert passes == [2, 2] * 2 + [2] * 2  # two passes of both edits in two steps, then one
+    assert not pipe.do_classifier_free_guidance
+    # Each edit keeps its prompt: the callback drops all rows but the last.
+    latents = pipe.prepare_latents(2, LATENTS, torch.Generator().manual_seed(0))
+    for index, prompt in enumerate(["red", "blue"]):
+        noise = {"latents": latents[0][index : index + 1], "semantic_latents": latents[1][index : index + 1]}
+        one = run(pipe, prompt=prompt, num_inference_steps=4, callback_on_step_end=callback, **noise).frames
+        np.testing.assert_allclose(both[index], one[0], atol=1e-4)
+
+
+def test_a_callback_cannot_turn_on_what_the_call_did_not_prepare(pipe):
+    def guide(pipe, *_):
+        pipe._guidance_scale = 5.0
+
+    with pytest.raises(ValueError, match="no negative prompt"):
+        run(pipe, guidance_scale=1.0, callback_on_step_end=guide)
+    with pytest.raises(ValueError, match="latents for 1 of 2"):
+        run(pipe, prompt=["a", "b"], callback_on_step_end=lambda *call: {"latents": call[3]["latents"][:1]})
+
+
+def test_a_callback_can_change_the_strength_of_guidance(pipe):
+    def weaken(pipe, *_):
+        pipe._guidance_scale = 2.0
+
+    weakened = run(pipe, num_inference_steps=4, callback_on_step_end=weaken).frames
+    assert not np.array_equal(weakened, run(pipe, num_inference_steps=4).frames)
+
+
+def test_interrupt_stops_an_edit_after_the_step(pipe):
+    def stop(pipe, step, _timestep, _tensors):
+        pipe._interrupt = step == 1
+
+    steps = []
+    stopped = run(pipe, num_inference_steps=5, callback_on_step_end=stop, output_type="latent")
+    run(pipe, num_inference_steps=5, callback_on_step_end=lambda *call: steps.append(call[3]["latents"].clone()))
+    assert torch.equal(stopped.frames, steps[1])
+    assert stopped.semantic_latents.shape == (1, 5, 12)
+
+
+def test_several_videos_per_prompt_have_noise_of_their_own(pipe):
+    several = run(pipe, prompt=["red", "blue"], num_videos_per_prompt=2).frames
+    assert several.shape == (4, 5, 32, 48, 3)
+    assert not np.array_equal(several[0], several[1])
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    pair = pipe(video=frames(), prompt="red", num_inference_steps=2, num_videos_per_prompt=2, generator=generators)
+    for index, seed in enumerate((3, 4)):
+        np.testing.assert_allclose(pair.frames[index], run(pipe, seed=seed, prompt="red").frames[0], atol=1e-4)
+    with pytest.raises(ValueError, match="1 generators for 2 results"):
+        pipe(video=frames(), prompt="red", num_videos_per_prompt=2, generator=[torch.Generator()])
+    with pytest.raises(ValueError, match="2 sources for 3 results"):
+        run(
+            pipe, video=None, height=32, width=48, num_frames=5, num_videos_per_prompt=3,
+            source_latents=torch.zeros(2, 4, 2, 4, 6),
+        )  # fmt: skip
+
+
+def test_without_a_transformer_prompts_can_be_encoded_and_nothing_else(pipe):
+    encoder = SamaPipeline(None, None, pipe.text_encoder, pipe.tokenizer, max_sequence_length=24)
+    for actual, expected in zip(encoder.encode_prompt("red"), pipe.encode_prompt("red"), strict=True):
+        assert torch.equal(actual, expected)
+    with pytest.raises(ValueError, match="no transformer"):
+        run(encoder)
+
+
+def test_without_a_vae_latents_are_edited(pipe):
+    without = SamaPipeline(**pipe.components | {"vae": None}, num_semantic_tokens=5, max_sequence_length=24)
+    without.set_progress_bar_config(disable=True)
+    source = encode_video(pipe.vae, pipe.prepare_video(frames(), None, None, None))
+    size = {"video": None, "source_latents": source, "height": 32, "width": 48, "num_frames": 5}
+    assert torch.equal(
+        run(without, output_type="latent", **size).frames, run(pipe, output_type="latent", **size).frames
+    )
+    for change in (size, {"output_type": "latent"}):
+        with pytest.raises(ValueError, match="no VAE"):
+            run(without, **change)
+
+
+@pytest.mark.parametrize(
+    ("part", "weight", "message"),
+    [
+        ("transformer", "proj_out.weight", "the transformer gave values that are not numbers"),
+        ("vae", "decoder.conv_out.weight", "the VAE gave"),
+        ("vae", "encoder.conv_in.weight", "the VAE gave"),
+        ("text_encoder", "encoder.final_layer_norm.weight", "the text encoder gave"),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_give_an_error_and_no_black_picture(part, weight, message, value):
+    pipe = tiny.pipeline()
+    getattr(pipe, part).get_parameter(weight).data.view(-1)[0] = value
+    with pytest.raises(UserError, match=f"{message}.*download or convert them again"):
+        run(pipe)
+
+
+def test_values_that_float16_cannot_hold_are_named_so():
+    pipe = tiny.pipeline().to(torch.float16)
+    pipe.transformer.proj_out.weight.data.fill_(6e4)
+    with pytest.raises(UserError, match=r"the transformer .*float16 cannot hold its values; load .* in bfloat16"):
+        run(pipe)
+
+
+@pytest.mark.parametrize("name", ["latents", "semantic_latents", "source_latents", "prompt_embeds"])
+def test_inputs_that_are_not_finite_are_refused(pipe, name):
+    shapes = {"latents": (1, 4, 2, 4, 6), "semantic_latents": (1, 5, 12), "source_latents": (1, 4, 2, 4, 6)}
+    change = {name: torch.full(shapes.get(name, (1, 24, 16)), float("nan"))}
+    change |= {"prompt": None} if name == "prompt_embeds" else {}
+    change |= {"video": None, "height": 32, "width": 48, "num_frames": 5} if name == "source_latents" else {}
+    with pytest.raises(ValueError, match=f"`{name}` holds values that are not numbers"):
+        run(pipe, **change)
+
+
+def test_a_cast_warns_only_of_what_it_loses(caplog):
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    try:
+        tiny.pipeline().to(torch.bfloat16)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert [record.getMessage()[:44] for record in caplog.records] == ["There are modules in SamaTransformer3DModel "]
+
+
+def test_guidance_asks_for_memory_where_the_system_names_none(monkeypatch):
+    """As on Windows, which has no `os.sysconf`."""
+    pipe = tiny.pipeline()
+    expected = run(pipe).frames
+    monkeypatch.delattr(os, "sysconf")
+    assert np.array_equal(run(pipe).frames, expected)
+    assert pipe._batches_guidance(1000, torch.device("cpu"))
+    assert not pipe._batches_guidance(10**10, torch.device("cpu"))

@@ -4,11 +4,8 @@ An editor writes one file for one item or raises `EditFailedError`; `predict.py`
 known worth: whoever scores them wrong cannot be trusted.
 """
 
-import os
 import re
-import shlex
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +17,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..synth.looks import LOOKS
+from ..system import kill_group, split_command
 from ..video import Frame, VideoReader, VideoWriter, write_image, write_lossless
 from .benchmark import Item
 
@@ -119,13 +117,13 @@ class CommandEditor:
             if place not in self.template:
                 raise UserError(f"--editor needs {place} in its command line, for example 'cp {{source}} {{output}}'")
         try:
-            shlex.split(self.template)
+            split_command(self.template)
         except ValueError as error:
             raise UserError(f"--editor is no command line ({error}): {self.template}") from error
 
     @property
     def name(self) -> str:
-        return Path(shlex.split(self.template)[0]).name
+        return Path(split_command(self.template)[0]).name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -148,7 +146,7 @@ class CommandEditor:
             raise EditFailedError("the item has no reference picture")
         values = {name: str(getattr(item, name)) for name in PLACES if name != "output"} | {"output": str(output)}
         place = re.compile(rf"\{{({'|'.join(PLACES)})\}}")
-        return [place.sub(lambda found: values[found[1]], part) for part in shlex.split(self.template)]
+        return [place.sub(lambda found: values[found[1]], part) for part in split_command(self.template)]
 
 
 def _start(arguments: list[str]) -> "subprocess.Popen[bytes]":
@@ -164,7 +162,7 @@ def _start(arguments: list[str]) -> "subprocess.Popen[bytes]":
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process)
         process.communicate()
 
 

@@ -5,43 +5,53 @@ The time convention is that of `models/transformer_sama.py`.
 """
 
 import html
-import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import diffusers
 import ftfy
-import numpy as np
-import PIL.Image
 import torch
-import torch.nn.functional as F
-from diffusers import (
-    AutoencoderKLWan,
-    DiffusionPipeline,
-    FlowMatchEulerDiscreteScheduler,
-    FlowMatchHeunDiscreteScheduler,
-)
-from diffusers.utils.torch_utils import randn_tensor
-from einops import rearrange
+from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.hooks.group_offloading import _is_group_offload_enabled
+from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
 from ..models.transformer_sama import SamaTransformer3DModel
-from ..shapes import LatentShape, VideoShape, is_valid_num_frames, nearest_multiple, neighbouring_num_frames
+from ..shapes import TEMPORAL_FACTOR, LatentShape, VideoShape, neighbouring_num_frames
+from ..system import total_memory
+from .checks import (
+    as_called_back,
+    check_batch,
+    check_numbers,
+    check_parts,
+    check_sizes,
+    check_tensors,
+    check_text,
+    require_finite,
+    scale_of,
+)
+from .exclusive import one_call_at_a_time
+from .frames import Video, to_output, video_to_tensor
 from .lora import SamaLoraLoaderMixin
 from .pipeline_output import SamaPipelineOutput
+from .schedule import scheduled, shift_of, takes_generator
 from .selection import ModelFacts
 
 if TYPE_CHECKING:
     from .selection import Loading
 
-Video = Sequence[PIL.Image.Image] | np.ndarray | torch.Tensor
+Callback = Callable[..., dict[str, Any] | None]
 
 # Share of the device's memory that one batched forward pass of both guidance branches may take.
 BATCHED_GUIDANCE_SHARE = 0.25
-FLOW = "flow_prediction"
+# Wan2.1's, for a pipeline that was loaded without its VAE and works on latents.
+WAN_SPATIAL_FACTOR = 8
 
 
 def clean_prompt(text: str) -> str:
@@ -49,27 +59,19 @@ def clean_prompt(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
-def _stack_pictures(pictures: Sequence[PIL.Image.Image]) -> np.ndarray:
-    """uint8 `[F, H, W, 3]`."""
-    if isinstance(pictures, str | os.PathLike) or not all(isinstance(one, PIL.Image.Image) for one in pictures):
-        raise ValueError(
-            f"a video is PIL images, an array [F, H, W, 3] or a tensor [F, 3, H, W], got {type(pictures).__name__}; "
-            "sama_video.edit_video takes files"
-        )
-    if not pictures:
-        raise ValueError("the video has no frames; give at least one")
-    sizes = {picture.size for picture in pictures}
-    if len(sizes) > 1:
-        raise ValueError(f"the frames have several sizes (width, height): {sorted(sizes)}; resize them to one")
-    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+def _names_something(record: logging.LogRecord) -> bool:
+    """diffusers 0.42 warns of a cast also where nothing has to keep its precision, with an empty list."""
+    return "should be kept in float32: []" not in record.getMessage()
 
 
 class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
     """Edits a video by an instruction (paper section 3).
 
+    Calls from several threads queue: one at a time runs on a pipeline and on its parts (`exclusive.py`).
+
     Args:
-        transformer: the denoiser.
-        vae: any autoencoder with `AutoencoderKLWan`'s interface.
+        transformer: the denoiser; None for a pipeline that only encodes prompts.
+        vae: any autoencoder with `AutoencoderKLWan`'s interface; None if every call brings and takes latents.
         text_encoder, tokenizer: None if every call brings `prompt_embeds`.
         scheduler: None for the release's sampler (flow-match Euler); `set_timesteps` says which others work.
         prompt_prefix: put before prompt and negative prompt; the released weights expect `"[Video edit] "`.
@@ -82,18 +84,24 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     # Components with a default value must stand here, or `save_pretrained` takes them for settings.
-    _optional_components: ClassVar[list[str]] = ["text_encoder", "tokenizer", "scheduler"]
+    _optional_components: ClassVar[list[str]] = ["transformer", "vae", "text_encoder", "tokenizer", "scheduler"]
     _callback_tensor_inputs: ClassVar[list[str]] = [
         "latents",
         "semantic_latents",
         "prompt_embeds",
         "negative_prompt_embeds",
     ]
+    # Of the call that runs, or the last one; diffusers' callbacks read and set them.
+    _guidance_scale: float | None = None
+    _attention_kwargs: dict[str, Any] | None = None
+    _num_timesteps: int = 0
+    _current_timestep: torch.Tensor | None = None
+    _interrupt: bool = False
 
     def __init__(
         self,
-        transformer: SamaTransformer3DModel,
-        vae: AutoencoderKLWan | AutoencoderSamaNano,
+        transformer: SamaTransformer3DModel | None,
+        vae: AutoencoderKLWan | AutoencoderSamaNano | None,
         text_encoder: UMT5EncoderModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         scheduler: FlowMatchEulerDiscreteScheduler | None = None,
@@ -132,8 +140,52 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
 
     @property
     def facts(self) -> ModelFacts:
-        facts = ModelFacts.of(self.config, self.vae.config, self.transformer.config)
+        vae = {"scale_factor_spatial": self.vae_scale_factor_spatial}
+        facts = ModelFacts.of(self.config, vae, self.transformer.config)
         return replace(facts, trained_for={}) if self._adapters() else facts  # a LoRA teaches something else
+
+    @property
+    def vae_scale_factor_spatial(self) -> int:
+        return WAN_SPATIAL_FACTOR if self.vae is None else self.vae.config.scale_factor_spatial
+
+    @property
+    def vae_scale_factor_temporal(self) -> int:
+        return TEMPORAL_FACTOR
+
+    @property
+    def guidance_scale(self) -> float | None:
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale is not None and self._guidance_scale > 1
+
+    @property
+    def attention_kwargs(self) -> dict[str, Any] | None:
+        return self._attention_kwargs
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def current_timestep(self) -> torch.Tensor | None:
+        """None while no call runs."""
+        return self._current_timestep
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the call that runs leaves out its remaining steps, after `pipe._interrupt = True`."""
+        return self._interrupt
+
+    def to(self, *args: Any, **kwargs: Any) -> "SamaPipeline":
+        """As diffusers'."""
+        logger = logging.getLogger("diffusers.models.modeling_utils")
+        logger.addFilter(_names_something)
+        try:
+            return super().to(*args, **kwargs)
+        finally:
+            logger.removeFilter(_names_something)
 
     @property
     def pixel_multiple(self) -> int:
@@ -149,6 +201,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
 
     def check_inputs(
         self,
+        *,
         video: Video | None,
         prompt: str | list[str] | None,
         negative_prompt: str | list[str] | None,
@@ -156,91 +209,106 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         width: int | None,
         num_frames: int | None,
         num_inference_steps: int,
-        prompt_embeds: torch.Tensor | None,
-        negative_prompt_embeds: torch.Tensor | None,
         guidance_scale: float,
+        flow_shift: float,
+        num_videos_per_prompt: int,
+        max_sequence_length: int,
+        tensors: dict[str, torch.Tensor | None],
         output_type: str,
-        callback_on_step_end_tensor_inputs: list[str],
-        source_latents: torch.Tensor | None = None,
-        flow_shift: float = 1.0,
+        callback_inputs: list[str],
     ) -> None:
-        """Raises ValueError, saying what would do, for inputs that do not fit the model or each other."""
-        if (prompt is None) == (prompt_embeds is None):
-            raise ValueError("give either `prompt` or `prompt_embeds`")
-        if video is not None and source_latents is not None:
+        """Raises ValueError, saying what would do, for inputs that do not fit the model or each other.
+
+        Args:
+            tensors: `latents`, `semantic_latents`, `source_latents`, `prompt_embeds`, `negative_prompt_embeds`.
+
+        The others are the call's, with their defaults filled in.
+        """
+        check_text(prompt, negative_prompt, tensors["prompt_embeds"], tensors["negative_prompt_embeds"])
+        encodes_text = prompt is not None or (guidance_scale > 1 and tensors["negative_prompt_embeds"] is None)
+        check_parts(self, encodes_text, needs_vae=video is not None or output_type != "latent")
+        if video is not None and tensors["source_latents"] is not None:
             raise ValueError("give the source as `video` or as `source_latents`, not both")
-        if negative_prompt is not None and negative_prompt_embeds is not None:
-            raise ValueError("give `negative_prompt` or `negative_prompt_embeds`, not both")
-        if prompt is not None and not prompt:
-            raise ValueError("the prompt is empty: say what to change, for example 'make it black and white'")
-        for text in [prompt] if isinstance(prompt, str) else prompt or []:
-            if not text.strip():
-                raise ValueError("the prompt is empty: say what to change, for example 'make it black and white'")
-        encodes_text = prompt is not None or (guidance_scale > 1 and negative_prompt_embeds is None)
-        if encodes_text and (self.text_encoder is None or self.tokenizer is None):
-            raise ValueError("this pipeline has no text encoder: pass `prompt_embeds` and `negative_prompt_embeds`")
         if video is None and (height is None or width is None):
             raise ValueError("without a source video, give `height` and `width`")
-        for name, length in (("height", height), ("width", width)):
-            if length is not None and (length <= 0 or length % self.pixel_multiple):
-                better = nearest_multiple(length, self.pixel_multiple)
-                raise ValueError(f"{name} must divide by {self.pixel_multiple}, got {length}; use {better}")
-        if num_frames is not None and not is_valid_num_frames(num_frames):
-            lower, upper = neighbouring_num_frames(num_frames)
-            raise ValueError(f"num_frames must be 4k+1, got {num_frames}; use {lower} or {upper}")
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
-        if not math.isfinite(guidance_scale):
-            raise ValueError(f"guidance_scale must be a number, got {guidance_scale}; 1 is no guidance")
-        if not 0 < flow_shift < math.inf:
-            raise ValueError(f"flow_shift must be above 0, got {flow_shift}; 1 is no shift")
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f"output_type must be 'pil', 'np', 'pt' or 'latent', got {output_type!r}")
-        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+        check_sizes(height, width, num_frames, self.pixel_multiple)
+        check_numbers(
+            num_inference_steps, guidance_scale, flow_shift, num_videos_per_prompt, max_sequence_length, output_type
+        )
+        check_tensors(tensors, self.transformer.config.text_dim)
+        if unknown := set(callback_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"callbacks can see {self._callback_tensor_inputs}, not {sorted(unknown)}")
 
-    def _encode_text(self, prompts: list[str], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    def _encode_text(
+        self, prompts: list[str], max_sequence_length: int, device: torch.device, dtype: torch.dtype
+    ) -> torch.Tensor:
         cleaned = [clean_prompt(self.config.prompt_prefix + text) for text in prompts]
         tokens = self.tokenizer(
             cleaned,
             padding="max_length",
-            max_length=self.config.max_sequence_length,
+            max_length=max_sequence_length,
             truncation=True,
             return_attention_mask=True,
             return_tensors="pt",
-        ).to(device)
+        ).to(get_module_execution_device(self.text_encoder))
         hidden_states = self.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         # Rows beyond the text are zero and not masked: the transformer attends to all of them.
-        return hidden_states.to(dtype) * tokens.attention_mask.unsqueeze(-1).to(dtype)
+        embeds = hidden_states.to(dtype) * tokens.attention_mask.unsqueeze(-1).to(dtype)
+        require_finite(embeds, "the text encoder", self.text_encoder.dtype, dtype)
+        return embeds.to(device)
 
     def encode_prompt(
         self,
         prompt: str | list[str] | None,
         negative_prompt: str | list[str] | None = None,
         do_classifier_free_guidance: bool = True,
+        num_videos_per_prompt: int = 1,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
+        max_sequence_length: int | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Text features `[B, L, D]` of prompts and, for guidance, negative prompts (empty text if None)."""
+        """Text features of prompts and, for guidance, of negative prompts.
+
+        Args:
+            prompt, negative_prompt: one, or one per edit; the empty text if there is no negative prompt.
+            num_videos_per_prompt: repeats each row.
+            prompt_embeds, negative_prompt_embeds: `[B, L, D]` instead of text; `[1, L, D]` serves all edits as the
+                negative prompt.
+            max_sequence_length: L; None for the model's own, which it was trained with.
+            dtype: None for the transformer's or, in a pipeline without one, the text encoder's.
+
+        Returns:
+            `[B * num_videos_per_prompt, L, D]`, and the same or None.
+
+        Raises:
+            ValueError: for another number of negative prompts than of prompts.
+            UserError: if the text encoder gives values that are not finite.
+        """
         device = device or self._execution_device
-        dtype = self.transformer.dtype if dtype is None else dtype
+        dtype = dtype or (self.text_encoder if self.transformer is None else self.transformer).dtype
         assert dtype is not None
+        length = max_sequence_length or self.config.max_sequence_length
         if prompt_embeds is None:
             assert prompt is not None
-            prompt_embeds = self._encode_text([prompt] if isinstance(prompt, str) else prompt, device, dtype)
+            prompt_embeds = self._encode_text([prompt] if isinstance(prompt, str) else prompt, length, device, dtype)
         prompt_embeds = prompt_embeds.to(device, dtype)
+        repeated = prompt_embeds.repeat_interleave(num_videos_per_prompt, dim=0)
         if not do_classifier_free_guidance:
-            return prompt_embeds, None
+            return repeated, None
         batch_size = len(prompt_embeds)
         if negative_prompt_embeds is None:
             negative = negative_prompt or ""
             negative = [negative] * batch_size if isinstance(negative, str) else negative
             if len(negative) != batch_size:
                 raise ValueError(f"{len(negative)} negative prompts for {batch_size} prompts")
-            negative_prompt_embeds = self._encode_text(negative, device, dtype)
-        return prompt_embeds, negative_prompt_embeds.to(device, dtype)
+            negative_prompt_embeds = self._encode_text(negative, length, device, dtype)
+        elif len(negative_prompt_embeds) == 1:
+            negative_prompt_embeds = negative_prompt_embeds.expand(batch_size, -1, -1)
+        elif len(negative_prompt_embeds) != batch_size:
+            raise ValueError(f"{len(negative_prompt_embeds)} negative prompts for {batch_size} prompts")
+        return repeated, negative_prompt_embeds.to(device, dtype).repeat_interleave(num_videos_per_prompt, dim=0)
 
     def prepare_video(
         self, video: Video, height: int | None, width: int | None, num_frames: int | None
@@ -254,31 +322,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         Raises:
             ValueError: for another layout or value range, or a kept size that the model cannot take.
         """
-        if not isinstance(video, np.ndarray | torch.Tensor):
-            video = _stack_pictures(video)
-        if isinstance(video, np.ndarray):
-            video = torch.from_numpy(np.ascontiguousarray(video)).movedim(-1, 1)
-        if video.ndim != 4 or video.shape[1] != 3 or len(video) == 0:
-            raise ValueError(f"a video is frames [F, 3, H, W] (arrays: [F, H, W, 3]), got {tuple(video.shape)}")
-        video = video[:num_frames]
-        if video.dtype == torch.uint8:
-            video = video.float() * (2 / 255) - 1
-        else:
-            if not (video.min() >= 0 and video.max() <= 1):  # so that NaN is refused, too
-                raise ValueError("float frames must lie in 0..1")
-            video = video.float() * 2 - 1
-        size = (height or video.shape[-2], width or video.shape[-1])
-        if size != tuple(video.shape[-2:]):
-            video = F.interpolate(video, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(-1, 1)
-        if size[0] % self.pixel_multiple or size[1] % self.pixel_multiple:
-            fitting = [nearest_multiple(length, self.pixel_multiple) for length in size]
-            raise ValueError(
-                f"the video's sides {size[0]}x{size[1]} must divide by {self.pixel_multiple}: "
-                f"pass height={fitting[0]}, width={fitting[1]} to have it resized"
-            )
-        _, padded = neighbouring_num_frames(len(video))
-        video = torch.cat([video, video[-1:].expand(padded - len(video), -1, -1, -1)])
-        return rearrange(video, "f c h w -> 1 c f h w")
+        return video_to_tensor(video, height, width, num_frames, self.pixel_multiple)
 
     def prepare_latents(
         self,
@@ -304,32 +348,12 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         return latents.to(device, torch.float32), semantic_latents
 
     def set_timesteps(self, num_inference_steps: int, flow_shift: float, device: torch.device) -> torch.Tensor:
-        """The release's sigmas for flow-match Euler; other schedulers make their own with the same shift.
+        """Put a copy of the scheduler in its place that is set for these steps; a call does so for its own length.
 
         Raises:
-            ValueError: for a scheduler that does not follow this flow: those that do are flow-match Euler and Heun,
-                and diffusers' multistep solvers (UniPC, DPM-Solver, DEIS, SA) with `use_flow_sigmas=True` and
-                `prediction_type="flow_prediction"`.
+            ValueError: for a scheduler that does not follow this model's flow, see `schedule.scheduled`.
         """
-        if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
-            self.scheduler.set_shift(flow_shift)
-            sigmas = np.linspace(1.0, 0.0, num_inference_steps + 1)[:-1]
-            self.scheduler.set_timesteps(sigmas=sigmas.tolist(), device=device)
-        elif isinstance(self.scheduler, FlowMatchHeunDiscreteScheduler):
-            # Its smallest sigma, shifted when it was made, is shifted again with the others: make it anew, unshifted.
-            self.register_modules(
-                scheduler=FlowMatchHeunDiscreteScheduler.from_config(self.scheduler.config, shift=1.0)
-            )
-            self.scheduler.register_to_config(shift=flow_shift)
-            self.scheduler.set_timesteps(num_inference_steps, device=device)
-        elif self.scheduler.config.get("use_flow_sigmas") and self.scheduler.config.get("prediction_type") == FLOW:
-            self.scheduler.register_to_config(flow_shift=flow_shift)
-            self.scheduler.set_timesteps(num_inference_steps, device=device)
-        else:
-            raise ValueError(
-                f"{type(self.scheduler).__name__} as it is set does not follow this model's flow: use flow-match Euler "
-                f"or Heun, or UniPC, DPM-Solver, DEIS or SA with use_flow_sigmas=True and prediction_type='{FLOW}'"
-            )
+        self.scheduler = scheduled(self.scheduler, num_inference_steps, flow_shift, device)
         return torch.as_tensor(self.scheduler.timesteps)
 
     def _batches_guidance(self, num_tokens: int, device: torch.device) -> bool:
@@ -337,10 +361,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
 
         Decided by the device's whole memory, not by what is free now, so that a seed gives the same bytes each time.
         """
-        if device.type == "cuda":
-            memory = torch.cuda.get_device_properties(device).total_memory
-        else:
-            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        on_gpu = device.type == "cuda"
+        memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else total_memory()
         config = self.transformer.config
         width = config.num_attention_heads * config.attention_head_dim
         # A block holds about eight activations of the width and one of the feed-forward's, some of them in float32.
@@ -356,6 +378,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         prompt_embeds: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         dtype = self.transformer.dtype
+        others = {name: value for name, value in (self._attention_kwargs or {}).items() if name != "scale"}
         return self.transformer(
             latents.to(dtype),
             # The release casts the timestep to the model's dtype (in bfloat16 this rounding dominates its error).
@@ -363,6 +386,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             encoder_hidden_states=prompt_embeds,
             source_hidden_states=None if source_latents is None else source_latents.to(dtype),
             semantic_hidden_states=None if semantic_latents is None else semantic_latents.to(dtype),
+            attention_kwargs=others,  # the scale is `_scaled_lora`'s
             return_dict=False,
         )
 
@@ -374,12 +398,17 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         source_latents: torch.Tensor | None,
         prompt_embeds: torch.Tensor,
         negative_prompt_embeds: torch.Tensor | None,
-        guidance_scale: float,
         batched: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Guidance on the text alone, for both streams: the negative branch keeps source and semantic tokens."""
-        if negative_prompt_embeds is None:
+        """Guidance on the text alone, for both streams: the negative branch keeps source and semantic tokens.
+
+        `negative + guidance_scale * (positive - negative)`
+        """
+        guidance_scale = self._guidance_scale
+        if guidance_scale is None or guidance_scale <= 1:
             return self._predict(latents, semantic_latents, timestep, source_latents, prompt_embeds)
+        if negative_prompt_embeds is None:
+            raise ValueError("a callback turned guidance on, and there is no negative prompt: call with guidance first")
 
         def guided(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
             return negative + guidance_scale * (positive - negative)
@@ -387,7 +416,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         def twice(x: torch.Tensor | None) -> torch.Tensor | None:
             return None if x is None else torch.cat([x, x])
 
-        if batched:
+        if batched and prompt_embeds.shape == negative_prompt_embeds.shape:
             both = torch.cat([prompt_embeds, negative_prompt_embeds])
             velocity, semantic = self._predict(
                 torch.cat([latents, latents]), twice(semantic_latents), timestep, twice(source_latents), both
@@ -409,34 +438,109 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             return predicted
         return (semantic_latents - predicted.float()) / sigma
 
+    @staticmethod
     def _step(
-        self,
+        scheduler: Any,
         velocity: torch.Tensor,
         semantic_velocity: torch.Tensor | None,
         timestep: torch.Tensor,
         latents: torch.Tensor,
         semantic_latents: torch.Tensor | None,
+        noise: dict[str, Any],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One scheduler step of both streams: they are laid side by side, since a scheduler counts its steps."""
         if semantic_latents is None or semantic_velocity is None:
-            return self.scheduler.step(velocity.float(), timestep, latents, return_dict=False)[0], None
+            return scheduler.step(velocity.float(), timestep, latents, return_dict=False, **noise)[0], None
         flat_velocity = torch.cat([velocity.float().flatten(1), semantic_velocity.float().flatten(1)], dim=1)
         flat = torch.cat([latents.flatten(1), semantic_latents.flatten(1)], dim=1)
-        flat = self.scheduler.step(flat_velocity, timestep, flat, return_dict=False)[0]
+        flat = scheduler.step(flat_velocity, timestep, flat, return_dict=False, **noise)[0]
         video, semantic = flat.split([latents[0].numel(), semantic_latents[0].numel()], dim=1)
         return video.view_as(latents), semantic.view_as(semantic_latents)
 
-    @staticmethod
-    def _to_output(video: torch.Tensor, output_type: str) -> Any:
-        """`[B, 3, F, H, W]` in [-1, 1] -> frames as PIL lists, array or tensor, rounded to the nearest level."""
-        video = rearrange(video.float() / 2 + 0.5, "b c f h w -> b f c h w").clamp(0, 1)
-        if output_type == "pt":
-            return video
-        array = rearrange(video, "b f c h w -> b f h w c").cpu().numpy()
-        if output_type == "np":
-            return array
-        return [[PIL.Image.fromarray(frame) for frame in (clip * 255).round().astype(np.uint8)] for clip in array]
+    @contextmanager
+    def _running(
+        self, scheduler: Any, guidance_scale: float, attention_kwargs: dict[str, Any] | None
+    ) -> Iterator[None]:
+        """What callbacks can see of a call, while it runs; afterwards the pipeline is as it was configured."""
+        configured = self.scheduler
+        self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs
+        self._current_timestep, self._interrupt, self._num_timesteps = None, False, len(scheduler.timesteps)
+        self.scheduler = scheduler
+        try:
+            with self._scaled_lora(scale_of(attention_kwargs)):
+                yield
+        finally:
+            self._current_timestep = None
+            if self.scheduler is scheduler:  # else somebody chose another meanwhile
+                self.scheduler = configured
+            self.maybe_free_model_hooks()
 
+    @contextmanager
+    def _scaled_lora(self, scale: float) -> Iterator[None]:
+        """A call's LoRA scale times those of `set_adapters`, for low-rank layers and full parts alike.
+
+        Without effect where no LoRA is loaded, or where it was fused, as in diffusers.
+
+        Raises:
+            ValueError: if weights that have to change are offloaded.
+        """
+        layers = [layer for layer in self._lora_layers() if not layer.merged]
+        if scale == 1 or not layers:
+            yield
+            return
+        if self.full_parts.base and _is_offloaded(self.transformer):
+            raise ValueError(
+                "this LoRA holds weights that a call cannot scale while they are offloaded: "
+                "leave attention_kwargs out and use `set_adapters(names, scales)` before offloading"
+            )
+        before = [dict(layer.scaling) for layer in layers]
+        try:
+            for layer in layers:
+                layer.scale_layer(scale)
+            self._mix_full_parts()
+            yield
+        finally:
+            for layer, scaling in zip(layers, before, strict=True):
+                layer.scaling.update(scaling)
+            self._mix_full_parts()
+
+    def _denoise(
+        self,
+        scheduler: Any,
+        tensors: dict[str, Any],
+        source_latents: torch.Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        batched: bool,
+        callback: Callback | None,
+        callback_inputs: list[str],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """From the noise in `tensors` (what callbacks see, by name) to both streams' results."""
+        noise = {"generator": generator} if takes_generator(scheduler) else {}
+        timesteps = torch.as_tensor(scheduler.timesteps)
+        with self.progress_bar(total=len(timesteps)) as progress_bar:  # pyright: ignore[reportCallIssue] (untyped)
+            for index, timestep in enumerate(timesteps):
+                if self.interrupt:
+                    break
+                self._current_timestep = timestep
+                latents, semantic = tensors["latents"], tensors["semantic_latents"]
+                velocity, predicted = self._predict_with_guidance(
+                    latents, semantic, timestep, source_latents,
+                    tensors["prompt_embeds"], tensors["negative_prompt_embeds"], batched,
+                )  # fmt: skip
+                require_finite(velocity, "the transformer", self.transformer.dtype)
+                semantic_velocity = self._semantic_velocity(predicted, semantic, scheduler.sigmas[index])
+                tensors["latents"], tensors["semantic_latents"] = self._step(
+                    scheduler, velocity, semantic_velocity, timestep, latents, semantic, noise
+                )
+                if callback is not None:
+                    seen = {name: tensors[name] for name in callback_inputs}
+                    changed = callback(self, index, timestep, seen) or {}
+                    tensors |= as_called_back(tensors, changed)
+                progress_bar.update()
+        require_finite(tensors["latents"], "the sampler", self.transformer.dtype)
+        return tensors["latents"], tensors["semantic_latents"]
+
+    @one_call_at_a_time
     @torch.no_grad()
     def __call__(
         self,
@@ -457,8 +561,11 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         source_latents: torch.Tensor | None = None,
         output_type: str = "np",
         return_dict: bool = True,
-        callback_on_step_end: Callable[..., dict] | None = None,
-        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 (diffusers' signature)
+        callback_on_step_end: Callback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = ["latents"],  # noqa: B006 (diffusers' signature)
+        num_videos_per_prompt: int = 1,
+        attention_kwargs: dict[str, Any] | None = None,
+        max_sequence_length: int | None = None,
     ) -> SamaPipelineOutput | tuple:
         """Edit a video.
 
@@ -469,96 +576,124 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             height, width: pixels; the video's own when None.
             num_frames: 4k+1; edits the first frames only. None edits all: frames added to reach 4k+1 are taken off
                 again. Without a video, the model's native number.
-            num_inference_steps, guidance_scale, flow_shift: None for the model's own (released weights: 50, 5.0, 5.0).
-                No guidance at 1 or below.
-            generator: seeds both streams.
+            num_inference_steps, guidance_scale: None for the model's own (released weights: 50, 5.0). No guidance at
+                1 or below.
+            flow_shift: None for the shift that was set on the scheduler or, where that is 1, the model's own (released
+                weights: 5.0).
+            generator: seeds both streams, and the steps of schedulers that draw noise; or one per result.
             latents, semantic_latents: starting noise `[B, Z, f, h, w]` and `[B, S, D]` instead of drawn noise.
             prompt_embeds, negative_prompt_embeds: `[B, L, D]` instead of text.
-            source_latents: `[1, Z, f', h, w]` normalised, instead of `video`. The result's size and length are then
-                those of `height`, `width` and `num_frames`; its length may be another than the source's.
+            source_latents: `[1, Z, f', h, w]` normalised, instead of `video`; or one per result. The result's size and
+                length are then those of `height`, `width` and `num_frames`; its length may be another than the
+                source's.
             output_type: "np", "pt", "pil" or "latent".
             return_dict: False returns `(frames,)`.
-            callback_on_step_end: called as `(pipeline, step, timestep, tensors)`, may return replaced tensors.
+            callback_on_step_end: called as `(pipeline, step, timestep, tensors)`, may return replaced tensors; also
+                diffusers' `PipelineCallback`, which names its tensors itself. It can stop the steps
+                (`pipeline._interrupt = True`) and change guidance (`pipeline._guidance_scale = 1.0`), and sees the
+                scheduler of this call as `pipeline.scheduler`.
+            num_videos_per_prompt: results per prompt, of different noise.
+            attention_kwargs: `{"scale": ...}` multiplies the scales of all loaded LoRAs.
+            max_sequence_length: text tokens; None for the model's own, which it was trained with.
 
         Raises:
             ValueError: for inputs that do not fit the model or each other.
+            UserError: if a part of the model gives values that are not finite.
+            RuntimeError: if a callback calls the pipeline that calls it.
         """
         steps = num_inference_steps if num_inference_steps is not None else self.config.default_num_inference_steps
         guidance = guidance_scale if guidance_scale is not None else self.config.default_guidance_scale
-        shift = flow_shift if flow_shift is not None else self.config.default_flow_shift
+        shift = flow_shift if flow_shift is not None else shift_of(self.scheduler, self.config.default_flow_shift)
+        length = max_sequence_length if max_sequence_length is not None else self.config.max_sequence_length
+        callback_inputs = callback_on_step_end_tensor_inputs or []
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_inputs = callback_on_step_end.tensor_inputs
 
         # 1. Check
         self.check_inputs(
-            video, prompt, negative_prompt, height, width, num_frames, steps,
-            prompt_embeds, negative_prompt_embeds, guidance, output_type, callback_on_step_end_tensor_inputs,
-            source_latents, shift,
-        )  # fmt: skip
+            video=video,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            flow_shift=shift,
+            num_videos_per_prompt=num_videos_per_prompt,
+            max_sequence_length=length,
+            tensors={
+                "latents": latents,
+                "semantic_latents": semantic_latents,
+                "source_latents": source_latents,
+                "prompt_embeds": prompt_embeds,
+                "negative_prompt_embeds": negative_prompt_embeds,
+            },
+            output_type=output_type,
+            callback_inputs=callback_inputs,
+        )
         device = self._execution_device
+        scheduler = scheduled(self.scheduler, steps, shift, device)
 
-        # 2. Text
-        prompt_embeds, negative_prompt_embeds = self.encode_prompt(
-            prompt, negative_prompt, guidance > 1, prompt_embeds, negative_prompt_embeds, device
-        )
-        batch_size = len(prompt_embeds)
+        with self._running(scheduler, guidance, attention_kwargs):
+            # 2. Text
+            prompt_embeds, negative_prompt_embeds = self.encode_prompt(
+                prompt, negative_prompt, guidance > 1, num_videos_per_prompt,
+                prompt_embeds, negative_prompt_embeds, length, device,
+            )  # fmt: skip
+            batch_size = len(prompt_embeds)
+            check_batch(batch_size, generator, source_latents)
 
-        # 3. Source
-        wanted_frames = num_frames or self.config.native_num_frames
-        if video is not None:
-            pixels = self.prepare_video(video, height, width, num_frames).to(device)
-            wanted_frames = min(len(video), num_frames or len(video))
-            source_latents = encode_video(self.vae, pixels, self.vae_tiling).float()
-            height, width = pixels.shape[-2:]
-        if source_latents is not None:
-            source_latents = source_latents.to(device).expand(batch_size, -1, -1, -1, -1)
-        _, padded_frames = neighbouring_num_frames(wanted_frames)
-        assert height is not None
-        assert width is not None
-        shape = LatentShape.from_video(
-            VideoShape(num_frames=padded_frames, height=height, width=width), self.vae.config.scale_factor_spatial
-        )
-
-        # 4. Noise of both streams, and the schedule
-        latents, semantic_latents = self.prepare_latents(
-            batch_size, shape, generator, latents, semantic_latents, device
-        )
-        timesteps = self.set_timesteps(steps, shift, device)
-        num_tokens = batch_size * 2 * shape.num_tokens(self.transformer.config.patch_size)
-        batched = self._batches_guidance(num_tokens, device)
-
-        # 5. Denoise
-        with self.progress_bar(total=len(timesteps)) as progress_bar:  # pyright: ignore[reportCallIssue] (untyped)
-            for index, timestep in enumerate(timesteps):
-                velocity, predicted = self._predict_with_guidance(
-                    latents, semantic_latents, timestep, source_latents,
-                    prompt_embeds, negative_prompt_embeds, guidance, batched,
-                )  # fmt: skip
-                semantic_velocity = self._semantic_velocity(predicted, semantic_latents, self.scheduler.sigmas[index])
-                latents, semantic_latents = self._step(velocity, semantic_velocity, timestep, latents, semantic_latents)
-                if callback_on_step_end is not None:
-                    known: dict[str, Any] = {
-                        "latents": latents,
-                        "semantic_latents": semantic_latents,
-                        "prompt_embeds": prompt_embeds,
-                        "negative_prompt_embeds": negative_prompt_embeds,
-                    }
-                    tensors = {name: known[name] for name in callback_on_step_end_tensor_inputs}
-                    changed: dict[str, Any] = callback_on_step_end(self, index, timestep, tensors) or {}
-                    latents = changed.get("latents", latents)
-                    semantic_latents = changed.get("semantic_latents", semantic_latents)
-                    prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
-                    negative_prompt_embeds = changed.get("negative_prompt_embeds", negative_prompt_embeds)
-                    assert latents is not None
-                    assert prompt_embeds is not None
-                progress_bar.update()
-
-        # 6. Decode, without the frames that were added to reach 4k+1
-        if output_type == "latent":
-            frames = latents
-        else:
-            frames = self._to_output(
-                decode_latents(self.vae, latents, self.vae_tiling)[:, :, :wanted_frames], output_type
+            # 3. Source
+            wanted_frames = num_frames or self.config.native_num_frames
+            if video is not None:
+                pixels = self.prepare_video(video, height, width, num_frames).to(device)
+                wanted_frames = min(len(video), num_frames or len(video))
+                source_latents = encode_video(self.vae, pixels, self.vae_tiling).float()
+                require_finite(source_latents, "the VAE", self.vae.dtype)
+                height, width = pixels.shape[-2:]
+            if source_latents is not None:
+                source_latents = source_latents.to(device).expand(batch_size, -1, -1, -1, -1)
+            _, padded_frames = neighbouring_num_frames(wanted_frames)
+            assert height is not None
+            assert width is not None
+            shape = LatentShape.from_video(
+                VideoShape(num_frames=padded_frames, height=height, width=width),
+                self.vae_scale_factor_spatial,
             )
-        self.maybe_free_model_hooks()
+
+            # 4. Noise of both streams
+            latents, semantic_latents = self.prepare_latents(
+                batch_size, shape, generator, latents, semantic_latents, device
+            )
+
+            # 5. Denoise
+            num_tokens = batch_size * 2 * shape.num_tokens(self.transformer.config.patch_size)
+            tensors = {
+                "latents": latents,
+                "semantic_latents": semantic_latents,
+                "prompt_embeds": prompt_embeds,
+                "negative_prompt_embeds": negative_prompt_embeds,
+            }
+            frames, semantic_latents = self._denoise(
+                scheduler, tensors, source_latents, generator, self._batches_guidance(num_tokens, device),
+                callback_on_step_end, callback_inputs,
+            )  # fmt: skip
+
+            # 6. Decode, without the frames that were added to reach 4k+1
+            if output_type != "latent":
+                decoded = decode_latents(self.vae, frames, self.vae_tiling)[:, :, :wanted_frames]
+                require_finite(decoded, "the VAE", self.vae.dtype)
+                frames = to_output(decoded, output_type)
         if not return_dict:
             return (frames,)
         return SamaPipelineOutput(frames=frames, semantic_latents=semantic_latents)
+
+
+def _is_offloaded(module: torch.nn.Module) -> bool:
+    """Whether hooks bring its weights in from copies, so that changes to them are lost."""
+    return _is_group_offload_enabled(module) or any(weight.is_meta for weight in module.parameters())
+
+
+# `DiffusionPipeline.from_pretrained` looks the class of a saved pipeline up by its name, among diffusers' own.
+diffusers.SamaPipeline = SamaPipeline

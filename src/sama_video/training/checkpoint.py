@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch.distributed.checkpoint as dcp
 
 from ..errors import UserError
+from ..system import flush_folder
 from .ema import Ema
 from .optimizer import Optimizer
 from .parallel import Parallel, is_first
@@ -125,9 +126,9 @@ class Checkpoints:
             written.result()
             if is_first():
                 _write_flushed(aside / PROGRESS, json.dumps(progress))
-                _flush_folder(aside)
+                flush_folder(aside)
                 os.replace(aside, final)
-                _flush_folder(final.parent)
+                flush_folder(final.parent)
                 self._remove_old()
         except (OSError, dcp.api.CheckpointException) as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -167,11 +168,3 @@ def _write_flushed(file: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ that was resumed.
 import json
 import logging
 import math
-import resource
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,6 +18,7 @@ import torch
 
 from ..errors import UserError
 from ..files import written_aside
+from ..system import peak_memory
 
 if TYPE_CHECKING:
     from .trainer import StepMetrics
@@ -156,8 +156,7 @@ def memory_gib() -> float:
     """The most that this process has held: on its accelerator, without one in main memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return peak_memory() / 2**30
 
 
 def finite(value: Any) -> Any:
