@@ -184,7 +184,7 @@ def test_padding_comes_off_where_it_was_put(pipe, tmp_path, monkeypatch):
         ({"start": -1.0}, "`start` must be at least 0"),
         ({"num_inference_steps": 0}, "`num_inference_steps` must be at least 1"),
         ({"crf": 99}, "`crf` must be in 0..51"),
-        ({"height": 64}, "both --height and --width"),
+        ({"height": 64}, "both `height` and `width`"),
         ({"start": float("nan")}, "`start` must be at least 0"),
         ({"seed": 10**23}, r"`seed` must be below 2\*\*63"),
         ({"flow_shift": 0.0}, "`flow_shift` must be above 0"),
