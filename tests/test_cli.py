@@ -221,6 +221,68 @@ def test_help_and_version_stay_light():
     assert "--guidance-scale: also --cfg-scale" in sama("edit", "--help").stdout
 
 
+ANSWERS = """if True:
+    import contextlib, io, json, sys
+    from sama_video.cli.app import main
+
+    for case in json.loads(sys.argv[1]):
+        sys.argv = ["sama", *case]
+        said = io.StringIO()
+        code = 0
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            try:
+                main()
+            except SystemExit as ended:
+                code = ended.code
+        heavy = [name for name in ("torch", "diffusers", "transformers") if name in sys.modules]
+        print(json.dumps([case, code, heavy, said.getvalue()]))
+"""
+
+
+def test_answers_that_need_no_model_load_none(clip, tmp_path):
+    """In one process of its own: what an earlier answer imported would show in the later ones too."""
+    write_clip(tmp_path / "taken.mp4", 2)
+    (tmp_path / "odd.csv").write_text("film,prompt\nclip.mp4,x\n")
+    (tmp_path / "bad.csv").write_text("video,prompt,seed\nclip.mp4,x,many\nnone.mp4,x,1\n")
+    (tmp_path / "jobs.csv").write_text("video,prompt\nclip.mp4,x\n")
+    edit = ["edit", clip, "x"]
+    cases = [
+        ([*edit, "--dry-run"], 0, "model at"),
+        (["edit", "--manifest", tmp_path / "jobs.csv", "-o", tmp_path / "new", "--dry-run"], 0, "model at"),
+        (["edit", tmp_path / "none.mp4", "x"], 2, "no such video"),
+        ([*edit, "-o", tmp_path / "x.gif"], 2, "cannot write .gif"),
+        ([*edit, "-o", tmp_path / "taken.mp4"], 2, "exists"),
+        ([*edit, "-o", tmp_path / "no" / "x.mp4"], 2, "does not exist"),
+        ([*edit, "--num-frames", "0"], 2, "--num-frames must be at least 1"),
+        ([*edit, "--fit", "stretch"], 2, "--fit must be one of"),
+        ([*edit, "--dtype", "int8"], 2, "--dtype must be one of"),
+        ([*edit, "--device", "banana"], 2, "unknown device"),
+        ([*edit, "--offload", "model", "--device", "cpu"], 2, "--offload model moves"),
+        ([*edit, "--model", "huge"], 2, "unknown model"),
+        ([*edit, "--model", tmp_path], 2, "no model_index.json"),
+        ([*edit, "--lora", "none.safetensors"], 2, "no such LoRA"),
+        ([*edit, "--height", "100", "--width", "100"], 2, "use --height 96 --width 96"),
+        (["edit", clip, " "], 2, "instruction is empty"),
+        (["edit", "--manifest", tmp_path / "none.csv"], 2, "cannot read the manifest"),
+        (["edit", "--manifest", tmp_path / "odd.csv"], 2, "--column-map src_video=COLUMN"),
+        (["edit", "--manifest", tmp_path / "bad.csv"], 2, "seed must be a whole number"),
+        (["train", "no-such", "--dry-run"], 2, "unknown recipe"),
+        (["eval", "judge", tmp_path / "none"], 2, "holds no run"),
+        (["eval", "exact", tmp_path / "none.csv"], 2, "cannot read the manifest"),
+        (["eval", "predict", "no-such", "--out", tmp_path / "run"], 2, "unknown benchmark"),
+        (["data", "check", tmp_path / "none.csv"], 2, "cannot read the manifest"),
+        (["data", "cache", "no-such"], 2, "unknown recipe"),
+        (["convert", tmp_path / "none", tmp_path / "out"], 2, "no such file or folder"),
+    ]
+    arguments = json.dumps([[str(part) for part in case] for case, _, _ in cases])
+    out = subprocess.run([sys.executable, "-c", ANSWERS, arguments], capture_output=True, text=True, check=True).stdout
+    assert len(out.splitlines()) == len(cases)
+    for line, (_, code, words) in zip(out.splitlines(), cases, strict=True):
+        case, ended, heavy, said = json.loads(line)
+        assert (ended, heavy) == (code, []), (case, said)
+        assert words in said, (case, said)
+
+
 def test_sigterm_leaves_nothing_half_written(tmp_path):
     """In a process of its own: an output is open when the signal arrives."""
     code = """if True:
