@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import sama_video
 from sama_video.cli.app import main, normalise_arguments
 from sama_video.editing import sidecar_of
 from sama_video.errors import UserError
 from sama_video.models.presets import ASSETS
+from sama_video.training.recipes import find_stages
 from sama_video.video import VideoReader
 from tests.clips import write_clip
 
@@ -283,29 +285,125 @@ def test_answers_that_need_no_model_load_none(clip, tmp_path):
         assert words in said, (case, said)
 
 
-def test_sigterm_leaves_nothing_half_written(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_leave_nothing_half_written(number, code, tmp_path):
     """In a process of its own: an output is open when the signal arrives."""
-    code = """if True:
+    script = """if True:
         import pathlib, sys, time
-        from sama_video.cli import app
+        from sama_video.cli import edit, app
         from sama_video.files import written_aside
 
-        def work(args):
-            with written_aside(pathlib.Path(sys.argv[1])) as aside:
+        def work(*_):
+            with written_aside(pathlib.Path(sys.argv[-1])) as aside:
                 aside.write_text("half")
                 print("ready", flush=True)
                 time.sleep(600)
 
-        app.app = work
+        edit._load = work
         app.main()
     """
-    arguments = [sys.executable, "-c", code, str(tmp_path / "out.mp4")]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+    clip, out = write_clip(tmp_path / "clip.mp4", 2), tmp_path / "out.mp4"
+    arguments = [sys.executable, "-c", script, "edit", clip, "x", "-o", out]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == "ready\n"
-        process.terminate()
-        assert process.wait(timeout=60) == 143
-    assert list(tmp_path.iterdir()) == []
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+        assert process.stderr.read() == "sama: stopped; nothing was written\n"
+    assert list(tmp_path.iterdir()) == [clip]
+
+
+@pytest.fixture
+def ended_with(monkeypatch, capsys):
+    """The command with an edit that raises: its exit code and what it says."""
+
+    def run(error, *options):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr("sama_video.cli.edit._check_given_once", fail)
+        monkeypatch.setattr(sys, "argv", ["sama", "edit", "clip.mp4", "x", *options])
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        signal.signal(signal.SIGTERM, before)
+        return ended.value.code, capsys.readouterr().err
+
+    monkeypatch.setenv("SAMA_DEBUG", "0")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (TypeError("of all\nthings"), 1, "sama: unexpected error: TypeError: of all; this is a fault in the program"),
+        (KeyError("x"), 1, "KeyError: 'x'"),
+        (AssertionError(), 1, "unexpected error: AssertionError; this"),
+        (EOFError(), 1, "unexpected error: EOFError"),
+        (OSError(28, "No space left on device"), 2, "the disk is full"),
+        (PermissionError(13, "Permission denied", "a.mp4"), 2, "Permission denied: a.mp4; check the path"),
+        (FileNotFoundError(2, "No such file or directory", b"caf\xe9.mp4"), 2, "caf\\udce9.mp4"),
+        (BrokenPipeError(32, "Broken pipe"), 1, "unexpected error: BrokenPipeError"),  # of a socket, not of ours
+        (ConnectionResetError(104, "Connection reset"), 1, "unexpected error: ConnectionResetError"),
+        (MemoryError(), 1, "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "out of memory"),
+        (UserError("`num_frames` is odd: '`'"), 2, "sama: --num-frames is odd: '`'"),
+        (UserError("two\nlines"), 2, "sama: two\\nlines"),
+        (KeyboardInterrupt(), 130, "sama: stopped"),
+    ],
+)
+def test_every_error_is_one_sentence(error, code, words, ended_with):
+    ended, said = ended_with(error)
+    assert ended == code
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_debug_shows_the_trace(ended_with, monkeypatch):
+    error = UserError("bad")
+    error.__cause__ = ZeroDivisionError("the cause")
+    code, said = ended_with(error, "--debug")
+    assert code == 2
+    assert "ZeroDivisionError: the cause" in said
+    assert "Traceback" in said
+    assert said.splitlines()[-1] == "sama: bad"
+    monkeypatch.setenv("SAMA_DEBUG", "1")
+    assert "Traceback" in ended_with(TypeError("x"))[1]
+
+
+def test_a_reader_that_has_enough_ends_the_command_in_silence():
+    command = [sys.executable, "-m", "sama_video.cli", "info"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_a_message_about_a_setting_is_made_once():
+    """A UserError is a ValueError, and what turns these into sentences leaves those alone."""
+    for setting in ("data.pretext_variants=many", "data.aspect_ratios=1,wide", "loop.num_steps=few"):
+        with pytest.raises(UserError) as said:
+            find_stages("smoke", [setting])
+        assert str(said.value).count("--set") == 1, said.value
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems want names to be text")
+def test_names_that_are_no_text(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 2)
+    odd = clip.rename(tmp_path / os.fsdecode(b"caf\xe9 12:30.mp4"))
+    result = subprocess.run(
+        [sys.executable, "-m", "sama_video.cli", "edit", os.fsencode(odd.name), "make it sepia", *QUICK],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"caf\\udce9 12:30_edited.mp4" in result.stdout
+    written = sorted(os.fsencode(path.name) for path in tmp_path.iterdir())
+    assert written == [b"caf\xe9 12:30.mp4", b"caf\xe9 12:30_edited.mp4", b"caf\xe9 12:30_edited.mp4.json"]
 
 
 def test_a_dry_run_needs_no_weights(clip, tmp_path):

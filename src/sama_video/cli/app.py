@@ -139,7 +139,8 @@ def main() -> None:
 def _end(error: BaseException) -> NoReturn:
     """Says what happened, and exits."""
     if is_closed_pipe(error):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        for stream in (sys.stdout, sys.stderr):  # or Python complains when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(PIPE_CLOSED)
     show_trace(error)
     remark(f"sama: {sentence(error)}")

@@ -2,9 +2,11 @@
 
 import errno
 import os
+import select
 import signal
 import sys
 import traceback
+from typing import TextIO
 
 import typer
 
@@ -102,8 +104,13 @@ def is_closed_pipe(error: BaseException) -> bool:
     """Whether nobody reads the command's output any more; the pipes of others break too."""
     if not (isinstance(error, OSError) and error.errno == errno.EPIPE):
         return False
+    return any(_is_unread(stream) for stream in (sys.stdout, sys.stderr))
+
+
+def _is_unread(stream: TextIO) -> bool:
+    poll = select.poll()  # Windows has none, and no EPIPE either
     try:
-        sys.stdout.flush()
+        poll.register(stream.fileno(), select.POLLOUT)
     except (OSError, ValueError):
-        return True
-    return False
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
