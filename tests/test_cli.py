@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import sama_video
 from sama_video.cli.app import main, normalise_arguments
 from sama_video.editing import sidecar_of
 from sama_video.errors import UserError
 from sama_video.models.presets import ASSETS
+from sama_video.training.recipes import find_stages
 from sama_video.video import VideoReader
 from tests.clips import write_clip
 
@@ -26,12 +28,13 @@ def sama(*arguments, cwd=None):
 
 
 def refused(result, *words):
-    """Exit code 2, one line, the words in it, and no traceback."""
+    """Exit code 2, one line, the words in it, and no traceback; that a model is loading may come before."""
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    lines = [line for line in result.stderr.strip().splitlines() if not line.startswith("loading ")]
+    assert len(lines) == 1, result.stderr
     for word in words:
-        assert word in result.stderr
+        assert word in lines[0]
     return True
 
 
@@ -144,7 +147,10 @@ def test_bad_input(clip, tmp_path, monkeypatch, refused_here):
         (("edit", clip, "x", "--prompt", "y"), ("PROMPT and --prompt",)),
         (("edit", clip, "x", "--video", clip), ("VIDEO and --video",)),
         (("edit", clip, "x", "--manifest", tmp_path / "gap.csv"), ("VIDEO and --manifest",)),
-        (("edit", "--manifest", tmp_path / "twice.csv", "-o", tmp_path / "new"), ("2 rows of twice.csv",)),
+        (
+            ("edit", "--manifest", tmp_path / "twice.csv", "-o", tmp_path / "new"),
+            ("row 1: it and row 2 would both write a.mp4",),
+        ),
         (("edit", clip, "x", "-o", tmp_path / "taken.mp4", "--compare"), ("taken_compare.mp4 exists",)),
         (("edit", clip, "x", "-o", tmp_path / "out.gif", "--dry-run"), ("cannot write .gif",)),
         (("edit", clip, "x", "--start", 99, "--dry-run"), ("shows nothing at 99 s",)),
@@ -167,13 +173,16 @@ def test_bad_input(clip, tmp_path, monkeypatch, refused_here):
         (("edit", clip, "x", "--device", "cuda"), ("no CUDA device",)),
         (("edit", clip, "x", "--lora", "none.safetensors"), ("no such LoRA",)),
         (("edit", "--manifest", tmp_path / "none.csv"), ("cannot read the manifest",)),
-        (("edit", "--manifest", tmp_path / "gap.csv"), ("row 1 of gap.csv lacks its video or its prompt",)),
+        (
+            ("edit", "--manifest", tmp_path / "gap.csv"),
+            ("no row of gap.csv", "row 1: it lacks its video or its prompt"),
+        ),
         (("edit", "--manifest", tmp_path / "url.jsonl"), ("fetch it and name the local file",)),
         (("edit", "--manifest", tmp_path / "odd.csv"), ("no src_video", "--column-map src_video=COLUMN")),
         (("info", "--model", "huge"), ("unknown preset",)),
         (("info", "--num-frames", 48), ("use 45 or 49",)),
         (("convert", tmp_path / "none", tmp_path / "out"), ("no such file or folder",)),
-        (("info", "--num-frames", 0), ("got 0; use 1\n",)),
+        (("info", "--num-frames", 0), ("got 0; use 1",)),
         (("info", "--height", 90, "--width", 90), ("multiples of 16", "use 96x96")),
         (("info", "--height", -32, "--width", 0), ("multiples of 16", "use 16x16")),
         (("convert", clip, tmp_path / "out"), ("damaged or not a weights file",)),
@@ -214,29 +223,187 @@ def test_help_and_version_stay_light():
     assert "--guidance-scale: also --cfg-scale" in sama("edit", "--help").stdout
 
 
-def test_sigterm_leaves_nothing_half_written(tmp_path):
+ANSWERS = """if True:
+    import contextlib, io, json, sys
+    from sama_video.cli.app import main
+
+    for case in json.loads(sys.argv[1]):
+        sys.argv = ["sama", *case]
+        said = io.StringIO()
+        code = 0
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            try:
+                main()
+            except SystemExit as ended:
+                code = ended.code
+        heavy = [name for name in ("torch", "diffusers", "transformers") if name in sys.modules]
+        print(json.dumps([case, code, heavy, said.getvalue()]))
+"""
+
+
+def test_answers_that_need_no_model_load_none(clip, tmp_path):
+    """In one process of its own: what an earlier answer imported would show in the later ones too."""
+    write_clip(tmp_path / "taken.mp4", 2)
+    (tmp_path / "odd.csv").write_text("film,prompt\nclip.mp4,x\n")
+    (tmp_path / "bad.csv").write_text("video,prompt,seed\nclip.mp4,x,many\nnone.mp4,x,1\n")
+    (tmp_path / "jobs.csv").write_text("video,prompt\nclip.mp4,x\n")
+    edit = ["edit", clip, "x"]
+    cases = [
+        ([*edit, "--dry-run"], 0, "model at"),
+        (["edit", "--manifest", tmp_path / "jobs.csv", "-o", tmp_path / "new", "--dry-run"], 0, "model at"),
+        (["edit", tmp_path / "none.mp4", "x"], 2, "no such video"),
+        ([*edit, "-o", tmp_path / "x.gif"], 2, "cannot write .gif"),
+        ([*edit, "-o", tmp_path / "taken.mp4"], 2, "exists"),
+        ([*edit, "-o", tmp_path / "no" / "x.mp4"], 2, "does not exist"),
+        ([*edit, "--num-frames", "0"], 2, "--num-frames must be at least 1"),
+        ([*edit, "--fit", "stretch"], 2, "--fit must be one of"),
+        ([*edit, "--dtype", "int8"], 2, "--dtype must be one of"),
+        ([*edit, "--device", "banana"], 2, "unknown device"),
+        ([*edit, "--offload", "model", "--device", "cpu"], 2, "--offload model moves"),
+        ([*edit, "--model", "huge"], 2, "unknown model"),
+        ([*edit, "--model", tmp_path], 2, "no model_index.json"),
+        ([*edit, "--lora", "none.safetensors"], 2, "no such LoRA"),
+        ([*edit, "--height", "100", "--width", "100"], 2, "use --height 96 --width 96"),
+        (["edit", clip, " "], 2, "instruction is empty"),
+        (["edit", "--manifest", tmp_path / "none.csv"], 2, "cannot read the manifest"),
+        (["edit", "--manifest", tmp_path / "odd.csv"], 2, "--column-map src_video=COLUMN"),
+        (["edit", "--manifest", tmp_path / "bad.csv"], 2, "seed must be a whole number"),
+        (["train", "no-such", "--dry-run"], 2, "unknown recipe"),
+        (["eval", "judge", tmp_path / "none"], 2, "holds no run"),
+        (["eval", "exact", tmp_path / "none.csv"], 2, "cannot read the manifest"),
+        (["eval", "predict", "no-such", "--out", tmp_path / "run"], 2, "unknown benchmark"),
+        (["data", "check", tmp_path / "none.csv"], 2, "cannot read the manifest"),
+        (["data", "cache", "no-such"], 2, "unknown recipe"),
+        (["convert", tmp_path / "none", tmp_path / "out"], 2, "no such file or folder"),
+    ]
+    arguments = json.dumps([[str(part) for part in case] for case, _, _ in cases])
+    out = subprocess.run([sys.executable, "-c", ANSWERS, arguments], capture_output=True, text=True, check=True).stdout
+    assert len(out.splitlines()) == len(cases)
+    for line, (_, code, words) in zip(out.splitlines(), cases, strict=True):
+        case, ended, heavy, said = json.loads(line)
+        assert (ended, heavy) == (code, []), (case, said)
+        assert words in said, (case, said)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_leave_nothing_half_written(number, code, tmp_path):
     """In a process of its own: an output is open when the signal arrives."""
-    code = """if True:
+    script = """if True:
         import pathlib, sys, time
-        from sama_video.cli import app
+        from sama_video.cli import edit, app
         from sama_video.files import written_aside
 
-        def work(args):
-            with written_aside(pathlib.Path(sys.argv[1])) as aside:
+        def work(*_):
+            with written_aside(pathlib.Path(sys.argv[-1])) as aside:
                 aside.write_text("half")
                 print("ready", flush=True)
                 time.sleep(600)
 
-        app.app = work
+        edit._load = work
         app.main()
     """
-    arguments = [sys.executable, "-c", code, str(tmp_path / "out.mp4")]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+    clip, out = write_clip(tmp_path / "clip.mp4", 2), tmp_path / "out.mp4"
+    arguments = [sys.executable, "-c", script, "edit", clip, "x", "-o", out]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         assert process.stdout.readline() == "ready\n"
-        process.terminate()
-        assert process.wait(timeout=60) == 143
-    assert list(tmp_path.iterdir()) == []
+        process.send_signal(number)
+        assert process.wait(timeout=60) == code
+        assert process.stderr.read() == "sama: stopped; nothing was written\n"
+    assert list(tmp_path.iterdir()) == [clip]
+
+
+@pytest.fixture
+def ended_with(monkeypatch, capsys):
+    """The command with an edit that raises: its exit code and what it says."""
+
+    def run(error, *options):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr("sama_video.cli.edit._check_given_once", fail)
+        monkeypatch.setattr(sys, "argv", ["sama", "edit", "clip.mp4", "x", *options])
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        signal.signal(signal.SIGTERM, before)
+        return ended.value.code, capsys.readouterr().err
+
+    monkeypatch.setenv("SAMA_DEBUG", "0")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (TypeError("of all\nthings"), 1, "sama: unexpected error: TypeError: of all; this is a fault in the program"),
+        (KeyError("x"), 1, "KeyError: 'x'"),
+        (AssertionError(), 1, "unexpected error: AssertionError; this"),
+        (EOFError(), 1, "unexpected error: EOFError"),
+        (OSError(28, "No space left on device"), 2, "the disk is full"),
+        (PermissionError(13, "Permission denied", "a.mp4"), 2, "Permission denied: a.mp4; check the path"),
+        (FileNotFoundError(2, "No such file or directory", b"caf\xe9.mp4"), 2, "caf\\udce9.mp4"),
+        (BrokenPipeError(32, "Broken pipe"), 1, "unexpected error: BrokenPipeError"),  # of a socket, not of ours
+        (ConnectionResetError(104, "Connection reset"), 1, "unexpected error: ConnectionResetError"),
+        (MemoryError(), 1, "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 1, "out of memory"),
+        (UserError("`num_frames` is odd: '`'"), 2, "sama: --num-frames is odd: '`'"),
+        (UserError("two\nlines"), 2, "sama: two\\nlines"),
+        (KeyboardInterrupt(), 130, "sama: stopped"),
+    ],
+)
+def test_every_error_is_one_sentence(error, code, words, ended_with):
+    ended, said = ended_with(error)
+    assert ended == code
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_debug_shows_the_trace(ended_with, monkeypatch):
+    error = UserError("bad")
+    error.__cause__ = ZeroDivisionError("the cause")
+    code, said = ended_with(error, "--debug")
+    assert code == 2
+    assert "ZeroDivisionError: the cause" in said
+    assert "Traceback" in said
+    assert said.splitlines()[-1] == "sama: bad"
+    monkeypatch.setenv("SAMA_DEBUG", "1")
+    assert "Traceback" in ended_with(TypeError("x"))[1]
+
+
+def test_a_reader_that_has_enough_ends_the_command_in_silence():
+    command = [sys.executable, "-m", "sama_video.cli", "info"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_a_message_about_a_setting_is_made_once():
+    """A UserError is a ValueError, and what turns these into sentences leaves those alone."""
+    for setting in ("data.pretext_variants=many", "data.aspect_ratios=1,wide", "loop.num_steps=few"):
+        with pytest.raises(UserError) as said:
+            find_stages("smoke", [setting])
+        assert str(said.value).count("--set") == 1, said.value
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems want names to be text")
+def test_names_that_are_no_text(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 2)
+    odd = clip.rename(tmp_path / os.fsdecode(b"caf\xe9 12:30.mp4"))
+    result = subprocess.run(
+        [sys.executable, "-m", "sama_video.cli", "edit", os.fsencode(odd.name), "make it sepia", *QUICK],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"caf\\udce9 12:30_edited.mp4" in result.stdout
+    written = sorted(os.fsencode(path.name) for path in tmp_path.iterdir())
+    assert written == [b"caf\xe9 12:30.mp4", b"caf\xe9 12:30_edited.mp4", b"caf\xe9 12:30_edited.mp4.json"]
 
 
 def test_a_dry_run_needs_no_weights(clip, tmp_path):

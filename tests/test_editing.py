@@ -180,18 +180,18 @@ def test_padding_comes_off_where_it_was_put(pipe, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_frames": 0}, "--num-frames must be at least 1"),
-        ({"start": -1.0}, "--start must be at least 0"),
-        ({"num_inference_steps": 0}, "--num-inference-steps must be at least 1"),
-        ({"crf": 99}, "--crf must lie in 0..51"),
-        ({"height": 64}, "both --height and --width"),
-        ({"start": float("nan")}, "--start must be at least 0"),
-        ({"seed": 10**23}, r"--seed must be below 2\*\*63"),
-        ({"flow_shift": 0.0}, "--flow-shift must be above 0"),
-        ({"flow_shift": -3.0}, "--flow-shift must be above 0"),
-        ({"guidance_scale": float("nan")}, "--guidance-scale must be a finite number"),
-        ({"fit": "stretch"}, "--fit must be one of"),
-        ({"detail": "much"}, "--detail must be one of"),
+        ({"num_frames": 0}, "`num_frames` must be at least 1"),
+        ({"start": -1.0}, "`start` must be at least 0"),
+        ({"num_inference_steps": 0}, "`num_inference_steps` must be at least 1"),
+        ({"crf": 99}, "`crf` must be in 0..51"),
+        ({"height": 64}, "both `height` and `width`"),
+        ({"start": float("nan")}, "`start` must be at least 0"),
+        ({"seed": 10**23}, r"`seed` must be below 2\*\*63"),
+        ({"flow_shift": 0.0}, "`flow_shift` must be above 0"),
+        ({"flow_shift": -3.0}, "`flow_shift` must be above 0"),
+        ({"guidance_scale": float("nan")}, "`guidance_scale` must be a finite number"),
+        ({"fit": "stretch"}, "`fit` must be one of"),
+        ({"detail": "much"}, "`detail` must be one of"),
     ],
 )
 def test_settings_out_of_range(settings, message):
@@ -200,7 +200,7 @@ def test_settings_out_of_range(settings, message):
 
 
 def test_sizes_the_model_cannot_take(pipe, tmp_path):
-    with pytest.raises(UserError, match="use --height 96 --width 112"):
+    with pytest.raises(UserError, match="use `height` 96 `width` 112"):
         edit(pipe, write_clip(tmp_path / "a.mp4"), tmp_path / "b.mp4", EditSettings(height=100, width=110))
     with pytest.raises(UserError, match="instruction is empty"):
         edit_video(pipe, tmp_path / "a.mp4", " ", tmp_path / "b.mp4", QUICK)

@@ -2,8 +2,12 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
+import itertools
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +21,26 @@ HASH_BLOCK = 2**22
 
 # What a file system says of a place that cannot take a file; other errors come from what the caller does meanwhile.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.ENOENT)
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENAMETOOLONG)
+
+# What is written is called `.NAME.OWNER.part.SUFFIX` until it is whole, and a folder that makes room `.NAME.OWNER.old`.
+# The owner is MACHINE-PID-NUMBER, so that what a killed process left is known for what it is; once it was PID alone.
+_ASIDE = re.compile(
+    r"\.(?P<name>.+)\."
+    r"(?:(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.(?P<kind>part|old)|(?P<lone_pid>\d{1,7})\.part)(?:\.[^.]*)?",
+    re.DOTALL,
+)
+_NUMBERS = itertools.count()
+_OPEN: set[Path] = set()
 
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """A path beside `path` to write a file or folder to; renamed to it at the end, removed if anything goes wrong.
 
-    What lies at `path` is replaced: a file by a file, a folder by a folder, never one by the other.
+    What is at `path` is replaced: a file by a file, a folder by a folder, never one by the other. What killed processes
+    left in the same folder is removed first, see `sweep`. The path given is absolute: FFmpeg takes a relative
+    `12:30.mp4` for a protocol.
 
     Raises:
         UserError: for a place that cannot be written, a full disk, a file and a folder in each other's way.
@@ -33,7 +49,10 @@ def written_aside(path: Path) -> Iterator[Path]:
         raise UserError(f"the folder {path.parent} does not exist; make it or choose another output")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"the folder {path.parent} is read-only; choose another output")
-    aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    folder = Path(os.path.abspath(path.parent))
+    _sweep_once(folder)
+    aside = folder / _aside_name(path, longest_name(folder))
+    _OPEN.add(aside)
     try:
         yield aside
         _put(aside, path)
@@ -45,6 +64,113 @@ def written_aside(path: Path) -> Iterator[Path]:
         raise
     finally:
         _remove(aside)
+        _OPEN.discard(aside)
+
+
+def is_about_a_full_disk(error: BaseException) -> bool:
+    """Whether it is an error of `written_aside` that any other output on the same disk would meet too."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL
+
+
+def longest_name(folder: Path) -> int:
+    """Bytes that a name in an existing folder may have."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # not on Windows, and not every file system says
+        return 255
+
+
+def _owner() -> str:
+    return f"{_machine()}-{os.getpid()}-{next(_NUMBERS)}"
+
+
+@functools.cache
+def _machine() -> str:
+    """Where a process number means something: a machine, and in it a container."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbering = ""
+    return hashlib.sha256(f"{platform.node()} {numbering}".encode()).hexdigest()[:8]
+
+
+def _aside_name(path: Path, longest: int) -> str:
+    """The suffix stays, since writers go by it; a name that leaves no room is cut."""
+    stem, end = path.stem, f".{_owner()}.part{path.suffix}"
+    while len(os.fsencode(f".{stem}{end}")) > longest and len(stem) > 1:
+        stem = stem[:-1]
+    return f".{stem}{end}"
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes that are dead left half-written in a folder; one they had moved away comes back.
+
+    What belongs to a living process, to another machine that shares the disk, or to somebody else stays.
+    """
+    folder = Path(os.path.abspath(folder))
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for path in [folder / entry.name for entry in entries if entry.name.startswith(".")]:
+            left = _ASIDE.fullmatch(path.name)
+            if left is not None and _is_left(path, left):
+                _clear(path, folder / left["name"] if left["kind"] == "old" else None)
+
+
+@functools.cache
+def _sweep_once(folder: Path) -> None:
+    sweep(folder)
+
+
+def _is_left(path: Path, left: re.Match[str]) -> bool:
+    if left["machine"] not in (None, _machine()):
+        return False
+    pid = int(left["pid"] or left["lone_pid"])
+    if pid == os.getpid():  # a number that was given again
+        return path not in _OPEN and left["lone_pid"] is None
+    return not _is_running(pid)
+
+
+def _clear(path: Path, moved_from: Path | None) -> None:
+    """A kill between the two renames of `_put_folder` leaves the old folder aside, and nothing in its place."""
+    if moved_from is not None and not moved_from.exists():
+        with contextlib.suppress(OSError):
+            os.replace(path, moved_from)
+    else:
+        _remove(path)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # os.kill would end it
+        return _is_running_on_windows(pid)
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return not _is_ended(pid)
+
+
+def _is_ended(pid: int) -> bool:
+    """A process that ended, but that nobody has waited for: a container's first process often waits for none."""
+    try:
+        # The state comes after the program's name, which is in parentheses and may hold any.
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
+
+
+def _is_running_on_windows(pid: int) -> bool:
+    import ctypes
+
+    kernel = ctypes.windll.kernel32  # pyright: ignore[reportAttributeAccessIssue] (Windows only)
+    query_limited_information, still_active = 0x1000, 259
+    handle = kernel.OpenProcess(query_limited_information, False, pid)
+    if not handle:
+        return False
+    code = ctypes.c_ulong()
+    known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+    kernel.CloseHandle(handle)
+    return not known or code.value == still_active
 
 
 def _is_about(error: OSError, path: Path) -> bool:
@@ -64,14 +190,14 @@ def _put(aside: Path, path: Path) -> None:
 
 def _put_folder(aside: Path, path: Path) -> None:
     """A folder cannot be renamed over another: the old one steps aside, and goes when the new one is there."""
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    os.replace(path, old)
+    old = aside.with_name(f".{path.name}.{_owner()}.old")
+    _OPEN.add(old)
     try:
+        os.replace(path, old)
         os.replace(aside, path)
-    except OSError:
-        os.replace(old, path)
-        raise
-    _remove(old)
+    finally:
+        _clear(old, path)
+        _OPEN.discard(old)
 
 
 def _remove(path: Path) -> None:
@@ -80,6 +206,36 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def check_folder(path: Path) -> None:
+    """That a folder is there or can be made; makes nothing.
+
+    Raises:
+        UserError: if it or what it would be made in is a file, or read-only.
+    """
+    there = next((place for place in (path, *path.parents) if place.exists()), path)
+    if not there.is_dir():
+        raise UserError(f"cannot make the folder {path} ({there} is a file); choose another")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"the folder {there} is read-only; choose another")
+
+
+@contextlib.contextmanager
+def folder_made(path: Path) -> Iterator[Path]:
+    """As `make_folder`; folders that were made for it and hold nothing at the end are removed again.
+
+    Raises:
+        UserError: as `make_folder`.
+    """
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    make_folder(path)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):  # until one that is not empty
+            for place in missing:
+                place.rmdir()
 
 
 def make_folder(path: Path) -> Path:

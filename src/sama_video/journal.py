@@ -37,6 +37,13 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(f"line {number} of {path} is damaged; delete it and start again") from error
 
 
+def _encoded(record: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False, sort_keys=True).encode()
+    except UnicodeEncodeError:  # a lone half of a surrogate pair: from a name that is not UTF-8, or a judge's answer
+        return json.dumps(record, sort_keys=True).encode()
+
+
 class Journal:
     """A journal open for appending. Use it as a context; safe for threads.
 
@@ -65,7 +72,7 @@ class Journal:
 
     def append(self, record: dict[str, Any]) -> None:
         """Returns when the record is on the disk. Raises UserError for a full disk."""
-        line = json.dumps(record, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+        line = _encoded(record) + b"\n"
         with self._writing:
             try:
                 written = self._file.write(line)
@@ -75,8 +82,8 @@ class Journal:
             except OSError as error:
                 self._file.truncate(self._end)
                 raise UserError(
-                    f"cannot write to {self.path} ({error.strerror}); what it held is kept: mend that and start the "
-                    "same command again to go on"
+                    f"cannot write to {self.path} ({error.strerror}); what it held is kept: fix that and start the "
+                    "same command again to resume"
                 ) from error
             self._end += len(line)
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
@@ -10,12 +11,16 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def worker_pool(num_workers: int) -> ProcessPoolExecutor:
-    """Spawned processes, which import what they need anew."""
+    """Spawned processes, which import what they need themselves."""
     return ProcessPoolExecutor(num_workers, mp_context=SPAWN, initializer=end_with_parent)
 
 
 def end_with_parent() -> None:
-    """In a spawned process: nobody will take what it does once its parent is gone."""
+    """In a spawned process: nobody will take what it does once its parent is gone.
+
+    Ctrl-C reaches every process of a terminal; what it means is the parent's to decide.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_wait_for_the_end, daemon=True).start()
 
 

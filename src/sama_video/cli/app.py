@@ -1,47 +1,57 @@
 """The command's entry point: every subcommand by name, other editors' option names, errors as one sentence."""
 
-import re
+import errno
+import io
+import os
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import UserError
+from .console import DEBUG, PIPE_CLOSED, TerminatedError, exit_code, is_closed_pipe, remark, sentence, show_trace
 from .data import data_app
 from .edit import demo, edit
 from .evaluate import eval_app
 from .models import convert, info
+from .options import ALIASES, parse_size
 from .train import train_app
+
+
+class _CarriedError(Exception):
+    """An error on its way to `main`: typer would end the program without a word at some of them."""
+
+    def __init__(self, error: BaseException):
+        super().__init__(str(error))
+        self.error = error
+
+
+class SamaGroup(TyperGroup):
+    """Leaves Ctrl-C and broken pipes to `main`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """As any group's."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, EOFError) as error:
+            raise _CarriedError(error) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise _CarriedError(error) from error
+            raise
+
 
 app = typer.Typer(
     name="sama",
+    cls=SamaGroup,
     help="Edit videos by instruction with SAMA.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-# What other editors call the same options. Every option may also be written with underscores.
-ALIASES = {
-    "--src-video": "--video",
-    "--video-path": "--video",
-    "--instruction": "--prompt",
-    "--sample-steps": "--num-inference-steps",
-    "--infer-steps": "--num-inference-steps",
-    "--steps": "--num-inference-steps",
-    "--cfg-scale": "--guidance-scale",
-    "--sample-guide-scale": "--guidance-scale",
-    "--sigma-shift": "--flow-shift",
-    "--sample-shift": "--flow-shift",
-    "--max-frames": "--num-frames",
-    "--frame-num": "--num-frames",
-    "--base-seed": "--seed",
-    "--save-file": "--output",
-    "--output-dir": "--output",
-    "--lora-path": "--lora",
-    "--model-path": "--model",
-}
 
 
 def _other_names() -> str:
@@ -58,10 +68,19 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _set_debugging(wanted: bool) -> None:
+    if wanted:
+        os.environ[DEBUG] = "1"  # so that processes that help know it too
+
+
 @app.callback()
 def sama(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", callback=_set_debugging, is_eager=True, help="Show where errors come from; anywhere."),
     ] = False,
 ) -> None:
     """Edit videos by instruction with SAMA."""
@@ -76,7 +95,7 @@ app.add_typer(eval_app, name="eval")
 
 
 def normalise_arguments(arguments: list[str]) -> list[str]:
-    """Other editors' option names, underscores and `--size 832*480` in this command's own words."""
+    """Other editors' option names, underscores, `--size 832*480`, `--debug` anywhere: in this command's own words."""
     result = []
     pending = iter(arguments)
     for argument in pending:
@@ -88,21 +107,41 @@ def normalise_arguments(arguments: list[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         name = name.replace("_", "-")
         name = ALIASES.get(name, name)
-        if name == "--size":
-            size = re.fullmatch(r"(\d+)[*xX](\d+)", value if equals else next(pending, ""))
+        if name == "--debug":
+            result.insert(0, name)
+        elif name == "--size":
+            size = parse_size(value if equals else next(pending, ""))
             if size is None:
                 raise UserError("--size takes WIDTHxHEIGHT, for example --size 832x480")
-            result += ["--width", size[1], "--height", size[2]]
+            result += ["--width", str(size[0]), "--height", str(size[1])]
         else:
             result.append(name + equals + value)
     return result
 
 
+def _terminate(*_: object) -> NoReturn:
+    raise TerminatedError
+
+
 def main() -> None:
-    """Entry point: bad input ends with one sentence and exit code 2, SIGTERM with nothing half-written and 143."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    """Entry point. Exit codes: 0 done; 1 something failed on the way; 2 bad input, one sentence says what; 130 and 143
+    after Ctrl-C and SIGTERM, which leave nothing half-written."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(args=normalise_arguments(sys.argv[1:]))
-    except UserError as error:
-        typer.echo(f"sama: {error}", err=True)
-        sys.exit(2)
+    except (Exception, KeyboardInterrupt) as error:
+        _end(error.error if isinstance(error, _CarriedError) else error)
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Says what happened, and exits."""
+    if is_closed_pipe(error):
+        for stream in (sys.stdout, sys.stderr):  # or Python complains when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(PIPE_CLOSED)
+    show_trace(error)
+    remark(f"sama: {sentence(error)}")
+    sys.exit(exit_code(error))

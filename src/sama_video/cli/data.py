@@ -170,11 +170,14 @@ def cache(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Encode the clips, texts and anchor frames of a training once, for all its epochs."""
-    from ..training.caching import CacheJob, fill_cache
     from ..training.recipes import find_stages
     from .progress import ProgressBar
 
-    jobs = [CacheJob(run=stage, device=device, workers=workers) for stage in find_stages(recipe, settings or [])]
+    stages = find_stages(recipe, settings or [])
+
+    from ..training.caching import CacheJob, fill_cache  # imports torch
+
+    jobs = [CacheJob(run=stage, device=device, workers=workers) for stage in stages]
     for job in jobs:
         with ProgressBar() as progress:
             report = fill_cache(job, progress)

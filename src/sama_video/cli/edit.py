@@ -1,60 +1,22 @@
 """`sama edit` and `sama demo`."""
 
 import time
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
-from ..files import make_folder
+from ..files import check_folder, folder_made
+from .batch import Batch, Job, check_files, default_output, read_rows
+from .console import remark, say
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
-    from ..editing import EditPlan, EditSettings
+    from ..editing import EditPlan
     from ..pipelines.pipeline_sama import SamaPipeline
-    from ..pipelines.selection import Loading, ModelFacts
-
-
-@dataclass(frozen=True)
-class _Job:
-    video: Path
-    prompt: str
-    output: Path
-
-    @property
-    def compare(self) -> Path:
-        return self.output.with_name(f"{self.output.stem}_compare{self.output.suffix}")
-
-
-def _default_output(video: Path) -> Path:
-    from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-
-    known = video.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    suffix = video.suffix if known else ".mp4"
-    return video.parent / f"{video.stem}_edited{suffix}"
-
-
-def read_jobs(manifest: Path, folder: Path, column_map: list[str]) -> list[_Job]:
-    """Jobs of a manifest; results go to `folder`, under the name in a row's `output` if it has one."""
-    from ..data.manifest import is_url, parse_column_map, read_manifest
-
-    jobs = []
-    rows = read_manifest(manifest, column_map=parse_column_map(column_map), required=("src_video", "prompt"))
-    for number, row in enumerate(rows, start=1):
-        if row.src_video is None or row.prompt is None:
-            raise UserError(f"row {number} of {manifest.name} lacks its video or its prompt; fill it in or remove it")
-        if is_url(row.src_video):
-            raise UserError(f"row {number} of {manifest.name} names {row.src_video}; fetch it and name the local file")
-        video = Path(row.src_video)
-        output = row.extra.get("output", f"{number:04d}_{_default_output(video).name}")
-        jobs.append(_Job(video, row.prompt, folder / output))
-    for output, count in Counter(job.output.resolve() for job in jobs).items():
-        if count > 1:
-            raise UserError(f"{count} rows of {manifest.name} have the output {output.name}; give each its own")
-    return jobs
+    from ..pipelines.selection import Loading
 
 
 def edit(
@@ -66,7 +28,9 @@ def edit(
         Path | None,
         typer.Option("--output", "-o", help="Result; with --manifest a folder. Default: beside the source."),
     ] = None,
-    manifest: Annotated[Path | None, typer.Option(help="CSV, JSON, JSONL or Parquet of videos and prompts.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="CSV, JSON, JSONL or Parquet of videos and prompts; settings as columns.")
+    ] = None,
     column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
     model: Annotated[str, typer.Option(help="Preset, local folder or hub id.")] = "nano",
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
@@ -94,13 +58,15 @@ def edit(
     compare: Annotated[bool, typer.Option(help="Also write source and result side by side.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done, and stop.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing result.")] = False,
+    allow_outside: Annotated[bool, typer.Option(help="Rows of the manifest may write outside of --output.")] = False,
 ) -> None:
     """Edit a video: sama edit clip.mp4 "make it black and white"."""
     _check_given_once(video, prompt, video_option, prompt_option, manifest)
 
-    from ..editing import EditSettings
+    from ..editing import EditSettings, check_edit
     from ..pipelines.selection import Loading, read_facts
 
+    # 1. Arguments
     settings = EditSettings(
         negative_prompt=negative_prompt,
         seed=seed,
@@ -117,40 +83,60 @@ def edit(
         detail=detail,  # pyright: ignore[reportArgumentType]
         crf=crf,
     )
-    loading = Loading(
-        model=model,
-        device=device,
-        dtype=dtype,
-        offload=offload,
-        scheduler=scheduler,
-        vae_tiling=vae_tiling,
-        lora=lora,
-    )
+    options = {"device": device, "dtype": dtype, "offload": offload, "scheduler": scheduler, "vae_tiling": vae_tiling}
     video, prompt = video or video_option, prompt if prompt is not None else prompt_option
+
+    # 2. Files, then the model's configuration, then the device: only the last may need torch
     if manifest is not None:
-        jobs = read_jobs(manifest, output or manifest.parent, column_map or [])
-    elif video is None or prompt is None:
+        folder = output or manifest.parent
+        batch = Batch(
+            manifest=manifest,
+            folder=folder,
+            edit=lambda pipe, job: _run(pipe, job, compare),
+            load=_load,
+            compare=compare,
+            overwrite=overwrite,
+        )
+        rows = read_rows(manifest, folder, settings, column_map or [], allow_outside=allow_outside)
+        batch.check_files(rows)
+        facts, loading = read_facts(model), Loading(model=model, lora=lora, **options)
+        plans = batch.plan(rows, loading, facts)
+        if dry_run:
+            for job in rows.jobs:
+                _describe(job, plans[job.row])
+        else:
+            batch.run(rows, loading)
+        batch.end(rows, recorded=not dry_run)
+        return
+    if video is None or prompt is None:
         raise UserError('give a video and an instruction: sama edit clip.mp4 "make it black and white"')
-    else:
-        jobs = [_Job(video, prompt, output or _default_output(video))]
-    facts = read_facts(model)
-    pending = jobs
-    if manifest is not None and not overwrite:
-        pending = [job for job in jobs if not _is_done(job, settings, loading, facts)]
-        if len(pending) < len(jobs):
-            typer.echo(f"{len(jobs) - len(pending)} of {len(jobs)} results exist already")
-    plans = [_checked(job, settings, facts, compare, overwrite, makes_folder=manifest is not None) for job in pending]
+    job = Job(video=video, prompt=prompt, output=output or default_output(video), settings=settings)
+    reader = check_files(job, compare, overwrite=overwrite, makes_folder=False)
+    plan = check_edit(reader, job.prompt, job.output, settings, read_facts(model))
+    loading = Loading(model=model, lora=lora, **options)
+
+    # 3. The edit
     if dry_run:
-        for job, plan in zip(pending, plans, strict=True):
-            _describe(job, plan, settings)
-    elif pending:
-        for job in pending if manifest is not None else []:
-            make_folder(job.output.parent)
+        _describe(job, plan)
+    else:
+        _edit_one(job, loading, compare)
+
+
+def _edit_one(job: Job, loading: "Loading", compare: bool) -> None:
+    try:
+        _run(_load(loading), job, compare)
+    except KeyboardInterrupt as stop:
+        stop.add_note("stopped; nothing was written")
+        raise
+
+
+def _load(loading: "Loading") -> "SamaPipeline":
+    with ProgressBar() as progress, progress.waiting(f"loading {loading.model}"):
         from ..pipelines.loading import load_pipeline
 
         pipe = load_pipeline(**asdict(loading))
-        for job in pending:
-            _run(pipe, job, settings, compare)
+    pipe.loaded_as = loading  # the same, with its hashes where they are known already
+    return pipe
 
 
 def _check_given_once(
@@ -165,49 +151,17 @@ def _check_given_once(
         raise UserError(f"{names[0]} and --manifest do not go together: the manifest names videos and prompts")
 
 
-def _is_done(job: _Job, settings: "EditSettings", loading: "Loading", facts: "ModelFacts") -> bool:
-    """Whether the result is there already; UserError if it is there but was not made from the same."""
-    from ..editing import differences, read_sidecar
-
-    if not job.output.exists():
-        return False
-    record = read_sidecar(job.output)
-    if record is None:
-        raise UserError(f"{job.output} exists without the record of an edit; move it away or pass --overwrite")
-    changed = differences(record, job.video, job.prompt, settings.resolved(facts), loading.provenance)
-    if changed:
-        raise UserError(
-            f"{job.output} exists and was made with another {', '.join(changed)}; "
-            "pass --overwrite to make all results anew, or choose another --output"
-        )
-    return True
-
-
-def _checked(
-    job: _Job, settings: "EditSettings", facts: "ModelFacts", compare: bool, overwrite: bool, makes_folder: bool
-) -> "EditPlan":
-    """All that can be known to fail before the model is loaded."""
-    from ..editing import check_edit, check_outputs
-    from ..video import VideoReader
-
-    reader = VideoReader(job.video)
-    plan = check_edit(reader, job.prompt, job.output, settings, facts)
-    if job.output.parent.is_dir() or not makes_folder:
-        check_outputs(job.video, job.output, job.compare if compare else None, overwrite=overwrite)
-    return plan
-
-
-def _describe(job: _Job, plan: "EditPlan", settings: "EditSettings") -> None:
+def _describe(job: Job, plan: "EditPlan") -> None:
     info = plan.info
-    frames = settings.num_frames or info.num_frames or "all"
-    typer.echo(
+    frames = job.settings.num_frames or info.num_frames or "all"
+    say(
         f"{job.video} ({info.width}x{info.height}, {float(info.fps):.3f} fps) -> {job.output} "
         f"({plan.written_size[1]}x{plan.written_size[0]}): {frames} frames, model at "
         f"{plan.model_size[1]}x{plan.model_size[0]} in windows of {plan.window}, detail {plan.detail}"
     )
 
 
-def _run(pipe: "SamaPipeline", job: _Job, settings: "EditSettings", compare: bool, sheet: bool = False) -> list[Path]:
+def _run(pipe: "SamaPipeline", job: Job, compare: bool, sheet: bool = False) -> list[Path]:
     from ..editing import edit_video
 
     beside = job.compare if compare else None
@@ -215,22 +169,33 @@ def _run(pipe: "SamaPipeline", job: _Job, settings: "EditSettings", compare: boo
     started = time.monotonic()
     with ProgressBar() as progress:
         sidecar = edit_video(
-            pipe, job.video, job.prompt, job.output, settings, compare=beside, contact_sheet=contact, progress=progress
+            pipe,
+            job.video,
+            job.prompt,
+            job.output,
+            job.settings,
+            compare=beside,
+            contact_sheet=contact,
+            progress=progress,
         )
     for note in sidecar["notes"]:
-        typer.echo(f"note: {note}", err=True)
+        remark(f"note: {note}")
     frames = sidecar["source"]["num_frames"]
-    typer.echo(f"{job.output} ({frames} frames in {time.monotonic() - started:.1f} s)")
+    say(f"{job.output} ({frames} frames in {time.monotonic() - started:.1f} s)")
     return [path for path in (job.output, beside, contact) if path is not None]
 
 
 def demo(out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo")) -> None:
-    """Edit the bundled clip with the shipped model and say where the results lie."""
+    """Edit the bundled clip with the shipped model and say where the results are."""
     from ..editing import EditSettings
     from ..models.presets import ASSETS
-    from ..pipelines.loading import load_pipeline
+    from ..pipelines.selection import Loading
 
-    job = _Job(ASSETS / "demo.mp4", "Make the scene look like it is night", make_folder(out) / "cup_night.mp4")
-    written = _run(load_pipeline("nano"), job, EditSettings(), compare=True, sheet=True)
+    prompt = "Make the scene look like it is night"
+    job = Job(video=ASSETS / "demo.mp4", prompt=prompt, output=out / "cup_night.mp4", settings=EditSettings())
+    check_folder(out)
+    pipe = _load(Loading(model="nano"))
+    with folder_made(out):
+        written = _run(pipe, job, compare=True, sheet=True)
     for label, path in zip(("result", "side by side", "contact sheet"), written, strict=True):
-        typer.echo(f"{label}: {path.resolve()}")
+        say(f"{label}: {path.resolve()}")

@@ -36,10 +36,13 @@ def convert(
     merge_into: Annotated[str | None, typer.Option(help="SOURCE is a LoRA: write this model with it merged.")] = None,
 ) -> None:
     """Convert weights between the official release's files and a folder that every command loads."""
-    from ..conversion import convert_files
-
     if to not in ("diffusers", "official"):
         raise UserError(f"--to must be diffusers or official, got {to!r}")
+    if not source.exists():
+        raise UserError(f"no such file or folder: {source}")
+
+    from ..conversion import convert_files  # imports torch
+
     written = convert_files(
         source,
         output,

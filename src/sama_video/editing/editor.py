@@ -21,7 +21,7 @@ from ..detail import JointUpsampler, resize_plainly
 from ..files import written_aside
 from ..video import Frame, VideoReader, VideoWriter, regular_time_base, write_image
 from .plan import EditPlan, check_edit, check_outputs, window_starts
-from .record import sidecar_of
+from .record import FileState, sidecar_of
 from .settings import EditSettings
 
 if TYPE_CHECKING:
@@ -64,7 +64,14 @@ class ReadClip:
     durations: list[Fraction]
 
 
-def read_at_model_size(reader: VideoReader, plan: EditPlan, settings: EditSettings) -> ReadClip:
+def _silent(_phase: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def read_at_model_size(
+    reader: VideoReader, plan: EditPlan, settings: EditSettings, progress: Progress = _silent
+) -> ReadClip:
+    wanted = settings.num_frames or plan.info.num_frames
     whole = plan.area == (0, 0, plan.info.height, plan.info.width)
     frames, times, durations = [], [], []
     for frame in reader.frames(settings.start, settings.num_frames, plan.model_size if whole else None):
@@ -74,6 +81,7 @@ def read_at_model_size(reader: VideoReader, plan: EditPlan, settings: EditSettin
         frames.append(pixels)
         times.append(frame.time)
         durations.append(frame.duration)
+        progress("reading", len(frames), max(len(frames), wanted))
     since_begin = [time - times[0] for time in times]
     return ReadClip(frames=np.stack(frames), begin=times[0], times=since_begin, durations=durations)
 
@@ -121,7 +129,7 @@ def edit_frames(
 
 @dataclass(frozen=True, kw_only=True)
 class _Files:
-    """What one edit writes, aside."""
+    """What one edit writes."""
 
     result: Path
     compare: Path | None
@@ -137,7 +145,7 @@ def edit_video(
     *,
     compare: Path | None = None,
     contact_sheet: Path | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = _silent,
 ) -> dict:
     """Edit one file.
 
@@ -159,27 +167,42 @@ def edit_video(
     plan = check_edit(reader, prompt, output, settings, pipe.facts)
     check_outputs(video, output, compare, contact_sheet, overwrite=True)
 
-    # 1. Read at the model's size
-    clip = read_at_model_size(reader, plan, settings)
+    # 1. Read at the model's size; say what source and weights are, as they are now
+    clip = read_at_model_size(reader, plan, settings, progress)
     notes = [*plan.notes, *_damage_notes(reader, clip, settings)]
+    source, model = _identities(video, pipe, progress)
 
     # 2. Edit
     edited = edit_frames(pipe, clip.frames, prompt, settings, plan.window, progress)
 
     # 3. Bring back to the output size and write
-    sidecar = _sidecar(prompt, video, plan, clip, settings, pipe, notes)
+    sidecar = _sidecar(prompt, video, plan, clip, settings, pipe, notes, source, model)
+    sidecar["others"] = [path.name for path in (compare, contact_sheet) if path is not None]
     with contextlib.ExitStack() as stack:
 
         def aside(path: Path | None) -> Path | None:
             return None if path is None else stack.enter_context(written_aside(path))
 
-        # Renamed in the reverse order: where the result lies, its record does.
+        # Renamed in the reverse order: where the result is, its record is.
         result = stack.enter_context(written_aside(output))
         files = _Files(result=result, compare=aside(compare), contact_sheet=aside(contact_sheet))
         aside_json = stack.enter_context(written_aside(sidecar_of(output)))
         _write_result(reader, plan, clip, edited, settings, files, progress)
+        # A kill between the renames leaves the new record beside the result before it.
+        sidecar["result"] = {"size": result.stat().st_size}
         aside_json.write_text(json.dumps(sidecar, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return sidecar
+
+
+def _identities(video: Path, pipe: "SamaPipeline", progress: Progress) -> tuple[FileState, dict]:
+    """Of the source and of the model; a pipeline that was put together by hand says only what it can."""
+    progress("hashing", 0, 2)
+    source = FileState.of(video)
+    progress("hashing", 1, 2)
+    by_hand = {"dtype": str(pipe.dtype), "device": str(pipe.device)}
+    model = pipe.loaded_as.provenance if pipe.loaded_as else by_hand
+    progress("hashing", 2, 2)
+    return source, model
 
 
 def _damage_notes(reader: VideoReader, clip: ReadClip, settings: EditSettings) -> list[str]:
@@ -285,12 +308,15 @@ def _sidecar(
     settings: EditSettings,
     pipe: "SamaPipeline",
     notes: list[str],
+    source: FileState,
+    model: dict,
 ) -> dict:
     resolved = replace(settings.resolved(pipe.facts), detail=plan.detail)
     return {
         "prompt": prompt,
         "source": {
             "path": str(video),
+            **asdict(source),
             "height": plan.info.height,
             "width": plan.info.width,
             "fps": str(plan.info.fps),
@@ -304,10 +330,7 @@ def _sidecar(
         "prompt_prefix": pipe.config.prompt_prefix,
         "scheduler": type(pipe.scheduler).__name__,
         "notes": notes,
-        # A pipeline that was put together by hand says only what it can.
-        "model": pipe.loaded_as.provenance
-        if pipe.loaded_as
-        else {"dtype": str(pipe.dtype), "device": str(pipe.device)},
+        "model": model,
         "versions": {
             "sama-video": _version("sama-video"),
             **{name: _version(name) for name in ("torch", "diffusers", "transformers", "av")},

@@ -1,11 +1,13 @@
 """What an edit will do, decided and checked before a model is loaded. Imports no torch."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError
+from ..files import longest_name
 from ..pipelines.scope import describe_scope, is_far
 from ..pipelines.selection import ModelFacts
 from ..shapes import fit_size, nearest_multiple
@@ -22,7 +24,7 @@ class EditPlan:
         info: of the source.
         model_size: (height, width) that the transformer works at.
         area: (top, left, height, width) of the source that is edited; negative or larger than the source with "pad".
-        canvas: (height, width) at which results are made: the edited area's, or the model's with `--output-size model`.
+        canvas: (height, width) at which results are made: the edited area's, or the model's with `output_size="model"`.
         output_size: (height, width) of the result: the canvas without borders added by "pad".
         detail: whether the source's own resolution comes back.
         window: frames per pass of the model (4k+1).
@@ -52,8 +54,8 @@ def plan_edit(info: VideoInfo, settings: EditSettings, facts: ModelFacts) -> Edi
         if size[0] % pixel_multiple or size[1] % pixel_multiple:
             better = [nearest_multiple(length, pixel_multiple) for length in size]
             raise UserError(
-                f"--height and --width must divide by {pixel_multiple}, got {size[0]}x{size[1]}; "
-                f"use --height {better[0]} --width {better[1]}"
+                f"`height` and `width` must divide by {pixel_multiple}, got {size[0]}x{size[1]}; "
+                f"use `height` {better[0]} `width` {better[1]}"
             )
     else:
         size = fit_size(info.height, info.width, settings.max_pixels or facts.native_area, facts.pixel_multiple)
@@ -95,21 +97,51 @@ def check_outputs(video: Path, output: Path, *others: Path | None, overwrite: bo
     """That an edit may write its result, the record of it and other files.
 
     Raises:
-        UserError: for the source itself, a folder that is none, a folder in the way, a file in the way unless
-            `overwrite`, or a file in the record's place that is no such record, in any case.
+        UserError: for the source itself under any name, a folder that is none, a name that is too long, a folder in
+            the way, a file in the way unless `overwrite`, or a file in the record's place that is no such record, in
+            any case.
     """
-    if output.resolve() == video.resolve():
-        raise UserError(f"{output} is the source itself; choose another --output")
+    written = (output, *(other for other in others if other is not None))
+    for path in written:
+        if _is_same_file(path, video):
+            raise UserError(f"{path} is the source itself; choose another `output`")
     if not output.parent.is_dir():
-        raise UserError(f"the folder {output.parent} does not exist; make it or choose another --output")
-    for path in (output, *(other for other in others if other is not None)):
+        raise UserError(f"the folder {output.parent} does not exist; make it or choose another `output`")
+    check_names(output, *others)
+    for path in written:
         if path.is_dir():
-            raise UserError(f"{path} is a folder; give a file name, or --manifest for many edits")
-        if path.exists() and not overwrite:
-            raise UserError(f"{path} exists; pass --overwrite to replace it or choose another --output")
+            raise UserError(f"{path} is a folder; give a file name, or a `manifest` for many edits")
+        if path.exists() and not overwrite and not _left_by_a_kill(path, output):
+            raise UserError(f"{path} exists; pass `overwrite` to replace it or choose another `output`")
     sidecar = sidecar_of(output)
     if sidecar.exists() and read_sidecar(output) is None:
-        raise UserError(f"{sidecar} is not the record of an edit; move it away or choose another --output")
+        raise UserError(f"{sidecar} is not the record of an edit; move it away or choose another `output`")
+
+
+def check_names(output: Path, *others: Path | None) -> None:
+    """Raises UserError for names that the file system cannot hold."""
+    there = next((folder for folder in output.parents if folder.is_dir()), Path())
+    longest = longest_name(there)
+    for path in (sidecar_of(output), *(other for other in others if other is not None)):
+        excess = len(os.fsencode(path.name)) - longest
+        if excess > 0:
+            raise UserError(
+                f"the name {path.name} is {excess} bytes too long for its folder; choose a shorter `output`"
+            )
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    """Also by a link, or in other letters on a disk that takes them for the same."""
+    try:
+        return path.resolve() == other.resolve() or path.samefile(other)
+    except OSError:
+        return False
+
+
+def _left_by_a_kill(path: Path, output: Path) -> bool:
+    """An edit puts its record in place first, then other files that the record names, then the result."""
+    record = None if output.exists() else read_sidecar(output)
+    return record is not None and path.name in (record.get("others") or [])
 
 
 def check_edit(reader: VideoReader, prompt: str, output: Path, settings: EditSettings, facts: ModelFacts) -> EditPlan:

@@ -1,9 +1,10 @@
 """The record of a result: `night.mp4.json` beside `night.mp4` says all that made it. Imports no torch."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..files import hash_file
 from .settings import EditSettings
 
 # Of a result's record, what a result made again would have to have in common with it.
@@ -11,7 +12,7 @@ IDENTITY = ("prompt", "source", "settings", "weights", "lora", "scheduler", "dty
 
 
 def sidecar_of(output: Path) -> Path:
-    """Where the record of a result lies: `night.mp4.json` beside `night.mp4`."""
+    """Where the record of a result is: `night.mp4.json` beside `night.mp4`."""
     return output.with_name(output.name + ".json")
 
 
@@ -27,15 +28,61 @@ def read_sidecar(output: Path) -> dict | None:
     return record if ours else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileState:
+    """A file as it is at one time.
+
+    Args:
+        size: in bytes.
+        mtime_ns: when it was changed last, nanoseconds since 1970.
+        sha256: of its bytes.
+    """
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "FileState":
+        """Reads the whole file."""
+        stat = path.stat()
+        return cls(size=stat.st_size, mtime_ns=stat.st_mtime_ns, sha256=hash_file(path))
+
+
+def knows_its_source(record: dict) -> bool:
+    """Whether a record says what its source held: those of earlier versions have the path alone."""
+    return "sha256" in record["source"]
+
+
 def differences(record: dict, video: Path, prompt: str, settings: EditSettings, model: dict) -> list[str]:
-    """What of `IDENTITY` would be another if this edit were made now; `settings` resolved, `model` a provenance."""
-    now = _identity({"source": {"path": str(video)}, "prompt": prompt, "settings": asdict(settings), "model": model})
+    """What of `IDENTITY` would be another if this edit were made now; `settings` resolved, `model` a provenance.
+
+    Settings are named as in Python. A source is the same if its content is, wherever it is; its path decides where
+    the record is of an earlier version. The source is read only where size and time leave it open.
+    """
+    now = _identity({"prompt": prompt, "settings": asdict(settings), "model": model})
     before = _identity(record)
-    return [name for name in now if now[name] != before.get(name)]
+    changed = [name for name in now if now[name] != before.get(name)]
+    if not _is_unchanged(record["source"], video):
+        changed.insert(0, "source")
+    return changed
 
 
 def _identity(record: dict) -> dict:
     # What is chosen by the plan when nothing was asked for follows from the rest.
-    settings = {f"--{key.replace('_', '-')}": value for key, value in record["settings"].items() if key != "detail"}
-    flat = {**record["model"], "prompt": record.get("prompt"), "source": record["source"].get("path")}
-    return {**settings, **{name: flat.get(name) for name in IDENTITY if name != "settings"}}
+    settings = {key: value for key, value in record["settings"].items() if key != "detail"}
+    flat = {**record["model"], "prompt": record.get("prompt")}
+    return {**settings, **{name: flat.get(name) for name in IDENTITY if name not in ("settings", "source")}}
+
+
+def _is_unchanged(source: dict, video: Path) -> bool:
+    if "sha256" not in source:
+        return source.get("path") == str(video)
+    if not video.is_file():  # edited and removed since: nothing says that it was another
+        return source.get("path") == str(video)
+    stat = video.stat()
+    if stat.st_size != source.get("size"):
+        return False
+    if source.get("path") == str(video) and stat.st_mtime_ns == source.get("mtime_ns"):
+        return True
+    return hash_file(video) == source["sha256"]

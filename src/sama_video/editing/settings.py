@@ -58,21 +58,21 @@ class EditSettings:
         for name, lowest in LOWEST.items():
             value = getattr(self, name)
             if value is not None and not lowest <= value < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+                raise UserError(f"`{name}` must be at least {lowest}, got {value}")
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in choices:
-                raise UserError(f"--{name.replace('_', '-')} must be one of {', '.join(choices)}, got {value!r}")
+                raise UserError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
         if self.seed >= 2**63:
-            raise UserError(f"--seed must be below 2**63, got {self.seed}")
+            raise UserError(f"`seed` must be below 2**63, got {self.seed}")
         if not 0 <= self.crf <= 51:
-            raise UserError(f"--crf must lie in 0..51, got {self.crf}")
+            raise UserError(f"`crf` must be in 0..51, got {self.crf}")
         if self.guidance_scale is not None and not math.isfinite(self.guidance_scale):
-            raise UserError(f"--guidance-scale must be a finite number, got {self.guidance_scale}; 1 is no guidance")
+            raise UserError(f"`guidance_scale` must be a finite number, got {self.guidance_scale}; 1 is no guidance")
         if self.flow_shift is not None and not 0 < self.flow_shift < math.inf:
-            raise UserError(f"--flow-shift must be above 0, got {self.flow_shift}; 1 is no shift")
+            raise UserError(f"`flow_shift` must be above 0, got {self.flow_shift}; 1 is no shift")
         if (self.height is None) != (self.width is None):
-            raise UserError("give both --height and --width, or neither")
+            raise UserError("give both `height` and `width`, or neither")
 
     def resolved(self, facts: ModelFacts) -> "EditSettings":
         """With a model's own numbers where none were given."""

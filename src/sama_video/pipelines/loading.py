@@ -49,6 +49,8 @@ def load_pipeline(
         library.disable_progress_bar()
     try:
         pipe = SamaPipeline.from_pretrained(folder, dtype=getattr(torch, loading.precision))
+    except UserError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"cannot load the model {model} ({first_line(error)}); is it complete, and a SAMA pipeline?"
@@ -73,6 +75,8 @@ def _load_loras(pipe: SamaPipeline, entries: list[str]) -> None:
         path, scale = split_lora_entry(entry)
         try:
             pipe.load_lora_weights(path, adapter_name=f"lora_{number}")
+        except UserError:
+            raise
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"the LoRA {path} does not fit this model ({str(error).splitlines()[0]})") from error
         names.append(f"lora_{number}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -120,17 +121,17 @@ class Loading:
         resolve_model(self.model)
         for name, allowed in (("dtype", ("auto", *DTYPES)), ("offload", OFFLOADS), ("scheduler", SCHEDULERS)):
             if getattr(self, name) not in allowed:
-                raise UserError(f"--{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+                raise UserError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.device != "auto":
             _check_device(self.device)
         if self.offload in ("model", "sequential") and self.place == "cpu":
             raise UserError(
-                f"--offload {self.offload} moves weights to an accelerator, and this run is on the CPU; leave it out"
+                f"`offload` {self.offload} moves weights to an accelerator, and this run is on the CPU; leave it out"
             )
         for entry in self.lora or []:
             path, _ = split_lora_entry(entry)
             if not Path(path).exists():
-                raise UserError(f"no such LoRA: {path}; give --lora PATH or PATH:SCALE")
+                raise UserError(f"no such LoRA: {path}; give `lora` PATH or PATH:SCALE")
 
     @property
     def place(self) -> str:
@@ -181,20 +182,18 @@ def _lora_identity(path: Path) -> str:
 def _check_device(device: str) -> None:
     if device == "cpu":
         return
+    named = re.fullmatch(r"(cpu|cuda|mps)(?::(\d+))?", device)
+    if named is None:
+        raise UserError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:N or mps")
     import torch
 
-    try:
-        kind, index = torch.device(device).type, torch.device(device).index
-    except RuntimeError:
-        kind, index = "", None
-    if kind not in ("cpu", "cuda", "mps"):
-        raise UserError(f"unknown device {device!r}: use auto, cpu, cuda, cuda:N or mps")
+    kind, index = named[1], int(named[2] or 0)
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError("this machine has no CUDA device that torch can use; use --device cpu")
-    if kind == "cuda" and (index or 0) >= torch.cuda.device_count():
+        raise UserError("this machine has no CUDA device that torch can use; use `device` cpu")
+    if kind == "cuda" and index >= torch.cuda.device_count():
         raise UserError(f"this machine has {torch.cuda.device_count()} CUDA devices, counted from 0, not {device}")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("this machine has no MPS device (Apple's GPUs) that torch can use; use --device cpu")
+        raise UserError("this machine has no MPS device (Apple's GPUs) that torch can use; use `device` cpu")
 
 
 def read_facts(model: str) -> ModelFacts:
@@ -233,11 +232,13 @@ def first_line(error: Exception) -> str:
 
 
 def split_lora_entry(entry: str) -> tuple[str, float]:
-    """`PATH` or `PATH:SCALE` -> path and scale (1.0 if it does not say).
+    """`PATH` or `PATH:SCALE` -> path and scale (1.0 if it does not say). A file's whole name counts first.
 
     Raises:
         UserError: for a scale that is not finite.
     """
+    if Path(entry).exists():
+        return entry, 1.0
     path, _, text = entry.rpartition(":")
     try:
         scale = float(text)
@@ -246,5 +247,5 @@ def split_lora_entry(entry: str) -> tuple[str, float]:
     if not path:
         return entry, 1.0
     if not math.isfinite(scale):
-        raise UserError(f"the scale of --lora {entry} must be a finite number, such as 0.8")
+        raise UserError(f"the scale of `lora` {entry} must be a finite number, such as 0.8")
     return path, scale

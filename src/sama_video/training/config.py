@@ -396,6 +396,8 @@ def _parse(text: str, kind: Any, key: str) -> Any:
             return text.lower() == "true"
         if kind in (int, float, str):
             return kind(text)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"--set {key}={text}: {error}") from error
     raise UserError(f"--set {key}: set one of its fields, for example {key}.FIELD=VALUE")
