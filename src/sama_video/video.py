@@ -1,11 +1,13 @@
 """Reading and writing video and picture files, as a user imports it; the work is done in `media/`."""
 
 from .media.pictures import IMAGE_SUFFIXES, write_image
-from .media.reader import TIME_TOLERANCE, Frame, VideoInfo, VideoReader
+from .media.opening import MAX_SOURCE_PIXELS
+from .media.reader import TIME_TOLERANCE, Frame, VideoInfo, VideoReader, is_one_picture
 from .media.writer import VIDEO_SUFFIXES, VideoWriter, check_output_suffix, regular_time_base, write_lossless
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "MAX_SOURCE_PIXELS",
     "TIME_TOLERANCE",
     "VIDEO_SUFFIXES",
     "Frame",
@@ -13,6 +15,7 @@ __all__ = [
     "VideoReader",
     "VideoWriter",
     "check_output_suffix",
+    "is_one_picture",
     "regular_time_base",
     "write_image",
     "write_lossless",

@@ -1,0 +1,170 @@
+"""Video files in: anything that FFmpeg reads -> upright RGB frames with exact times."""
+
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from ..errors import UserError
+from .colour import coding_of, to_rgb
+from .decoding import Decoded, Decoder, choose_stream
+from .frames import Frame, VideoInfo
+from .opening import MAX_SOURCE_PIXELS, check_pixels, open_container, reading
+from .timing import Clock, Schedule, read_schedule
+
+# Seconds before the wanted time at which decoding starts: more than any usual distance between key frames, and
+# MPEG program streams have no index, so their seeks land anywhere near.
+SEEK_MARGIN = 5.0
+
+
+class Film:
+    """A video file: what it says of itself, and its frames, again and again.
+
+    Args:
+        path: of a file that is there.
+        max_pixels: of a frame; None for the usual limit.
+
+    Attributes:
+        info: size, rate and length.
+        damaged: what is damaged, known when the frames were read.
+        notes: what was done to the picture that one would not expect.
+
+    Raises:
+        UserError: for a file without a frame that can be decoded.
+    """
+
+    def __init__(self, path: Path, max_pixels: int | None):
+        self.path = path
+        self.max_pixels = MAX_SOURCE_PIXELS if max_pixels is None else max_pixels
+        self.damaged: str | None = None
+        self.notes: list[str] = []
+        self.ignores_edit_list = False
+        self.schedule = self._read_schedule()
+        with self._opened() as decoder:
+            first = next(decoder.frames(), None)
+            if first is None:
+                raise UserError(f"{path} holds no frame that can be decoded; is the download complete?")
+            self._take_notes(decoder)
+            self.coded_size = (first.frame.height, first.frame.width)
+            height, width = _upright_size(first.frame, decoder.stream)
+            check_pixels(path, height, width, self.max_pixels)
+            self.origin = first.time or Fraction(0)
+            # Fields of one frame come as two packets in some containers: packets then do not count frames.
+            counts = not (decoder.is_interlaced and self.schedule.has_fields)
+            self.info = VideoInfo(
+                height=height,
+                width=width,
+                fps=self.schedule.rate,
+                num_frames=self.schedule.num_frames if counts else 0,
+                has_audio=any(stream.codec_context is not None for stream in decoder.container.streams.audio),
+                is_image=False,
+            )
+
+    def _read_schedule(self) -> Schedule:
+        with self._container() as (container, stream):
+            schedule = read_schedule(container, stream)
+        if schedule.clock == "none" and schedule.hides_frames:
+            # An edit list counts in times, so it hides frames at random where there are none.
+            self.ignores_edit_list = True
+            with self._container() as (container, stream):
+                schedule = read_schedule(container, stream)
+        if schedule.clock == "none" and schedule.num_frames > 1:
+            what = "its clock stands still" if schedule.stands else "it carries no times"
+            self._note(f"{what}: frames are shown at {float(schedule.rate):.6g} per second")
+        return schedule
+
+    @contextlib.contextmanager
+    def _container(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        with reading(self.path):
+            container = open_container(self.path, ignore_edit_lists=self.ignores_edit_list)
+            with container:
+                stream, notes = choose_stream(container, self.path)
+                check_pixels(self.path, stream.codec_context.height, stream.codec_context.width, self.max_pixels)
+                for note in notes:
+                    self._note(note)
+                yield container, stream
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Decoder]:
+        with self._container() as (container, stream):
+            yield Decoder(container, stream, self.max_pixels)
+
+    def frames(self, start: Fraction, size: tuple[int, int] | None) -> Iterator[Frame]:
+        """Frames from the one shown at `start` seconds on, resized to `size` (height, width)."""
+        height, width = size or (self.info.height, self.info.width)
+        for decoded, time in self._from(start):
+            frame = decoded.frame
+            if (frame.height, frame.width) != self.coded_size:
+                self._note(
+                    f"the picture changes its size from {self.coded_size[1]}x{self.coded_size[0]} to "
+                    f"{frame.width}x{frame.height}: all frames were resized to the first"
+                )
+            yield Frame(self._pixels(frame, (height, width)), time, decoded.duration or 1 / self.info.fps)
+
+    def _pixels(self, frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+        turned = bool(frame.rotation % 180)
+        with reading(self.path, "cannot be read: {}"):
+            try:
+                rgb = to_rgb(frame, size[::-1] if turned else size)
+            except UserError as error:
+                raise UserError(f"{self.path} cannot be read: {error}") from error
+        if (note := coding_of(frame).note) is not None:
+            self._note(note)
+        if rgb.is_transparent:
+            self._note("transparent parts shown on white")
+        pixels = np.rot90(rgb.pixels, k=frame.rotation // 90) if frame.rotation else rgb.pixels
+        return np.ascontiguousarray(pixels)
+
+    def times(self) -> Iterator[Fraction]:
+        """Times of all frames, decoded but not converted."""
+        for _, time in self._from(Fraction(0)):
+            yield time
+
+    def _from(self, start: Fraction) -> Iterator[tuple[Decoded, Fraction]]:
+        margin = SEEK_MARGIN
+        while True:
+            with self._opened() as decoder:
+                seeks = self.schedule.can_seek and float(start) > margin
+                if seeks:
+                    offset = int((float(self.origin) + float(start) - margin) / decoder.time_base)
+                    decoder.container.seek(offset, stream=decoder.stream, backward=True)
+                previous = None
+                for decoded, time in self._timed(decoder):
+                    if previous is None and seeks and time > start:
+                        margin *= 4  # the seek landed after the wanted frame: begin earlier, in the end at the start
+                        break
+                    if previous is not None and time > start:
+                        yield previous
+                    previous = (decoded, time)
+                else:
+                    if previous is not None and start < previous[1] + 1 / self.info.fps:
+                        yield previous
+                    return
+
+    def _timed(self, decoder: Decoder) -> Iterator[tuple[Decoded, Fraction]]:
+        clock = Clock(self.schedule, self.origin)
+        try:
+            for decoded in decoder.frames(clock.expect):
+                yield decoded, clock.time_of(decoded.time, decoded.duration)
+        finally:
+            self.damaged = self.damaged or decoder.damaged
+            self._take_notes(decoder)
+            for note in clock.notes:
+                self._note(note)
+
+    def _take_notes(self, decoder: Decoder) -> None:
+        for note in decoder.notes:
+            self._note(note)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def _upright_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    height, width = frame.height, max(1, round(frame.width * aspect))
+    return (width, height) if frame.rotation % 180 else (height, width)
