@@ -1,7 +1,7 @@
 """Reading and writing video and picture files, as a user imports it; the work is done in `media/`."""
 
-from .media.pictures import IMAGE_SUFFIXES, write_image
 from .media.opening import MAX_SOURCE_PIXELS
+from .media.pictures import IMAGE_SUFFIXES, write_image
 from .media.reader import TIME_TOLERANCE, Frame, VideoInfo, VideoReader, is_one_picture
 from .media.writer import VIDEO_SUFFIXES, VideoWriter, check_output_suffix, regular_time_base, write_lossless
 

@@ -3,14 +3,15 @@
 Matrix and range are undone by FFmpeg's scaler. What it does not do is arithmetic here, on pixels that are already
 resized: high dynamic range (HLG, PQ) is mapped to SDR, and wide primaries (BT.2020, P3) to BT.709's.
 
-    E  light of a display in units of the reference white, 203 cd/m2 (BT.2408), per primary of the source
-    L  the same, per primary of BT.709
+    E  light of a display per primary of the source: cd/m2 for HLG and PQ, share of its white for others
+    W  the light that SDR shows as white, in the same unit
+    L  light per primary of BT.709, in units of W
     V  the SDR signal, 0..1
 
 Shape legend: H W height and width; signals are uint16 `[H, W, 3]`, 0..65535.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,11 +21,14 @@ from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpola
 
 from ..errors import UserError
 
-REFERENCE_WHITE = 203.0  # cd/m2, BT.2408
 HLG_PEAK = 1000.0  # cd/m2, the display that HLG's system gamma of 1.2 belongs to (BT.2100)
 PQ_PEAK = 10_000.0
-# Above this share of the reference white, light is compressed: all of HDR's highlights share what remains below 1.
+# Where HDR has the white of SDR, in cd/m2: at 100 where SDR was taken over unscaled, at 203 by BT.2408, which real
+# scenes exceed. A clip whose brightest parts are between the two has its white there.
+UNSCALED_WHITE, REFERENCE_WHITE = 100.0, 203.0
+# Above this share of white, light is compressed: all highlights share what remains below 1.
 KNEE = 0.95
+BRIGHTEST = 4.0  # times white; from there on the compressed light is white in 8 bits
 GAMMA = 2.4  # of an SDR display, BT.1886
 
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
@@ -49,15 +53,22 @@ PRIMARIES = {
 }
 PRIMARY_NAMES = {ColorPrimaries.BT2020: "BT.2020", ColorPrimaries.SMPTE432: "P3", ColorPrimaries.SMPTE431: "P3"}
 HDR_NAMES = {ColorTrc.ARIB_STD_B67: "HLG", ColorTrc.SMPTE2084: "PQ"}
+SMALL = 160
 BLOCK = 2**16  # pixels worked on at once: few enough to stay in a processor's cache
 
 
 @dataclass(frozen=True)
 class Coding:
-    """How a frame's colours are coded, as far as they are not BT.709's already: numbers of FFmpeg's enums."""
+    """How a frame's colours are coded, as far as they are not BT.709's already.
+
+    Args:
+        transfer, primaries: numbers of FFmpeg's enums.
+        white: W, cd/m2 for HLG and PQ.
+    """
 
     transfer: int
     primaries: int
+    white: float = 1.0
 
     @property
     def is_usual(self) -> bool:
@@ -65,26 +76,51 @@ class Coding:
         return self.primaries == ColorPrimaries.BT709 and self.transfer == ColorTrc.BT709
 
     @property
+    def is_hdr(self) -> bool:
+        return self.transfer in HDR_NAMES
+
+    @property
     def note(self) -> str | None:
-        if self.transfer in HDR_NAMES:
-            return f"{HDR_NAMES[ColorTrc(self.transfer)]} tone-mapped to SDR (BT.709)"
+        if self.is_hdr:
+            name = HDR_NAMES[ColorTrc(self.transfer)]
+            return f"{name} tone-mapped to SDR (BT.709), {self.white:.0f} cd/m2 becoming white"
         if self.primaries in PRIMARY_NAMES:
             return f"colours converted from {PRIMARY_NAMES[ColorPrimaries(self.primaries)]} to BT.709"
         return None if self.is_usual else "linear light converted to BT.709"
 
 
-def coding_of(frame: av.VideoFrame) -> Coding:
-    """Primaries of BT.601 count as BT.709's, as players have it: they differ little, and are tagged at random."""
-    transfer, primaries = frame.color_trc, frame.color_primaries
+def coding_of(frame: av.VideoFrame, white: float = REFERENCE_WHITE) -> Coding:
+    """Primaries of BT.601 count as BT.709's, as players have it: they differ little, and are tagged at random.
+
+    Args:
+        white: of a frame in HDR, cd/m2.
+    """
+    transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
     if transfer not in (*HDR_NAMES, ColorTrc.LINEAR, ColorTrc.IEC61966_2_1):
         transfer = int(ColorTrc.BT709)
-    # HDR whose primaries are not given has BT.2020's: no other is in use.
-    untagged = primaries in (0, ColorPrimaries.UNSPECIFIED)
+    is_hdr = transfer in HDR_NAMES
     if primaries not in PRIMARIES:
-        primaries = int(ColorPrimaries.BT2020 if untagged and transfer in HDR_NAMES else ColorPrimaries.BT709)
+        # HDR whose primaries are not given has BT.2020's: no other is in use.
+        untagged = primaries in (0, ColorPrimaries.UNSPECIFIED)
+        primaries = int(ColorPrimaries.BT2020 if untagged and is_hdr else ColorPrimaries.BT709)
     if transfer == ColorTrc.IEC61966_2_1 and primaries == ColorPrimaries.BT709:
         transfer = int(ColorTrc.BT709)  # sRGB's pixels are shown as BT.709's
-    return Coding(int(transfer), int(primaries))
+    return Coding(transfer, primaries, white if is_hdr else 1.0)
+
+
+def find_white(frames: Iterable[av.VideoFrame]) -> float:
+    """W for a clip in HDR, from frames out of it: its highest luminance, if that is between 100 and 203 cd/m2.
+
+    Two pixels in a hundred may be brighter: highlights, which the curve compresses.
+    """
+    brightest = 0.0
+    for frame in frames:
+        coding = coding_of(frame)
+        size = (max(1, frame.height * SMALL // frame.width), SMALL)
+        light = _light_table(coding.transfer)[_scaled(frame, "rgb48le", size, matrix_of(frame), Interpolation.AREA)]
+        luminance = light @ _to_xyz(*PRIMARIES[ColorPrimaries(coding.primaries)])[1]
+        brightest = max(brightest, float(np.quantile(luminance, 0.98)))
+    return round(min(max(brightest, UNSCALED_WHITE), REFERENCE_WHITE), 1)
 
 
 def matrix_of(frame: av.VideoFrame) -> Colorspace:
@@ -111,13 +147,13 @@ class Rgb:
     is_transparent: bool
 
 
-def to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> Rgb:
+def to_rgb(frame: av.VideoFrame, size: tuple[int, int], coding: Coding) -> Rgb:
     """A frame at `size` (height, width), not yet turned upright. Transparent parts show white.
 
     Raises:
-        UserError: for a coding of colours that cannot be read.
+        UserError: for a matrix that cannot be undone.
     """
-    matrix, coding = matrix_of(frame), coding_of(frame)
+    matrix = matrix_of(frame)
     if any(component.is_alpha for component in frame.format.components):
         return _composited(frame, matrix, coding, size)
     return Rgb(_opaque(frame, matrix, coding, size), is_transparent=False)
@@ -128,13 +164,15 @@ def _opaque(frame: av.VideoFrame, matrix: Colorspace, coding: Coding, size: tupl
     return signal if coding.is_usual else to_sdr(signal, coding)
 
 
-def _scaled(frame: av.VideoFrame, pixel_format: str, size: tuple[int, int], matrix: Colorspace) -> np.ndarray:
+def _scaled(
+    frame: av.VideoFrame, pixel_format: str, size: tuple[int, int], matrix: Colorspace, how: int = SCALING
+) -> np.ndarray:
     return frame.reformat(
         width=size[1],
         height=size[0],
         format=pixel_format,
         src_colorspace=matrix,
-        interpolation=SCALING,
+        interpolation=how,
         threads=1,  # a frame is too small a piece of work: threads cost more than they bring
     ).to_ndarray()
 
@@ -161,48 +199,47 @@ def composite_on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def to_sdr(signal: np.ndarray, coding: Coding) -> np.ndarray:
     """uint16 `[H, W, 3]` in a wide or high dynamic range coding -> uint8 in BT.709.
 
-    E = EOTF(signal);  HLG: E = Y_s^(gamma - 1) E_s, its system gamma on the luminance;  L = M E;  V = encode(L).
+    E = EOTF(signal);  L = M E / W;  V = compress(L)^(1 / 2.4)
     """
-    light_of, matrix = _light_table(coding.transfer), _matrix_to_bt709(coding.primaries)
-    codes, scale = _code_table(coding)
+    light_of, matrix = _light_table(coding.transfer), _matrix_to_bt709(coding.primaries) / np.float32(coding.white)
+    codes = _code_table(coding.transfer)
+    scale = np.float32((len(codes) - 1) / np.sqrt(BRIGHTEST))
     flat = signal.reshape(-1, 3)
     pixels = np.empty(flat.shape, np.uint8)
     for start in range(0, len(flat), BLOCK):
-        light = light_of[flat[start : start + BLOCK]]
-        if coding.transfer == ColorTrc.ARIB_STD_B67:
-            light *= _system_gain(light)[:, None]
-        light = light @ matrix.T
+        red, green, blue = light_of.take(flat[start : start + BLOCK].T)
+        # Written out, since BLAS is slow with matrices as flat as these.
+        light = np.stack([a * red + b * green + c * blue for a, b, c in matrix])
+        np.clip(light, 0.0, BRIGHTEST, out=light)
         # Roots, since a table over light itself would be too coarse in the shadows.
-        roots = np.sqrt(np.maximum(light, 0.0, out=light), out=light)
-        np.minimum(np.multiply(roots, scale, out=roots), len(codes) - 1, out=roots)
-        pixels[start : start + BLOCK] = codes[roots.astype(np.uint16)]
+        roots = np.multiply(np.sqrt(light, out=light), scale, out=light)
+        pixels[start : start + BLOCK] = codes.take(roots.astype(np.uint16)).T
     return pixels.reshape(signal.shape)
-
-
-def _system_gain(scene: np.ndarray) -> np.ndarray:
-    """HLG's OOTF, BT.2100 table 5: F_D = L_W Y_s^(gamma - 1) E_s, gamma 1.2; Y_s with BT.2020's weights."""
-    luminance = scene @ np.array([0.2627, 0.6780, 0.0593], np.float32)
-    return np.sqrt(np.sqrt(luminance)) ** np.float32(0.8) * np.float32(HLG_PEAK / REFERENCE_WHITE)
 
 
 @cache
 def _light_table(transfer: int) -> np.ndarray:
-    """Signal 0..65535 -> E, float32; for HLG the scene's light E_s in 0..1."""
+    """Signal 0..65535 -> E, float32."""
     signal = np.arange(65536) / 65535
     return _EOTFS.get(transfer, lambda x: x**GAMMA)(signal).astype(np.float32)
 
 
-def _hlg_scene(signal: np.ndarray) -> np.ndarray:
-    """Inverse OETF of BT.2100 table 5: E' <= 1/2: E'^2 / 3, else (exp((E' - c) / a) + b) / 12."""
+def _hlg_light(signal: np.ndarray) -> np.ndarray:
+    """F_D = L_W E_s^gamma, L_W = 1000, gamma = 1.2; E_s by the inverse OETF of BT.2100 table 5.
+
+    E' <= 1/2: E_s = E'^2 / 3, else E_s = (exp((E' - c) / a) + b) / 12. The system gamma is taken per primary, as
+    converters do (zimg, and so FFmpeg's), where BT.2100 has it on the luminance: the two differ in vivid colours.
+    """
     a, b, c = 0.17883277, 0.28466892, 0.55991073
-    return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+    scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+    return HLG_PEAK * scene**1.2
 
 
 def _pq_light(signal: np.ndarray) -> np.ndarray:
     """EOTF of BT.2100 table 4: F_D = 10000 (max(E'^(1/m2) - c1, 0) / (c2 - c3 E'^(1/m2)))^(1/m1)."""
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 4096 * 128, 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
     root = signal ** (1 / m2)
-    return PQ_PEAK / REFERENCE_WHITE * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)
+    return PQ_PEAK * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)
 
 
 def _srgb_light(signal: np.ndarray) -> np.ndarray:
@@ -215,7 +252,7 @@ def _srgb_signal(light: np.ndarray) -> np.ndarray:
 
 
 _EOTFS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    ColorTrc.ARIB_STD_B67: _hlg_scene,
+    ColorTrc.ARIB_STD_B67: _hlg_light,
     ColorTrc.SMPTE2084: _pq_light,
     ColorTrc.IEC61966_2_1: _srgb_light,
     ColorTrc.LINEAR: lambda x: x,
@@ -223,19 +260,12 @@ _EOTFS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @cache
-def _code_table(coding: Coding) -> tuple[np.ndarray, float]:
-    """sqrt(L) times the scale, 0..65535 -> V in 0..255.
-
-    V = 255 compress(L)^(1 / 2.4); sRGB comes back by sRGB's own curve.
-    """
-    peaks = {ColorTrc.ARIB_STD_B67: HLG_PEAK / REFERENCE_WHITE, ColorTrc.SMPTE2084: PQ_PEAK / REFERENCE_WHITE}
-    peak = peaks.get(ColorTrc(coding.transfer), 1.0)
-    # The primaries' change can raise a colour above the peak.
-    scale = 65535 / np.sqrt(2 * peak)
-    light = (np.arange(65536) / scale) ** 2
-    light = compress(light) if coding.transfer in HDR_NAMES else np.minimum(light, 1.0)
-    signal = _srgb_signal(light) if coding.transfer == ColorTrc.IEC61966_2_1 else light ** (1 / GAMMA)
-    return np.round(signal * 255).astype(np.uint8), float(scale)
+def _code_table(transfer: int) -> np.ndarray:
+    """sqrt(L / BRIGHTEST), 0..65535 -> 255 V; what was coded by sRGB's curve comes back by it."""
+    light = BRIGHTEST * (np.arange(65536) / 65535) ** 2
+    light = compress(light) if transfer in HDR_NAMES else np.minimum(light, 1.0)
+    signal = _srgb_signal(light) if transfer == ColorTrc.IEC61966_2_1 else light ** (1 / GAMMA)
+    return np.round(signal * 255).astype(np.uint8)
 
 
 def compress(light: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from ..errors import UserError
-from .colour import coding_of, to_rgb
+from .colour import REFERENCE_WHITE, coding_of, find_white, to_rgb
 from .decoding import Decoded, Decoder, choose_stream
 from .frames import Frame, VideoInfo
 from .opening import MAX_SOURCE_PIXELS, check_pixels, open_container, reading
@@ -18,6 +18,7 @@ from .timing import Clock, Schedule, read_schedule
 # Seconds before the wanted time at which decoding starts: more than any usual distance between key frames, and
 # MPEG program streams have no index, so their seeks land anywhere near.
 SEEK_MARGIN = 5.0
+LOOKS = 5  # frames over the film in which HDR's white is looked for
 
 
 class Film:
@@ -62,6 +63,21 @@ class Film:
                 has_audio=any(stream.codec_context is not None for stream in decoder.container.streams.audio),
                 is_image=False,
             )
+            is_hdr = coding_of(first.frame).is_hdr
+        self.white = find_white(self._looks()) if is_hdr else REFERENCE_WHITE
+
+    def _looks(self) -> Iterator[av.VideoFrame]:
+        """A few frames from all over the film, the first among them; that one alone where seeking is not possible."""
+        seconds = self.info.num_frames / self.info.fps if self.schedule.can_seek else Fraction(0)
+        with self._opened() as decoder:
+            for look in range(LOOKS if seconds else 1):
+                if look:
+                    offset = int((self.origin + seconds * look / LOOKS) / decoder.time_base)
+                    decoder.container.seek(offset, stream=decoder.stream)
+                frames = decoder.frames()
+                if (decoded := next(frames, None)) is not None:
+                    yield decoded.frame
+                frames.close()
 
     def _read_schedule(self) -> Schedule:
         with self._container() as (container, stream):
@@ -105,14 +121,14 @@ class Film:
             yield Frame(self._pixels(frame, (height, width)), time, decoded.duration or 1 / self.info.fps)
 
     def _pixels(self, frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
-        turned = bool(frame.rotation % 180)
+        turned, coding = bool(frame.rotation % 180), coding_of(frame, self.white)
         with reading(self.path, "cannot be read: {}"):
             try:
-                rgb = to_rgb(frame, size[::-1] if turned else size)
+                rgb = to_rgb(frame, (size[1], size[0]) if turned else size, coding)
             except UserError as error:
                 raise UserError(f"{self.path} cannot be read: {error}") from error
-        if (note := coding_of(frame).note) is not None:
-            self._note(note)
+        if coding.note is not None:
+            self._note(coding.note)
         if rgb.is_transparent:
             self._note("transparent parts shown on white")
         pixels = np.rot90(rgb.pixels, k=frame.rotation // 90) if frame.rotation else rgb.pixels

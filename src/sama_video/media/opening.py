@@ -50,21 +50,20 @@ class _QuietPillow:
     """
 
     def __init__(self) -> None:
-        self.lock, self.readers, self.before = threading.Lock(), 0, None
+        self.lock, self.readers, self.filters = threading.Lock(), 0, contextlib.ExitStack()
 
     def __enter__(self) -> None:
         with self.lock:
             if self.readers == 0:
-                self.before = warnings.catch_warnings()
-                self.before.__enter__()
+                self.filters.enter_context(warnings.catch_warnings())
                 warnings.filterwarnings("ignore", module=r"PIL\.")
             self.readers += 1
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *_: object) -> None:
         with self.lock:
             self.readers -= 1
-            if self.readers == 0 and self.before is not None:
-                self.before.__exit__(*exception)
+            if self.readers == 0:
+                self.filters.close()
 
 
 _quiet_pillow = _QuietPillow()

@@ -56,7 +56,7 @@ def picture_kind(path: Path) -> str | None:
     if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and b"avif" not in head:
         raise UserError(f"{path} is a picture in HEIC, which cannot be read; save it as JPEG or PNG first")
     found = next((kind for kind, offset, magic in SIGNATURES if head[offset:].startswith(magic)), None)
-    if found == "WEBP" and head[:4] != b"RIFF" or (found == "JPEG" and path.suffix.lower() in MOTION_JPEG_SUFFIXES):
+    if (found == "WEBP" and head[:4] != b"RIFF") or (found == "JPEG" and path.suffix.lower() in MOTION_JPEG_SUFFIXES):
         found = None
     if found is None and "avif" in str(head[8:32]):
         found = "AVIF"
@@ -124,16 +124,17 @@ def pixels_of(image: PIL.Image.Image, size: tuple[int, int] | None) -> tuple[np.
     has_alpha = image.has_transparency_data
     if image.mode in ("1", "P", "PA", "La", "RGBa") or has_alpha:
         image = image.convert("RGBA" if has_alpha else "RGB")
-    if size is not None and image.size != size[::-1]:
-        image = image.resize(size[::-1], PIL.Image.Resampling.BICUBIC)
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), PIL.Image.Resampling.BICUBIC)
     alpha = image.getchannel("A") if has_alpha else None
     if alpha is not None:
         image = image.convert("RGB")
     image = _to_srgb(image, profile, notes)
     pixels = np.array(image.convert("RGB"))
-    if alpha is not None and alpha.getextrema()[0] < 255:
+    weights = None if alpha is None else np.array(alpha)[..., None]
+    if weights is not None and weights.min() < 255:
         notes.append("transparent parts shown on white")
-        pixels = composite_on_white(pixels, np.array(alpha)[..., None])
+        pixels = composite_on_white(pixels, weights)
     return pixels, notes
 
 

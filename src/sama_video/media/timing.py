@@ -153,7 +153,7 @@ def _count_joins(times: Iterable[Fraction], jumps: bool) -> int:
 
 def starts_again(time: Fraction, first: Fraction, last: Fraction, jumps: bool) -> bool:
     """Whether a clock that began at `first` and stood at `last` has started again at `time`; all in seconds."""
-    return last - time > RESTART or time < last and time <= first or (jumps and time - last > JUMP)
+    return last - time > RESTART or (time < last and time <= first) or (jumps and time - last > JUMP)
 
 
 def _rate(stream: av.VideoStream, decoding: list[int], time_base: Fraction) -> Fraction:
@@ -161,7 +161,7 @@ def _rate(stream: av.VideoStream, decoding: list[int], time_base: Fraction) -> F
     announced = [stream.average_rate, stream.guessed_rate, stream.base_rate]
     rates = [named_rate(Fraction(rate)) for rate in announced if rate and 0 < rate <= FASTEST]
     span = (max(decoding) - min(decoding)) * time_base if len(decoding) > 1 else Fraction(0)
-    if stream.average_rate and 0 < stream.average_rate <= FASTEST or not span:
+    if (stream.average_rate and 0 < stream.average_rate <= FASTEST) or not span:
         return rates[0] if rates else UNKNOWN_RATE
     return named_rate((len(decoding) - 1) / span)
 
