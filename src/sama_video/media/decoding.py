@@ -108,12 +108,16 @@ class Decoder:
         self, expect: Callable[[Fraction], None], repeats: deque[tuple[Fraction, Fraction]]
     ) -> Iterator[av.VideoFrame]:
         count = skipped = 0
+        last_is_corrupt = lost_data = False
         try:
             for packet in self.container.demux(self.stream):
-                if packet.is_corrupt:
-                    self._damage(f"is cut off after {count} frames")
-                time = packet.pts if packet.pts is not None else packet.dts
-                if packet.size == 0 and time is not None:
+                is_end = packet.size == 0 and packet.pts is None and packet.dts is None
+                last_is_corrupt = packet.is_corrupt or (is_end and last_is_corrupt)
+                # Where streams were joined their packets' counters jump, and nothing is lost.
+                lost_data = lost_data or packet.is_corrupt
+                if packet.size == 0 and not is_end:
+                    time = packet.pts if packet.pts is not None else packet.dts
+                    assert time is not None
                     repeats.append((time * self.time_base, Fraction(packet.duration or 0) * self.time_base))
                     continue
                 if packet.dts is not None:
@@ -126,12 +130,16 @@ class Decoder:
                     skipped += 1  # recordings begin anywhere: nothing decodes before the first key frame
                     continue
                 for frame in frames:
+                    if lost_data and frame.is_corrupt:
+                        self._damage(f"has lost data after {count} frames")
                     count += 1
                     yield frame
         except av.error.EOFError:
-            pass
+            pass  # a decoder that was drained already
         except (av.error.FFmpegError, OSError) as error:
             self._damage(f"does not decode after {count} frames ({error.strerror})")
+        if last_is_corrupt:
+            self._damage(f"is cut off after {count} frames")
         if skipped and count:
             self.notes.append(f"its beginning was left out: {skipped} packets do not decode")
 

@@ -12,9 +12,9 @@ from .animation import Animation, is_animated
 from .film import Film
 from .frames import Frame, VideoInfo
 from .opening import check_file
-from .pictures import IMAGE_SUFFIXES, Still, picture_kind
+from .pictures import Still, picture_kind
 
-__all__ = ["TIME_TOLERANCE", "Frame", "VideoInfo", "VideoReader", "is_one_picture"]
+__all__ = ["TIME_TOLERANCE", "Frame", "VideoInfo", "VideoReader"]
 
 TIME_TOLERANCE = Fraction(1, 100_000)
 
@@ -79,13 +79,3 @@ class VideoReader:
     def times(self) -> Iterator[Fraction]:
         """Times of all frames that decode; pixels are not converted, since nobody looks at them."""
         return self._file.times()
-
-
-def is_one_picture(path: Path) -> bool:
-    """Whether a file holds one picture, by its content; by its name if it cannot be read."""
-    try:
-        check_file(path)
-        kind = picture_kind(path)
-        return kind is not None and not is_animated(path, kind, None)
-    except UserError:
-        return path.suffix.lower() in IMAGE_SUFFIXES
