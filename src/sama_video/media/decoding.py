@@ -67,7 +67,8 @@ class Decoder:
 
     def _choose_context(self) -> av.VideoCodecContext:
         name = self.stream.codec_context.name
-        if self.stream.metadata.get("alpha_mode") != "1" or name not in ALPHA_DECODERS:
+        tags = {key.lower(): value for key, value in self.stream.metadata.items()}
+        if tags.get("alpha_mode") != "1" or name not in ALPHA_DECODERS:
             return self.stream.codec_context
         try:
             context = av.CodecContext.create(ALPHA_DECODERS[name], "r")
