@@ -1,11 +1,14 @@
 """Reading and writing video and picture files, as a user imports it; the work is done in `media/`."""
 
+from .media.naming import result_suffix
+from .media.opening import MAX_SOURCE_PIXELS
 from .media.pictures import IMAGE_SUFFIXES, write_image
 from .media.reader import TIME_TOLERANCE, Frame, VideoInfo, VideoReader
 from .media.writer import VIDEO_SUFFIXES, VideoWriter, check_output_suffix, regular_time_base, write_lossless
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "MAX_SOURCE_PIXELS",
     "TIME_TOLERANCE",
     "VIDEO_SUFFIXES",
     "Frame",
@@ -14,6 +17,7 @@ __all__ = [
     "VideoWriter",
     "check_output_suffix",
     "regular_time_base",
+    "result_suffix",
     "write_image",
     "write_lossless",
 ]

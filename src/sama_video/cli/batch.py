@@ -79,11 +79,9 @@ class Rows:
 
 
 def default_output(video: Path) -> Path:
-    from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    from ..video import result_suffix
 
-    known = video.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    suffix = video.suffix if known else ".mp4"
-    return video.parent / f"{video.stem}_edited{suffix}"
+    return video.parent / f"{video.stem}_edited{result_suffix(video)}"
 
 
 def read_rows(
@@ -317,7 +315,9 @@ class Batch:
             if not self.overwrite and is_done(job, loading, facts):
                 done.append(job)
                 return False
-            plans[job.row] = check_edit(VideoReader(job.video), job.prompt, job.output, job.settings, facts)
+            plans[job.row] = check_edit(
+                VideoReader(job.video, job.settings.max_source_pixels), job.prompt, job.output, job.settings, facts
+            )
             return True
 
         with ProgressBar() as progress:
@@ -392,7 +392,7 @@ def check_files(job: Job, compare: bool, *, overwrite: bool, makes_folder: bool)
     from ..editing import check_names, check_outputs
     from ..video import VideoReader, check_output_suffix
 
-    reader = VideoReader(job.video)
+    reader = VideoReader(job.video, job.settings.max_source_pixels)
     check_output_suffix(job.output, reader.info.is_image)
     beside = job.compare if compare else None
     if makes_folder and not job.output.parent.is_dir():

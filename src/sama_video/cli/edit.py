@@ -41,6 +41,9 @@ def edit(
     height: Annotated[int | None, typer.Option(help="Working height; default: the source's aspect ratio.")] = None,
     width: Annotated[int | None, typer.Option(help="Working width.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Working pixels a frame; default: the model's own.")] = None,
+    max_source_pixels: Annotated[
+        int | None, typer.Option(help="Refuse sources with more pixels a frame; default: 67108864.")
+    ] = None,
     start: Annotated[float, typer.Option(help="Seconds into the source.")] = 0.0,
     num_frames: Annotated[int | None, typer.Option(help="Edit so many frames; default: all.")] = None,
     fit: Annotated[str, typer.Option(help="resize, crop or pad to the working size.")] = "resize",
@@ -76,6 +79,7 @@ def edit(
         height=height,
         width=width,
         max_pixels=max_pixels,
+        max_source_pixels=max_source_pixels,
         start=start,
         num_frames=num_frames,
         fit=fit,  # pyright: ignore[reportArgumentType] (checked by the class)

@@ -163,13 +163,13 @@ def edit_video(
         UserError: for bad input; nothing is left half-written.
     """
     video, output, settings = Path(video), Path(output), settings or EditSettings()
-    reader = VideoReader(video)
+    reader = VideoReader(video, settings.max_source_pixels)
     plan = check_edit(reader, prompt, output, settings, pipe.facts)
     check_outputs(video, output, compare, contact_sheet, overwrite=True)
 
     # 1. Read at the model's size; say what source and weights are, as they are now
     clip = read_at_model_size(reader, plan, settings, progress)
-    notes = [*plan.notes, *_damage_notes(reader, clip, settings)]
+    notes = [*plan.notes, *reader.notes, *_damage_notes(reader, clip, settings)]
     source, model = _identities(video, pipe, progress)
 
     # 2. Edit
