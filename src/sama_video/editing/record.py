@@ -7,7 +7,9 @@ from pathlib import Path
 from .settings import EditSettings
 
 # Of a result's record, what a result made again would have to have in common with it.
-IDENTITY = ("prompt", "source", "settings", "weights", "lora", "scheduler", "dtype", "vae_tiling")
+IDENTITY = ("prompt", "source", "settings", "weights", "configuration", "lora", "scheduler", "dtype", "vae_tiling")
+# Records of version 0.1.0 do not say these: what they do not say is taken to be the same.
+LATER = ("configuration",)
 
 
 def sidecar_of(output: Path) -> Path:
@@ -31,7 +33,9 @@ def differences(record: dict, video: Path, prompt: str, settings: EditSettings, 
     """What of `IDENTITY` would be another if this edit were made now; `settings` resolved, `model` a provenance."""
     now = _identity({"source": {"path": str(video)}, "prompt": prompt, "settings": asdict(settings), "model": model})
     before = _identity(record)
-    return [name for name in now if now[name] != before.get(name)]
+    return [
+        name for name in now if now[name] != before.get(name) and not (name in LATER and before.get(name) is None)
+    ]
 
 
 def _identity(record: dict) -> dict:
