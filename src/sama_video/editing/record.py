@@ -33,9 +33,7 @@ def differences(record: dict, video: Path, prompt: str, settings: EditSettings, 
     """What of `IDENTITY` would be another if this edit were made now; `settings` resolved, `model` a provenance."""
     now = _identity({"source": {"path": str(video)}, "prompt": prompt, "settings": asdict(settings), "model": model})
     before = _identity(record)
-    return [
-        name for name in now if now[name] != before.get(name) and not (name in LATER and before.get(name) is None)
-    ]
+    return [name for name in now if now[name] != before.get(name) and not (name in LATER and before.get(name) is None)]
 
 
 def _identity(record: dict) -> dict:

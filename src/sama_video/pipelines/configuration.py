@@ -164,9 +164,11 @@ TEXT_ENCODER = {
     "num_heads": whole(1, 1024),
     "relative_attention_num_buckets": whole(2, 2**16),
     "layer_norm_epsilon": positive(1),
-    "feed_forward_proj": TEXT,
+    "feed_forward_proj": one_of("gated-gelu"),  # as every UMT5 has it; another's weights would look the same
 }
 LATER_TEXT_ENCODER = {
+    "tie_word_embeddings": one_of(True),
+    "is_decoder": one_of(False),
     "relative_attention_max_distance": whole(2, 2**20),
     "dropout_rate": number(0, 1),
 }
@@ -240,10 +242,22 @@ def check_settings(where: str, index: Mapping[str, Any]) -> None:
     check_entries(where, index, {}, SETTINGS)
 
 
-def check_transformer(where: str, config: Mapping[str, Any]) -> None:
-    """Raises UserError for another class's configuration, and for one that is incomplete or out of range."""
+def check_transformer(where: str, config: Mapping[str, Any], *, may_be_stock: bool = False) -> None:
+    """Raises UserError for another class's configuration, and for one that is incomplete or out of range.
+
+    Args:
+        may_be_stock: Wan's transformer, without what SAMA adds, will do as well.
+    """
+    if may_be_stock and is_stock_wan(config):
+        check_entries(where, config, TRANSFORMER, LATER_TRANSFORMER)
+        return
     _check_class(where, config, SAMA_TRANSFORMER[1])
     check_entries(where, config, {**TRANSFORMER, **NEW_TRANSFORMER}, LATER_TRANSFORMER)
+
+
+def is_stock_wan(config: Mapping[str, Any]) -> bool:
+    """Whether a transformer's configuration is diffusers' Wan's, whose folder lacks all that SAMA adds."""
+    return config.get("_class_name") == "WanTransformer3DModel"
 
 
 def check_vae(where: str, config: Mapping[str, Any], class_name: str) -> None:

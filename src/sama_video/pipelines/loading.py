@@ -8,14 +8,16 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKLWan, SchedulerMixin, UniPCMultistepScheduler
-from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..errors import UserError
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
+from ..models.convert_checkpoint import SAMA_KEYS
+from ..models.latents import VideoAutoencoder
 from ..models.strict_loading import load_part, quiet_libraries
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import first_line, read_json_object
-from .configuration import NANO_VAE, check_scheduler
+from .configuration import check_scheduler, check_text_encoder, check_transformer, check_vae, is_stock_wan
 from .pipeline_sama import SamaPipeline
 from .selection import Configs, Loading, read_configs, resolve_model, split_lora_entry
 
@@ -88,13 +90,12 @@ def _local_folder(model: str) -> Path:
 
 def _load_folder(folder: Path, configs: Configs, dtype: torch.dtype) -> SamaPipeline:
     """The parts one by one, each by the class that it must have, then the pipeline around them."""
-    is_nano = configs.components["vae"] == NANO_VAE
     parts: dict[str, Any] = {
-        "transformer": load_part(SamaTransformer3DModel, folder / "transformer", dtype=dtype),
-        "vae": load_part(AutoencoderSamaNano if is_nano else AutoencoderKLWan, folder / "vae", dtype=dtype),
+        "transformer": load_transformer(folder / "transformer", dtype),
+        "vae": load_vae(folder / "vae", dtype),
     }
     if configs.text_encoder is not None:
-        parts["text_encoder"] = load_part(UMT5EncoderModel, folder / "text_encoder", dtype=dtype)
+        parts["text_encoder"] = load_text_encoder(folder / "text_encoder", dtype)
     if "tokenizer" in configs.components:
         parts["tokenizer"] = load_tokenizer(folder / "tokenizer", configs.components["tokenizer"][1])
         _check_vocabulary(folder, parts["tokenizer"], configs.text_encoder)
@@ -106,14 +107,48 @@ def _load_folder(folder: Path, configs: Configs, dtype: torch.dtype) -> SamaPipe
     return pipe
 
 
-def load_tokenizer(folder: Path, class_name: str) -> PreTrainedTokenizerBase:
+def load_transformer(
+    folder: Path, dtype: torch.dtype | None = None, *, may_be_stock: bool = False
+) -> SamaTransformer3DModel:
+    """A transformer from its diffusers folder, strictly.
+
+    Args:
+        dtype: float32 when None.
+        may_be_stock: take stock Wan's as well, which becomes a model that starts as Wan: its new parts say nothing.
+
+    Raises:
+        UserError: for a folder that is damaged, or of weights that are not exactly the model's.
+    """
+    file = folder / "config.json"
+    config = read_json_object(file)
+    check_transformer(str(file), config, may_be_stock=may_be_stock)
+    return load_part(SamaTransformer3DModel, folder, dtype=dtype, may_miss=SAMA_KEYS if is_stock_wan(config) else ())
+
+
+def load_vae(folder: Path, dtype: torch.dtype | None = None) -> VideoAutoencoder:
+    """A video autoencoder, Wan's or the nano's, from its diffusers folder, strictly; see `load_transformer`."""
+    file = folder / "config.json"
+    config = read_json_object(file)
+    cls = AutoencoderSamaNano if config.get("_class_name") == AutoencoderSamaNano.__name__ else AutoencoderKLWan
+    check_vae(str(file), config, cls.__name__)
+    return load_part(cls, folder, dtype=dtype)
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype | None = None) -> UMT5EncoderModel:
+    """A UMT5 encoder from transformers' folder, strictly; as stored when `dtype` is None; see `load_transformer`."""
+    file = folder / "config.json"
+    check_text_encoder(str(file), read_json_object(file))
+    return load_part(UMT5EncoderModel, folder, dtype=dtype)
+
+
+def load_tokenizer(folder: Path, class_name: str = "AutoTokenizer") -> PreTrainedTokenizerBase:
     """A tokenizer of transformers from its folder; no code of the folder's runs.
 
     Raises:
         UserError: for a folder without a vocabulary, files that are damaged, or a class that is no tokenizer.
     """
-    cls = getattr(transformers, class_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, PreTrainedTokenizerBase)):
+    cls: Any = getattr(transformers, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedTokenizerBase | AutoTokenizer)):
         raise UserError(f"{folder} is of a {class_name}, which is no tokenizer that transformers has; update it")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no vocabulary ({' or '.join(TOKENIZER_FILES)}); download the model again")
