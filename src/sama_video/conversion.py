@@ -25,6 +25,7 @@ from .models.convert_checkpoint import (
     official_vae_state,
 )
 from .models.latents import VideoAutoencoder
+from .models.strict_loading import quiet_libraries
 from .models.transformer_sama import SamaTransformer3DModel
 from .pipelines.loading import load_pipeline, load_text_encoder, load_tokenizer, load_transformer, load_vae
 from .pipelines.lora import LoraFile
@@ -145,8 +146,9 @@ def convert_files(
         "text_encoder": None if text_path is None else _load_text_encoder(text_path),
     }
     if dtype is not None:
-        transformer.to(getattr(torch, dtype))  # pyright: ignore[reportArgumentType] (diffusers wraps `to`)
-        parts = {name: None if part is None else part.to(getattr(torch, dtype)) for name, part in parts.items()}
+        with quiet_libraries():
+            transformer.to(getattr(torch, dtype))  # pyright: ignore[reportArgumentType] (diffusers wraps `to`)
+            parts = {name: None if part is None else part.to(getattr(torch, dtype)) for name, part in parts.items()}
     with written_aside(output) as aside:
         if to == "official":
             _write_official(aside, transformer, **parts)

@@ -31,7 +31,7 @@ def settings_of(pipe: SamaPipeline) -> list[dict]:
         *(getattr(pipe, name).config for name in PARTS[:2]),
         pipe.text_encoder.config.to_dict(),
     ]
-    return [{key: value for key, value in config.items() if "_name_or_path" not in key} for config in configs]
+    return [{key: value for key, value in config.items() if not key.startswith("_")} for config in configs]
 
 
 def is_same(one: SamaPipeline, other: SamaPipeline) -> bool:

@@ -94,8 +94,16 @@ def _read_safetensors_header(file: Path) -> dict[str, TensorSpec]:
                 key: TensorSpec(tuple(one.get_shape()), SAFETENSORS_DTYPES.get(one.get_dtype(), one.get_dtype()))
                 for key, one in slices.items()
             }
-    except Exception as error:  # of safetensors, of the system, and of Rust's panics
+    except Exception as error:  # of safetensors and of the system
+        if _is_lfs_pointer(file):
+            raise UserError(f"{file} stands for the weights and is not them; run 'git lfs pull'") from error
         raise UserError(f"{file} is damaged or cut off ({first_line(error)}); download the model again") from error
+
+
+def _is_lfs_pointer(file: Path) -> bool:
+    with contextlib.suppress(OSError), open(file, "rb") as stream:
+        return stream.read(64).startswith(b"version https://git-lfs")
+    return False
 
 
 def _read_pickle_header(file: Path) -> dict[str, TensorSpec]:
@@ -347,3 +355,18 @@ def _set_libraries(settings: list[tuple[bool, int]]) -> None:
     # transformers' switch moves the hub's as well, which is for downloads.
     if hub_shows == hub_utils.are_progress_bars_disabled():
         (hub_utils.enable_progress_bars if hub_shows else hub_utils.disable_progress_bars)()
+
+
+@contextlib.contextmanager
+def no_empty_warnings() -> Iterator[None]:
+    """Without what diffusers says of any model that is cast: "modules that should be kept in float32: []"."""
+
+    def says_something(record: logging.LogRecord) -> bool:
+        return "kept in float32: []" not in record.getMessage()
+
+    logger = logging.getLogger(ModelMixin.__module__)
+    logger.addFilter(says_something)
+    try:
+        yield
+    finally:
+        logger.removeFilter(says_something)

@@ -110,7 +110,7 @@ TRANSFORMER = {
     "ffn_dim": WIDTH,
     "num_layers": LAYERS,
     "cross_attn_norm": TRUTH,
-    "qk_norm": one_of("rms_norm_across_heads", None),
+    "qk_norm": one_of("rms_norm_across_heads"),
     "eps": positive(1),
     "rope_max_seq_len": whole(1, 2**20),
 }
@@ -139,14 +139,14 @@ WAN = {
     "dim_mult": each(whole(1, 64)),
     "num_res_blocks": LAYERS,
     "temperal_downsample": each(TRUTH),
+    "latents_mean": each(number(-1e6, 1e6)),
+    "latents_std": each(positive(1e6)),
 }
 # diffusers' first Wan folders have only the above.
 LATER_WAN = {
     "decoder_base_dim": none_or(WIDTH),
     "attn_scales": each(number(0, 1e6)),
     "dropout": number(0, 1),
-    "latents_mean": each(number(-1e6, 1e6)),
-    "latents_std": each(positive(1e6)),
     "is_residual": TRUTH,
     "in_channels": whole(1, 4096),
     "out_channels": whole(1, 4096),
@@ -283,7 +283,7 @@ def check_scheduler(where: str, config: Mapping[str, Any], class_name: str) -> N
 
 def _check_class(where: str, config: Mapping[str, Any], class_name: str) -> None:
     if config.get("_class_name") != class_name:
-        raise UserError(f"{where} is of a {_shown(config.get('_class_name'))}, not a {class_name}; {HOW}")
+        raise UserError(f"{where} is of class {_shown(config.get('_class_name'))} and must be of {class_name}; {HOW}")
 
 
 def check_together(

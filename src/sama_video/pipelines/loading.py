@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 
 from ..errors import UserError
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
-from ..models.convert_checkpoint import SAMA_KEYS
+from ..models.convert_checkpoint import FULL_KEYS, SAMA_KEYS
 from ..models.latents import VideoAutoencoder
-from ..models.strict_loading import load_part, quiet_libraries
+from ..models.strict_loading import check_finite, load_part, quiet_libraries
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import first_line, read_json_object
 from .configuration import check_scheduler, check_text_encoder, check_transformer, check_vae, is_stock_wan
@@ -149,7 +149,7 @@ def load_tokenizer(folder: Path, class_name: str = "AutoTokenizer") -> PreTraine
     """
     cls: Any = getattr(transformers, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, PreTrainedTokenizerBase | AutoTokenizer)):
-        raise UserError(f"{folder} is of a {class_name}, which is no tokenizer that transformers has; update it")
+        raise UserError(f"{folder} is of class {class_name}, which is no tokenizer that transformers has; update it")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no vocabulary ({' or '.join(TOKENIZER_FILES)}); download the model again")
     for file in sorted(folder.glob("*.json")):
@@ -174,7 +174,7 @@ def _check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, text_enc
 def _load_scheduler(folder: Path, class_name: str) -> SchedulerMixin:
     cls = getattr(diffusers, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
-        raise UserError(f"{folder} is of a {class_name}, which is no scheduler that diffusers has; update it")
+        raise UserError(f"{folder} is of class {class_name}, which is no scheduler that diffusers has; update it")
     file = folder / "scheduler_config.json"
     check_scheduler(str(file), read_json_object(file), class_name)
     try:
@@ -188,11 +188,17 @@ def _load_loras(pipe: SamaPipeline, entries: list[str]) -> None:
     names, scales = [], []
     for number, entry in enumerate(entries):
         path, scale = split_lora_entry(entry)
+        name = f"lora_{number}"
         try:
-            pipe.load_lora_weights(path, adapter_name=f"lora_{number}")
-        except (ValueError, RuntimeError, KeyError) as error:
+            pipe.load_lora_weights(path, adapter_name=name)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a library says of what came from outside
             raise UserError(f"the LoRA {path} does not fit this model ({first_line(error)})") from error
-        names.append(f"lora_{number}")
+        weights = pipe.transformer.named_parameters()
+        own = {key: value for key, value in weights if f".{name}." in key or key.startswith(FULL_KEYS)}
+        check_finite(own, f"the LoRA {path}")
+        names.append(name)
         scales.append(scale)
     pipe.set_adapters(names, scales)
 

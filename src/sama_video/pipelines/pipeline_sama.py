@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
+from ..models.strict_loading import no_empty_warnings
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..shapes import LatentShape, VideoShape, is_valid_num_frames, nearest_multiple, neighbouring_num_frames
 from .lora import SamaLoraLoaderMixin
@@ -134,6 +135,11 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
     def pixel_multiple(self) -> int:
         """What height and width must divide by."""
         return self.facts.pixel_multiple
+
+    def to(self, *args: Any, **kwargs: Any) -> "SamaPipeline":
+        """As diffusers', which warns of parts that it need not warn of."""
+        with no_empty_warnings():
+            return super().to(*args, **kwargs)
 
     def enable_vae_tiling(self, tile_size: tuple[int, int] = (30, 52), tile_stride: tuple[int, int] = (15, 26)) -> None:
         """Encode the source and decode the result in tiles as the release does (latent units, see `Tiling`)."""
