@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from sama_video.cli.app import main
 from sama_video.conversion import convert_files
+from sama_video.editing import EditSettings, edit_video
 from sama_video.errors import UserError
 from sama_video.files import hash_configuration, hash_weights
 from sama_video.models.strict_loading import check_finite, quiet_libraries
@@ -116,7 +117,12 @@ def test_stock_wan_is_converted_first_and_then_starts_as_wan(folder, tmp_path):
     with pytest.raises(UserError, match=r"'WanPipeline'.*sama convert"):
         load_pipeline(str(folder))
     convert_files(folder, tmp_path / "sama")
-    assert not load_pipeline(str(tmp_path / "sama")).transformer.type_embedding.weight.any()
+    pipe = load_pipeline(str(tmp_path / "sama"))
+    assert not pipe.transformer.type_embedding.weight.any()
+    write_clip(tmp_path / "clip.mp4")
+    settings = EditSettings(num_frames=5, num_inference_steps=1, guidance_scale=1.0, height=32, width=32)
+    record = edit_video(pipe, tmp_path / "clip.mp4", "x", tmp_path / "out.mp4", settings)
+    assert "the model has not learned to edit" in record["notes"][0]
 
 
 def test_a_sama_folder_without_samas_parts_is_not_stock_wan(folder, tmp_path):

@@ -161,7 +161,7 @@ def edit_video(
 
     # 1. Read at the model's size
     clip = read_at_model_size(reader, plan, settings)
-    notes = _damage_notes(reader, clip, settings)
+    notes = _damage_notes(reader, clip, settings) + _model_notes(pipe)
 
     # 2. Edit
     edited = edit_frames(pipe, clip.frames, prompt, settings, plan.window, progress)
@@ -180,6 +180,12 @@ def edit_video(
         _write_result(reader, plan, clip, edited, settings, files, progress)
         aside_json.write_text(json.dumps(sidecar, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return sidecar
+
+
+def _model_notes(pipe: "SamaPipeline") -> list[str]:
+    if pipe.transformer.has_learned_to_edit:
+        return []
+    return ["the model has not learned to edit: its weights are a text-to-video model's; train it with 'sama train'"]
 
 
 def _damage_notes(reader: VideoReader, clip: ReadClip, settings: EditSettings) -> list[str]:
