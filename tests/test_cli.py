@@ -163,7 +163,10 @@ def test_bad_input(clip, tmp_path, monkeypatch, refused_here):
         (("edit", clip, "x", "--model", "huge"), ("unknown model 'huge'", "nano")),
         (("edit", clip, "x", "--model", "wan2.1-14b"), ("weights do not ship", "sama convert")),
         (("edit", clip, "x", "--model", tmp_path / "half"), ("lacks the folder", "fetch it again")),
-        (("edit", clip, "x", "--model", tmp_path / "cut"), ("cannot load the model", "is it complete")),
+        (
+            ("edit", clip, "x", "--model", tmp_path / "cut"),
+            ("model.safetensors is damaged or cut off", "download"),
+        ),
         (("edit", clip, "x", "--model", tmp_path), ("no model_index.json",)),
         (("edit", clip, "x", "-o", tmp_path / "no" / "out.mp4"), ("does not exist",)),
         (("edit", clip, "x", "-o", tmp_path / "out.txt"), ("cannot write .txt",)),

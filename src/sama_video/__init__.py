@@ -6,6 +6,8 @@ The names below are imported at their first use, so that `import sama_video` sta
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
+from .pipelines.registration import register
+
 if TYPE_CHECKING:
     from .editing import EditSettings, edit_video
     from .pipelines.loading import load_pipeline
@@ -27,3 +29,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+# So that `DiffusionPipeline.from_pretrained(folder)` knows our class, whichever of the two is imported first.
+register()

@@ -10,13 +10,11 @@ import torch
 from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, UMT5EncoderModel
+from transformers import UMT5EncoderModel
 
 from .errors import UserError
 from .files import written_aside
-from .models.autoencoder_sama_nano import AutoencoderSamaNano
 from .models.convert_checkpoint import (
-    SAMA_KEYS,
     StateDict,
     load_official_text_encoder,
     load_official_transformer,
@@ -27,8 +25,9 @@ from .models.convert_checkpoint import (
     official_vae_state,
 )
 from .models.latents import VideoAutoencoder
+from .models.strict_loading import quiet_libraries
 from .models.transformer_sama import SamaTransformer3DModel
-from .pipelines.loading import load_pipeline
+from .pipelines.loading import load_pipeline, load_text_encoder, load_tokenizer, load_transformer, load_vae
 from .pipelines.lora import LoraFile
 from .pipelines.pipeline_sama import SamaPipeline
 from .pipelines.selection import DTYPES
@@ -57,39 +56,16 @@ def _is_diffusers(folder: Path) -> bool:
 def _load_transformer(source: Path, num_attention_heads: int | None) -> SamaTransformer3DModel:
     for folder in (source / "transformer", source):
         if _is_diffusers(folder) and list(folder.glob("diffusion_pytorch_model*")):
-            return load_diffusers_transformer(folder)
+            return load_transformer(folder, may_be_stock=True)
     return load_official_transformer(source, num_attention_heads)
 
 
-def load_diffusers_transformer(folder: Path) -> SamaTransformer3DModel:
-    """A diffusers folder of SAMA's or stock Wan's transformer.
-
-    Raises:
-        UserError: if keys are unknown or missing, other than SAMA's own parts in a stock Wan folder.
-    """
-    try:
-        model, report = SamaTransformer3DModel.from_pretrained(folder, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot load the transformer in {folder} ({str(error).splitlines()[0]})") from error
-    missing = set(report["missing_keys"])
-    new = {key for key in model.state_dict() if key.startswith(SAMA_KEYS)}
-    if (missing and missing != new) or report["unexpected_keys"]:
-        raise UserError(
-            f"{folder} does not hold a SAMA or Wan transformer; nothing was converted. unknown: "
-            f"{', '.join(report['unexpected_keys']) or 'none'}; missing: {', '.join(sorted(missing)) or 'none'}"
-        )
-    return model
-
-
 def _load_vae(path: Path) -> VideoAutoencoder:
-    if not _is_diffusers(path):
-        return load_official_vae(path)
-    is_nano = AutoencoderKLWan.load_config(path).get("_class_name") == AutoencoderSamaNano.__name__
-    return (AutoencoderSamaNano if is_nano else AutoencoderKLWan).from_pretrained(path)
+    return load_vae(path) if _is_diffusers(path) else load_official_vae(path)
 
 
 def _load_text_encoder(path: Path) -> UMT5EncoderModel:
-    return UMT5EncoderModel.from_pretrained(path) if _is_diffusers(path) else load_official_text_encoder(path)
+    return load_text_encoder(path) if _is_diffusers(path) else load_official_text_encoder(path)
 
 
 def _is_lora(source: Path) -> bool:
@@ -170,8 +146,9 @@ def convert_files(
         "text_encoder": None if text_path is None else _load_text_encoder(text_path),
     }
     if dtype is not None:
-        transformer.to(getattr(torch, dtype))  # pyright: ignore[reportArgumentType] (diffusers wraps `to`)
-        parts = {name: None if part is None else part.to(getattr(torch, dtype)) for name, part in parts.items()}
+        with quiet_libraries():
+            transformer.to(getattr(torch, dtype))  # pyright: ignore[reportArgumentType] (diffusers wraps `to`)
+            parts = {name: None if part is None else part.to(getattr(torch, dtype)) for name, part in parts.items()}
     with written_aside(output) as aside:
         if to == "official":
             _write_official(aside, transformer, **parts)
@@ -233,5 +210,5 @@ def _write_diffusers(
     if vae is None:
         transformer.save_pretrained(folder)
         return
-    loaded = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)
+    loaded = None if tokenizer is None else load_tokenizer(tokenizer)
     SamaPipeline(transformer, vae, text_encoder, loaded).save_pretrained(folder)

@@ -260,18 +260,65 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+# What a model folder's files are known by: weights by their formats; of the rest, all but texts for people.
+WEIGHT_SUFFIXES = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".npz", ".gguf", ".onnx", ".pkl", ".pickle",
+)  # fmt: skip
+TEXTS_FOR_PEOPLE = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".pdf")
+
+
 def hash_weights(folder: Path) -> str:
-    """sha256 over all weight files of a model folder, in name order; above 2 GiB over samples of each."""
-    files = sorted(folder.rglob("*.safetensors"))
-    sampled = sum(file.stat().st_size for file in files) > WHOLE_HASH_BYTES
+    """sha256 over all weight files of a model folder, in name order; above 2 GiB over samples of each.
+
+    Raises:
+        UserError: for a file that cannot be read.
+    """
+    files = [file for file in _model_files(folder) if file.suffix in WEIGHT_SUFFIXES]
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(folder)).encode())
-        if sampled:
-            _hash_samples(file, digest)
-        else:
-            _hash_whole(file, digest)
+    with _readable(folder):
+        sampled = sum(file.stat().st_size for file in files) > WHOLE_HASH_BYTES
+        for file in files:
+            digest.update(str(file.relative_to(folder)).encode())
+            if sampled:
+                _hash_samples(file, digest)
+            else:
+                _hash_whole(file, digest)
     return ("sampled-sha256:" if sampled else "sha256:") + digest.hexdigest()
+
+
+def hash_configuration(folder: Path) -> str:
+    """sha256 over what decides a model's results beside its weights: settings, vocabularies, any other file.
+
+    Texts for people (README.md, pictures) and hidden files do not count.
+
+    Raises:
+        UserError: for a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    with _readable(folder):
+        for file in _model_files(folder):
+            if file.suffix not in (*WEIGHT_SUFFIXES, *TEXTS_FOR_PEOPLE):
+                digest.update(f"{file.relative_to(folder).as_posix()} {hash_file(file)}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """All files but hidden ones, as git and the hub keep them."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot read {error.filename or folder} ({error.strerror}); allow reading it, or download the model again"
+        ) from error
 
 
 def _hash_whole(file: Path, digest: "hashlib._Hash") -> None:

@@ -247,3 +247,14 @@ def test_streams_can_change_before_training():
         assert torch.equal(model(**x).sample, before)
     with pytest.raises(ValueError, match="roles must be"):
         model.reconfigure(roles="shifted", source="token", semantic_prediction="velocity")
+
+
+def test_what_has_learned_to_edit():
+    for changes in ({}, {"source": "channel"}):
+        model = tiny.transformer(**changes)
+        model.reset_new_parts()
+        assert not model.has_learned_to_edit
+        part = model.type_embedding if not changes else model.source_embedding
+        torch.nn.init.ones_(part.weight)
+        assert model.has_learned_to_edit
+    assert tiny.transformer(roles="shifted_rope").has_learned_to_edit

@@ -169,7 +169,7 @@ def edit_video(
 
     # 1. Read at the model's size; say what source and weights are, as they are now
     clip = read_at_model_size(reader, plan, settings, progress)
-    notes = [*plan.notes, *reader.notes, *_damage_notes(reader, clip, settings)]
+    notes = [*plan.notes, *reader.notes, *_damage_notes(reader, clip, settings), *_model_notes(pipe)]
     source, model = _identities(video, pipe, progress)
 
     # 2. Edit
@@ -203,6 +203,12 @@ def _identities(video: Path, pipe: "SamaPipeline", progress: Progress) -> tuple[
     model = pipe.loaded_as.provenance if pipe.loaded_as else by_hand
     progress("hashing", 2, 2)
     return source, model
+
+
+def _model_notes(pipe: "SamaPipeline") -> list[str]:
+    if pipe.transformer.has_learned_to_edit:
+        return []
+    return ["the model has not learned to edit: its weights are a text-to-video model's; train it with 'sama train'"]
 
 
 def _damage_notes(reader: VideoReader, clip: ReadClip, settings: EditSettings) -> list[str]:

@@ -8,7 +8,9 @@ from ..files import hash_file
 from .settings import EditSettings
 
 # Of a result's record, what a result made again would have to have in common with it.
-IDENTITY = ("prompt", "source", "settings", "weights", "lora", "scheduler", "dtype", "vae_tiling")
+IDENTITY = ("prompt", "source", "settings", "weights", "configuration", "lora", "scheduler", "dtype", "vae_tiling")
+# Records of version 0.1.0 do not say these: what they do not say is taken to be the same.
+LATER = ("configuration",)
 
 
 def sidecar_of(output: Path) -> Path:
@@ -62,15 +64,16 @@ def differences(record: dict, video: Path, prompt: str, settings: EditSettings, 
     """
     now = _identity({"prompt": prompt, "settings": asdict(settings), "model": model})
     before = _identity(record)
-    changed = [name for name in now if now[name] != before.get(name)]
+    unsaid = {name for name in LATER if before.get(name) is None}
+    changed = [name for name in now if now[name] != before.get(name) and name not in unsaid]
     if not _is_unchanged(record["source"], video):
         changed.insert(0, "source")
     return changed
 
 
 def _identity(record: dict) -> dict:
-    # What is chosen by the plan when nothing was asked for follows from the rest.
-    settings = {key: value for key, value in record["settings"].items() if key != "detail"}
+    # What is chosen by the plan when nothing was asked for follows from the rest; a limit changes no result.
+    settings = {key: value for key, value in record["settings"].items() if key not in ("detail", "max_source_pixels")}
     flat = {**record["model"], "prompt": record.get("prompt")}
     return {**settings, **{name: flat.get(name) for name in IDENTITY if name not in ("settings", "source")}}
 

@@ -76,9 +76,14 @@ class PipelineEditor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        from ..pipelines.selection import weights_identity
+        from ..pipelines.selection import configuration_identity, weights_identity
 
-        return {"model": self.model, "weights": weights_identity(self.model), **self.loading, **asdict(self.edit)}
+        identity = {
+            "model": self.model,
+            "weights": weights_identity(self.model),
+            "configuration": configuration_identity(self.model),
+        }
+        return {**identity, **self.loading, **asdict(self.edit)}
 
     @cached_property
     def pipe(self) -> "SamaPipeline":

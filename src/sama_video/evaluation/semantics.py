@@ -6,11 +6,12 @@ Shape legend: F frames, H W pixels, D the model's width.
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
-from transformers import AutoTokenizer, SiglipModel
+from transformers import SiglipModel
 
 from ..errors import UserError
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
+from ..models.strict_loading import load_part
+from ..pipelines.loading import load_tokenizer
 
 BATCH_FRAMES = 16
 
@@ -27,14 +28,12 @@ class SemanticScorer:
 
     def __init__(self, name: str):
         folder = find_semantic_encoder(name)
-        transformers.utils.logging.disable_progress_bar()
         self.frames_encoder = SemanticEncoder.from_pretrained(folder)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            self.model = SiglipModel.from_pretrained(folder, dtype=torch.float32).eval()
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{folder} lacks the text half of SigLIP or its tokenizer ({reason})") from error
+            self.tokenizer = load_tokenizer(folder)
+            self.model = load_part(SiglipModel, folder, dtype=torch.float32)
+        except UserError as error:
+            raise UserError(f"{folder} lacks the text half of SigLIP or its tokenizer: {error}") from error
 
     @torch.inference_mode()
     def __call__(self, clip: np.ndarray, instruction: str) -> dict[str, float | None]:

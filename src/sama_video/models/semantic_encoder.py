@@ -3,22 +3,22 @@
 Shape legend: N anchor frames, H W pixels, M local tokens, D the vision model's width.
 """
 
-import json
 from math import isqrt
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import SiglipVisionModel
 
 from ..errors import UserError
 from .presets import NANO_SIGLIP
+from .strict_loading import load_part
+from .weight_files import first_line, read_json_object
 
 # SigLIP's own image processor, where a checkpoint does not bring one.
 DEFAULT_MEAN = DEFAULT_STD = (0.5, 0.5, 0.5)
@@ -40,7 +40,7 @@ def find_semantic_encoder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise UserError(f"cannot fetch the SigLIP model {name} ({str(error).splitlines()[0]})") from error
+        raise UserError(f"cannot fetch the SigLIP model {name} ({first_line(error)})") from error
 
 
 class SemanticEncoder(nn.Module):
@@ -98,15 +98,15 @@ class SemanticEncoder(nn.Module):
         `preprocessor_config.json` where there is one.
 
         Raises:
-            UserError: for a folder that holds anything else, or not all of the vision model's weights.
+            UserError: for a folder that holds anything else, and as `load_part`, which loads strictly.
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
+        if not (folder / "config.json").exists():
             raise UserError(f"{folder} has no config.json: it is not a SigLIP model; give its folder")
-        model_type = _model_type(folder / "config.json")
+        model_type = read_json_object(folder / "config.json").get("model_type", "nameless")
         if model_type not in SUPPORTED:
             raise UserError(f"{folder} holds a {model_type} model; give a fixed-resolution SigLIP or SigLIP 2 model")
-        vision_model = _load_vision_model(folder, dtype)
+        vision_model = load_part(_VisionHalf, folder, dtype=dtype)
         return cls(vision_model, num_local_tokens=num_local_tokens, **_statistics(folder))
 
     @property
@@ -130,35 +130,18 @@ class SemanticEncoder(nn.Module):
         return torch.cat([local, output.pooler_output.unsqueeze(1)], dim=1)
 
 
-def _model_type(file: Path) -> str:
-    """AutoConfig would say it too, and complain of every SigLIP's text half."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8")).get("model_type", "nameless")
-    except ValueError as error:
-        raise UserError(f"{file} is no JSON ({error}); fetch the model again") from error
-
-
 class _VisionHalf(SiglipVisionModel):
     """Loads from a whole `SiglipModel` without a word on the text half."""
 
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^text_model\.", r"^logit_(scale|bias)$"]
 
 
-def _load_vision_model(folder: Path, dtype: torch.dtype) -> SiglipVisionModel:
-    try:
-        loaded: Any = _VisionHalf.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"cannot load the SigLIP model in {folder} ({str(error).splitlines()[0]})") from error
-    model, report = loaded
-    if report["missing_keys"]:
-        raise UserError(f"{folder} lacks weights of the vision model, such as {min(report['missing_keys'])}")
-    return model
-
-
 def _statistics(folder: Path) -> dict[str, tuple[float, ...]]:
     file = folder / "preprocessor_config.json"
-    settings = json.loads(file.read_text()) if file.is_file() else {}
-    return {
-        "mean": tuple(settings.get("image_mean", DEFAULT_MEAN)),
-        "std": tuple(settings.get("image_std", DEFAULT_STD)),
-    }
+    settings = read_json_object(file) if file.exists() else {}
+    found = {"mean": settings.get("image_mean", DEFAULT_MEAN), "std": settings.get("image_std", DEFAULT_STD)}
+    for name, values in found.items():
+        numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
+        if not numbers or len(values) != 3 or (name == "std" and min(values) <= 0):
+            raise UserError(f"{file}: image_{name} is {values} and must be three numbers, above 0 for std; correct it")
+    return {name: tuple(values) for name, values in found.items()}

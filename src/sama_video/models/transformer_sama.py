@@ -159,6 +159,17 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         names = ("type_embedding", "semantic_projector", "semantic_head", "source_embedding")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    @property
+    def has_learned_to_edit(self) -> bool:
+        """Whether anything tells the source from the target; without it the model is Wan, which follows the text alone.
+
+        True where the weights are not there to be asked (sequential offloading).
+        """
+        if self.config.roles == "shifted_rope":
+            return True
+        part = self.type_embedding if self.source_embedding is None else self.source_embedding
+        return part.weight.is_meta or bool(part.weight.any())
+
     def reset_new_parts(self, like: torch.Tensor | None = None) -> None:
         """Make what Wan does not have anew, so that the model starts as Wan.
 

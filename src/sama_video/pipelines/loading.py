@@ -1,13 +1,28 @@
 """A pipeline from a preset's name, a local folder, a converted checkpoint or a hub id, in its place."""
 
+import inspect
+from pathlib import Path
+from typing import Any
+
 import diffusers
 import torch
 import transformers
-from diffusers import UniPCMultistepScheduler
+from diffusers import AutoencoderKLWan, SchedulerMixin, UniPCMultistepScheduler
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..errors import UserError
+from ..models.autoencoder_sama_nano import AutoencoderSamaNano
+from ..models.convert_checkpoint import FULL_KEYS, SAMA_KEYS
+from ..models.latents import VideoAutoencoder
+from ..models.strict_loading import check_finite, load_part, quiet_libraries
+from ..models.transformer_sama import SamaTransformer3DModel
+from ..models.weight_files import first_line, read_json_object
+from .configuration import check_scheduler, check_text_encoder, check_transformer, check_vae, is_stock_wan
 from .pipeline_sama import SamaPipeline
-from .selection import Loading, first_line, read_config, resolve_model, split_lora_entry
+from .selection import Configs, Loading, read_configs, resolve_model, split_lora_entry
+
+# Without one of these a tokenizer's class makes up a vocabulary of its own.
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model")
 
 
 def load_pipeline(
@@ -22,6 +37,9 @@ def load_pipeline(
 ) -> SamaPipeline:
     """Load a pipeline and put it where it shall run.
 
+    Weights are loaded strictly: all that the model has and no other, in their shapes, as floating-point numbers that
+    are finite. Nothing in a folder is run, and no class is looked up that a SAMA pipeline does not have.
+
     Args:
         model: preset, folder or hub id.
         device: "auto" takes CUDA or MPS where there is one.
@@ -32,7 +50,7 @@ def load_pipeline(
         lora: files or folders, each `PATH` or `PATH:SCALE`.
 
     Raises:
-        UserError: for anything that cannot be loaded, with the mend.
+        UserError: for anything that cannot be loaded, with how to fix it.
     """
     loading = Loading(
         model=model,
@@ -43,18 +61,7 @@ def load_pipeline(
         vae_tiling=vae_tiling,
         lora=lora,
     )
-    folder = resolve_model(model)
-    read_config(model, "model_index.json")  # diffusers' own message on a hub id that is none is five lines long
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.disable_progress_bar()
-    try:
-        pipe = SamaPipeline.from_pretrained(folder, dtype=getattr(torch, loading.precision))
-    except UserError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"cannot load the model {model} ({first_line(error)}); is it complete, and a SAMA pipeline?"
-        ) from error
+    pipe = _load_folder(_local_folder(model), read_configs(model), getattr(torch, loading.precision))
     pipe.set_progress_bar_config(disable=True)
     if scheduler == "unipc":
         pipe.scheduler = UniPCMultistepScheduler(
@@ -69,17 +76,129 @@ def load_pipeline(
     return pipe
 
 
+def _local_folder(model: str) -> Path:
+    folder = Path(resolve_model(model))
+    if folder.is_dir():
+        return folder
+    try:
+        fetched = Path(SamaPipeline.download(model))
+    except Exception as error:  # of the hub, the network, the disk
+        raise UserError(f"cannot fetch the model {model} ({first_line(error)}); try again") from error
+    resolve_model(str(fetched))
+    return fetched
+
+
+def _load_folder(folder: Path, configs: Configs, dtype: torch.dtype) -> SamaPipeline:
+    """The parts one by one, each by the class that it must have, then the pipeline around them."""
+    parts: dict[str, Any] = {
+        "transformer": load_transformer(folder / "transformer", dtype),
+        "vae": load_vae(folder / "vae", dtype),
+    }
+    if configs.text_encoder is not None:
+        parts["text_encoder"] = load_text_encoder(folder / "text_encoder", dtype)
+    if "tokenizer" in configs.components:
+        parts["tokenizer"] = load_tokenizer(folder / "tokenizer", configs.components["tokenizer"][1])
+        _check_vocabulary(folder, parts["tokenizer"], configs.text_encoder)
+    if "scheduler" in configs.components:
+        parts["scheduler"] = _load_scheduler(folder / "scheduler", configs.components["scheduler"][1])
+    names = inspect.signature(SamaPipeline.__init__).parameters.keys() - parts.keys()
+    pipe = SamaPipeline(**parts, **{name: configs.index[name] for name in names if name in configs.index})
+    pipe.register_to_config(_name_or_path=str(folder))
+    return pipe
+
+
+def load_transformer(
+    folder: Path, dtype: torch.dtype | None = None, *, may_be_stock: bool = False
+) -> SamaTransformer3DModel:
+    """A transformer from its diffusers folder, strictly.
+
+    Args:
+        dtype: float32 when None.
+        may_be_stock: take stock Wan's as well, which becomes a model that starts as Wan: its new parts say nothing.
+
+    Raises:
+        UserError: for a folder that is damaged, or of weights that are not exactly the model's.
+    """
+    file = folder / "config.json"
+    config = read_json_object(file)
+    check_transformer(str(file), config, may_be_stock=may_be_stock)
+    return load_part(SamaTransformer3DModel, folder, dtype=dtype, may_miss=SAMA_KEYS if is_stock_wan(config) else ())
+
+
+def load_vae(folder: Path, dtype: torch.dtype | None = None) -> VideoAutoencoder:
+    """A video autoencoder, Wan's or the nano's, from its diffusers folder, strictly; see `load_transformer`."""
+    file = folder / "config.json"
+    config = read_json_object(file)
+    cls = AutoencoderSamaNano if config.get("_class_name") == AutoencoderSamaNano.__name__ else AutoencoderKLWan
+    check_vae(str(file), config, cls.__name__)
+    return load_part(cls, folder, dtype=dtype)
+
+
+def load_text_encoder(folder: Path, dtype: torch.dtype | None = None) -> UMT5EncoderModel:
+    """A UMT5 encoder from transformers' folder, strictly; as stored when `dtype` is None; see `load_transformer`."""
+    file = folder / "config.json"
+    check_text_encoder(str(file), read_json_object(file))
+    return load_part(UMT5EncoderModel, folder, dtype=dtype)
+
+
+def load_tokenizer(folder: Path, class_name: str = "AutoTokenizer") -> PreTrainedTokenizerBase:
+    """A tokenizer of transformers from its folder; no code of the folder's runs.
+
+    Raises:
+        UserError: for a folder without a vocabulary, files that are damaged, or a class that is no tokenizer.
+    """
+    cls: Any = getattr(transformers, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedTokenizerBase | AutoTokenizer)):
+        raise UserError(f"{folder} is of class {class_name}, which is no tokenizer that transformers has; update it")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder} has no vocabulary ({' or '.join(TOKENIZER_FILES)}); download the model again")
+    for file in sorted(folder.glob("*.json")):
+        read_json_object(file)
+    try:
+        with quiet_libraries():
+            tokenizer = cls.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            tokenizer("a probe")
+    except Exception as error:  # whatever a library says of what came from outside
+        raise UserError(f"cannot load the tokenizer in {folder} ({first_line(error)}); download it again") from error
+    return tokenizer
+
+
+def _check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase, text_encoder: dict[str, Any] | None) -> None:
+    if text_encoder is not None and len(tokenizer) > text_encoder["vocab_size"]:
+        raise UserError(
+            f"the parts in {folder} do not belong together: the tokenizer has {len(tokenizer)} tokens, the text "
+            f"encoder {text_encoder['vocab_size']}; download the model again"
+        )
+
+
+def _load_scheduler(folder: Path, class_name: str) -> SchedulerMixin:
+    cls = getattr(diffusers, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
+        raise UserError(f"{folder} is of class {class_name}, which is no scheduler that diffusers has; update it")
+    file = folder / "scheduler_config.json"
+    check_scheduler(str(file), read_json_object(file), class_name)
+    try:
+        with quiet_libraries():
+            return cls.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever a library says of what came from outside
+        raise UserError(f"cannot load the scheduler in {folder} ({first_line(error)}); download it again") from error
+
+
 def _load_loras(pipe: SamaPipeline, entries: list[str]) -> None:
     names, scales = [], []
     for number, entry in enumerate(entries):
         path, scale = split_lora_entry(entry)
+        name = f"lora_{number}"
         try:
-            pipe.load_lora_weights(path, adapter_name=f"lora_{number}")
+            pipe.load_lora_weights(path, adapter_name=name)
         except UserError:
             raise
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise UserError(f"the LoRA {path} does not fit this model ({str(error).splitlines()[0]})") from error
-        names.append(f"lora_{number}")
+        except Exception as error:  # whatever a library says of what came from outside
+            raise UserError(f"the LoRA {path} does not fit this model ({first_line(error)})") from error
+        weights = pipe.transformer.named_parameters()
+        own = {key: value for key, value in weights if f".{name}." in key or key.startswith(FULL_KEYS)}
+        check_finite(own, f"the LoRA {path}")
+        names.append(name)
         scales.append(scale)
     pipe.set_adapters(names, scales)
 

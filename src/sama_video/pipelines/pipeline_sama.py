@@ -5,7 +5,6 @@ The time convention is that of `models/transformer_sama.py`.
 """
 
 import html
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
+from ..models.strict_loading import no_empty_warnings
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..shapes import TEMPORAL_FACTOR, LatentShape, VideoShape, neighbouring_num_frames
 from ..system import total_memory
@@ -57,11 +57,6 @@ WAN_SPATIAL_FACTOR = 8
 def clean_prompt(text: str) -> str:
     """Broken Unicode and HTML entities mended, white space folded, as Wan's release does before tokenizing."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
-
-
-def _names_something(record: logging.LogRecord) -> bool:
-    """diffusers 0.42 warns of a cast also where nothing has to keep its precision, with an empty list."""
-    return "should be kept in float32: []" not in record.getMessage()
 
 
 class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
@@ -178,19 +173,15 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         """Whether the call that runs leaves out its remaining steps, after `pipe._interrupt = True`."""
         return self._interrupt
 
-    def to(self, *args: Any, **kwargs: Any) -> "SamaPipeline":
-        """As diffusers'."""
-        logger = logging.getLogger("diffusers.models.modeling_utils")
-        logger.addFilter(_names_something)
-        try:
-            return super().to(*args, **kwargs)
-        finally:
-            logger.removeFilter(_names_something)
-
     @property
     def pixel_multiple(self) -> int:
         """What height and width must divide by."""
         return self.facts.pixel_multiple
+
+    def to(self, *args: Any, **kwargs: Any) -> "SamaPipeline":
+        """As diffusers', which warns of parts that it need not warn of."""
+        with no_empty_warnings():
+            return super().to(*args, **kwargs)
 
     def enable_vae_tiling(self, tile_size: tuple[int, int] = (30, 52), tile_stride: tuple[int, int] = (15, 26)) -> None:
         """Encode the source and decode the result in tiles as the release does (latent units, see `Tiling`)."""

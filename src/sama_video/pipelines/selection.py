@@ -1,6 +1,5 @@
 """Which model, and what is known of it before any weight is read. Imports no torch."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,10 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import hash_file, hash_weights
+from ..files import hash_configuration, hash_file, hash_weights
 from ..models.presets import PRESETS
+from ..models.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, find_weight_files, first_line, read_json_object
+from .configuration import (
+    FACTS,
+    WAN_SCALE_FACTOR_SPATIAL,
+    broken_rules,
+    check_settings,
+    check_text_encoder,
+    check_together,
+    check_transformer,
+    check_vae,
+    components_of,
+)
 from .scope import TrainedFor
 
+INDEX = "model_index.json"
+# The components that have weights, and how their libraries name the files.
+WEIGHT_STEMS = {"transformer": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": TRANSFORMERS_STEM}
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "sequential", "group")
 SCHEDULERS = ("euler", "unipc")
@@ -28,6 +42,9 @@ class ModelFacts:
         trained_for: kinds of edits, each with instructions that the model was trained on; empty if it does not say.
 
     The others are the pipeline's arguments of the same names, and own these arguments' defaults: the release's.
+
+    Raises:
+        ValueError: for what no model can have.
     """
 
     pixel_multiple: int
@@ -38,11 +55,16 @@ class ModelFacts:
     default_flow_shift: float = 5.0
     trained_for: TrainedFor = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if problems := broken_rules(vars(self), FACTS):
+            raise ValueError("; ".join(problems))
+
     @classmethod
     def of(cls, pipeline: Mapping[str, Any], vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> "ModelFacts":
         """From the configurations of a pipeline and of its parts."""
         names = [field.name for field in fields(cls) if field.name != "pixel_multiple"]
-        multiple = vae["scale_factor_spatial"] * transformer["patch_size"][1]
+        factor = vae.get("scale_factor_spatial", WAN_SCALE_FACTOR_SPATIAL)
+        multiple = factor * transformer["patch_size"][1]
         return cls(pixel_multiple=multiple, **{name: pipeline[name] for name in names if name in pipeline})
 
 
@@ -83,22 +105,27 @@ def weights_identity(model: str) -> str:
     return hash_weights(folder) if folder.is_dir() else model
 
 
+def configuration_identity(model: str) -> str:
+    """Hash of what decides a model's results beside its weights; a hub id stands for itself.
+
+    Apart from `weights_identity`, so that this stays what it was in records that do not say this.
+
+    Raises:
+        UserError: as `resolve_model`.
+    """
+    folder = Path(resolve_model(model))
+    return hash_configuration(folder) if folder.is_dir() else model
+
+
 def _check_folder(folder: Path) -> None:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UserError(f"{folder} has no model_index.json: it is not a pipeline; convert it with 'sama convert' first")
-    try:
-        entries = json.loads(index.read_text())
-    except ValueError as error:
-        raise UserError(f"{index} is not JSON ({error}); download it again") from error
-    for name, entry in entries.items():
-        if isinstance(entry, list) and entry[0] is not None and not (folder / name).is_dir():
+    index = folder / INDEX
+    if not (index.exists() or index.is_symlink()):
+        raise UserError(f"{folder} has no {INDEX}: it is not a pipeline; convert it with 'sama convert' first")
+    for name in components_of(str(index), read_json_object(index)):
+        if not (folder / name).is_dir():
             raise UserError(f"{folder} lacks the folder {name}: the download is incomplete, fetch it again")
-    for shards in folder.rglob("*.safetensors.index.json"):
-        expected = set(json.loads(shards.read_text())["weight_map"].values())
-        missing = sorted(name for name in expected if not (shards.parent / name).is_file())
-        if missing:
-            raise UserError(f"{shards.parent} lacks {', '.join(missing)}: the download is incomplete, fetch it again")
+        if name in WEIGHT_STEMS:
+            find_weight_files(folder / name, WEIGHT_STEMS[name])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +193,7 @@ class Loading:
         return {
             "name": self.model,
             "weights": weights_identity(self.model),
+            "configuration": configuration_identity(self.model),
             "lora": [{"path": path, "scale": scale, "weights": _lora_identity(Path(path))} for path, scale in loras],
             "scheduler": self.scheduler,
             "dtype": self.precision,
@@ -200,35 +228,70 @@ def read_facts(model: str) -> ModelFacts:
     """What an edit must know of a model, from its configurations alone; of a hub id only these are fetched.
 
     Raises:
-        UserError: for a model that is not there or lacks them.
+        UserError: as `read_configs`.
     """
-    index, vae, transformer = (
-        read_config(model, name) for name in ("model_index.json", "vae/config.json", "transformer/config.json")
-    )
+    configs = read_configs(model)
     try:
-        return ModelFacts.of(index, vae, transformer)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"cannot read the sizes of the model {model} ({error}); is it a SAMA pipeline?") from error
+        return ModelFacts.of(configs.index, configs.vae, configs.transformer)
+    except ValueError as error:
+        raise UserError(f"cannot use the sizes of the model {model}: {error}; is it a SAMA pipeline?") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configs:
+    """The configurations of a pipeline's folder, checked.
+
+    Args:
+        index: `model_index.json`.
+        components: name -> (library, class), those that there are.
+        transformer, vae, text_encoder: their `config.json`; None without a text encoder.
+    """
+
+    index: dict[str, Any]
+    components: dict[str, tuple[str, str]]
+    transformer: dict[str, Any]
+    vae: dict[str, Any]
+    text_encoder: dict[str, Any] | None
+
+
+def read_configs(model: str) -> Configs:
+    """All that a model's configurations say.
+
+    Raises:
+        UserError: for a model that is not there, and, with the file's name, for configurations that are damaged,
+            incomplete, out of range, of other classes than a SAMA pipeline has, or that do not fit each other.
+    """
+    index = read_config(model, INDEX)
+    components = components_of(f"{model}/{INDEX}", index)
+    check_settings(f"{model}/{INDEX}", index)
+    parts = {name: read_config(model, f"{name}/config.json") for name in WEIGHT_STEMS if name in components}
+    transformer, vae, text_encoder = parts["transformer"], parts["vae"], parts.get("text_encoder")
+    check_transformer(f"{model}/transformer/config.json", transformer)
+    check_vae(f"{model}/vae/config.json", vae, components["vae"][1])
+    if text_encoder is not None:
+        check_text_encoder(f"{model}/text_encoder/config.json", text_encoder)
+    check_together(model, transformer, vae, text_encoder)
+    return Configs(index=index, components=components, transformer=transformer, vae=vae, text_encoder=text_encoder)
 
 
 def read_config(model: str, name: str) -> dict[str, Any]:
+    """A JSON file of a model; of a hub id it is fetched.
+
+    Raises:
+        UserError: for a model that is not there, or a file that is damaged.
+    """
     folder = Path(resolve_model(model))
-    if not folder.is_dir():
-        from huggingface_hub import hf_hub_download
+    if folder.is_dir():
+        return read_json_object(folder / name)
+    from huggingface_hub import hf_hub_download
+
     try:
-        file = folder / name if folder.is_dir() else Path(hf_hub_download(model, name))
+        file = Path(hf_hub_download(model, name))
     except (OSError, ValueError) as error:
         raise UserError(
             f"there is no folder {model}, and as a hub id it could not be fetched ({first_line(error)})"
         ) from error
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file} ({first_line(error)}); is the model complete?") from error
-
-
-def first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return read_json_object(file)
 
 
 def split_lora_entry(entry: str) -> tuple[str, float]:
