@@ -7,7 +7,7 @@ from typing import Literal
 from ..errors import UserError
 from ..pipelines.selection import ModelFacts
 from ..shapes import fit_size, nearest_multiple
-from ..video import VideoInfo, VideoReader, check_output_suffix
+from ..video import VideoInfo, VideoReader, check_output_suffix, check_picture_size
 from .record import read_sidecar, sidecar_of
 from .settings import EditSettings
 
@@ -118,4 +118,7 @@ def check_edit(reader: VideoReader, prompt: str, output: Path, settings: EditSet
         raise UserError('the instruction is empty; say what to change, for example "make it black and white"')
     check_output_suffix(output, reader.info.is_image)
     next(reader.frames(settings.start, 1))
-    return plan_edit(reader.info, settings, facts)
+    plan = plan_edit(reader.info, settings, facts)
+    if not reader.info.is_image:
+        check_picture_size(*plan.output_size)
+    return plan
