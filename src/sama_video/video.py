@@ -1,10 +1,19 @@
 """Reading and writing video and picture files, as a user imports it; the work is done in `media/`."""
 
+from .media.carry import Picture, carry_tracks
 from .media.naming import result_suffix
 from .media.opening import MAX_SOURCE_PIXELS
+from .media.packets import Piece
 from .media.pictures import IMAGE_SUFFIXES, write_image
 from .media.reader import TIME_TOLERANCE, Frame, VideoInfo, VideoReader
-from .media.writer import VIDEO_SUFFIXES, VideoWriter, check_output_suffix, regular_time_base, write_lossless
+from .media.writer import (
+    VIDEO_SUFFIXES,
+    VideoWriter,
+    check_output_suffix,
+    check_picture_size,
+    regular_time_base,
+    write_lossless,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -12,10 +21,14 @@ __all__ = [
     "TIME_TOLERANCE",
     "VIDEO_SUFFIXES",
     "Frame",
+    "Picture",
+    "Piece",
     "VideoInfo",
     "VideoReader",
     "VideoWriter",
+    "carry_tracks",
     "check_output_suffix",
+    "check_picture_size",
     "regular_time_base",
     "result_suffix",
     "write_image",

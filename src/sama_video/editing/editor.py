@@ -19,7 +19,18 @@ import torch
 
 from ..detail import JointUpsampler, resize_plainly
 from ..files import written_aside
-from ..video import Frame, VideoReader, VideoWriter, regular_time_base, write_image
+from ..media.tracks import Tracks
+from ..video import (
+    Frame,
+    Picture,
+    Piece,
+    VideoReader,
+    VideoWriter,
+    carry_tracks,
+    check_picture_size,
+    regular_time_base,
+    write_image,
+)
 from .plan import EditPlan, check_edit, check_outputs, window_starts
 from .record import FileState, sidecar_of
 from .settings import EditSettings
@@ -172,13 +183,19 @@ def edit_video(
     notes = [*plan.notes, *reader.notes, *_damage_notes(reader, clip, settings), *_model_notes(pipe)]
     source, model = _identities(video, pipe, progress)
 
-    # 2. Edit
-    edited = edit_frames(pipe, clip.frames, prompt, settings, plan.window, progress)
-
-    # 3. Bring back to the output size and write
-    sidecar = _sidecar(prompt, video, plan, clip, settings, pipe, notes, source, model)
-    sidecar["others"] = [path.name for path in (compare, contact_sheet) if path is not None]
     with contextlib.ExitStack() as stack:
+        # 2. Make sure that the result can be written, with everything that goes with the pictures
+        tracks = stack.enter_context(_other_tracks(reader, plan, clip, settings, output))
+        if compare is not None and not plan.info.is_image:
+            check_picture_size(plan.output_size[0], 2 * plan.output_size[1])
+        notes += tracks.notes
+
+        # 3. Edit
+        edited = edit_frames(pipe, clip.frames, prompt, settings, plan.window, progress)
+
+        # 4. Bring back to the output size and write
+        sidecar = _sidecar(prompt, video, plan, clip, settings, pipe, notes, source, model)
+        sidecar["others"] = [path.name for path in (compare, contact_sheet) if path is not None]
 
         def aside(path: Path | None) -> Path | None:
             return None if path is None else stack.enter_context(written_aside(path))
@@ -187,7 +204,7 @@ def edit_video(
         result = stack.enter_context(written_aside(output))
         files = _Files(result=result, compare=aside(compare), contact_sheet=aside(contact_sheet))
         aside_json = stack.enter_context(written_aside(sidecar_of(output)))
-        _write_result(reader, plan, clip, edited, settings, files, progress)
+        _write_result(reader, plan, clip, edited, settings, files, tracks, progress)
         # A kill between the renames leaves the new record beside the result before it.
         sidecar["result"] = {"size": result.stat().st_size}
         aside_json.write_text(json.dumps(sidecar, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -220,6 +237,22 @@ def _damage_notes(reader: VideoReader, clip: ReadClip, settings: EditSettings) -
     return []
 
 
+def _other_tracks(reader: VideoReader, plan: EditPlan, clip: ReadClip, settings: EditSettings, output: Path) -> Tracks:
+    """Sound, subtitles and the rest, tried out with the writer of the result."""
+    if plan.info.is_image:
+        return Tracks()
+    fps = plan.info.fps
+    picture = Picture(size=plan.output_size, fps=fps, time_base=regular_time_base(clip.times, fps), crf=settings.crf)
+    # Sound that outlasts the pictures stays, unless the clip was cut.
+    to_the_end = not reader.damaged and (settings.num_frames is None or len(clip.frames) < settings.num_frames)
+    piece = Piece(
+        origin=reader.start_pts * reader.time_base + clip.begin,
+        end=None if to_the_end else clip.times[-1] + clip.durations[-1],
+        from_start=clip.begin == 0,
+    )
+    return carry_tracks(reader.path, output, picture, piece)
+
+
 def _write_result(
     reader: VideoReader,
     plan: EditPlan,
@@ -227,6 +260,7 @@ def _write_result(
     edited: torch.Tensor,
     settings: EditSettings,
     files: _Files,
+    tracks: Tracks,
     progress: Progress,
 ) -> None:
     num_frames = len(clip.frames)
@@ -249,7 +283,7 @@ def _write_result(
         if files.compare is not None:
             write_image(files.compare, side_by_side.pixels)
     else:
-        _write_videos(results(), plan, clip, settings, reader, files)
+        _write_videos(results(), plan, clip, settings, files, tracks)
     if files.contact_sheet is not None:
         write_image(files.contact_sheet, draw_contact_sheet(pairs))
 
@@ -259,17 +293,16 @@ def _write_videos(
     plan: EditPlan,
     clip: ReadClip,
     settings: EditSettings,
-    reader: VideoReader,
     files: _Files,
+    tracks: Tracks,
 ) -> None:
     fps = plan.info.fps
     time_base = regular_time_base(clip.times, fps)
     height, width = plan.output_size
-    sound = {"sound": reader.path, "sound_start": clip.begin} if plan.info.has_audio else {}
     with contextlib.ExitStack() as stack:
 
         def writer(path: Path, columns: int) -> VideoWriter:
-            options = {"crf": settings.crf, "time_base": time_base, **sound}
+            options = {"crf": settings.crf, "time_base": time_base, "tracks": tracks}
             return stack.enter_context(VideoWriter(path, height, columns * width, fps, **options))
 
         single = writer(files.result, 1)

@@ -11,7 +11,7 @@ from ..files import longest_name
 from ..pipelines.scope import describe_scope, is_far
 from ..pipelines.selection import ModelFacts
 from ..shapes import fit_size, nearest_multiple
-from ..video import VideoInfo, VideoReader, check_output_suffix
+from ..video import VideoInfo, VideoReader, check_output_suffix, check_picture_size
 from .record import read_sidecar, sidecar_of
 from .settings import EditSettings
 
@@ -155,6 +155,8 @@ def check_edit(reader: VideoReader, prompt: str, output: Path, settings: EditSet
     check_output_suffix(output, reader.info.is_image)
     next(reader.frames(settings.start, 1))
     plan = plan_edit(reader.info, settings, facts)
+    if not reader.info.is_image:
+        check_picture_size(*plan.output_size)
     return replace(plan, notes=tuple(_scope_notes(prompt, facts)))
 
 

@@ -1,4 +1,4 @@
-"""Video files out: frames with exact times -> H.264 with the source's sound."""
+"""Video files out: frames with exact times -> H.264 with the tracks that go with them."""
 
 import contextlib
 from fractions import Fraction
@@ -11,12 +11,13 @@ from av.codec.context import Flags
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from ..errors import UserError
+from .containers import VIDEO_SUFFIXES
 from .pictures import IMAGE_SUFFIXES
 from .reader import Frame
-from .sound import SoundCopy
+from .tracks import Tracks, TracksWriter
 
-VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".m4v"}
 BT709 = 1
+LONGEST_SIDE = 16384  # of x264
 
 
 def check_output_suffix(path: Path, is_image: bool) -> None:
@@ -29,7 +30,7 @@ def check_output_suffix(path: Path, is_image: bool) -> None:
 
 
 class VideoWriter:
-    """Writes H.264 yuv420p with given times; sound is copied from a source file, re-encoded only where it must be.
+    """Writes H.264 yuv420p with given times, and the tracks that go with it.
 
     Odd sides grow by one repeated row or column, since yuv420p has none.
 
@@ -38,7 +39,10 @@ class VideoWriter:
         height, width: of the frames.
         fps: announced average rate.
         crf: x264's quality, lower is better.
-        sound: file to take the sound from, between `sound_start` and the end of the last frame.
+        tracks: sound, subtitles and the rest (see `carry_tracks`), None for none.
+
+    Raises:
+        UserError: for a size that H.264 does not have, and for frames whose times do not increase.
     """
 
     def __init__(
@@ -50,15 +54,16 @@ class VideoWriter:
         *,
         crf: int = 16,
         time_base: Fraction = Fraction(1, 90000),
-        sound: Path | None = None,
-        sound_start: Fraction = Fraction(0),
+        tracks: Tracks | None = None,
     ):
+        check_picture_size(height, width)
         self.pad = (height % 2, width % 2)
         self.time_base = time_base
         # A whole number of the track's ticks per tick of ours keeps every time exact.
         ticks = str(time_base.denominator * max(1, -(-10_000 // time_base.denominator)))
-        options = {"movflags": "+faststart", "video_track_timescale": ticks}
-        self.container = av.open(str(path), "w", options=options)
+        options = {"movflags": "+faststart", "video_track_timescale": ticks} if path.suffix != ".mkv" else {}
+        # "file:" keeps a colon in the name from being read as a protocol.
+        self.container = av.open(f"file:{path}", "w", options=options)
         encoding = {"crf": str(crf), "preset": "veryfast"}
         if time_base != 1 / fps:
             encoding["bf"] = "0"  # MP4 sums durations in decoding order: reordered frames of unequal length blur them
@@ -71,40 +76,37 @@ class VideoWriter:
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = ColorRange.MPEG
         self.stream = stream
-        self.sound_file, self.sound_start, self.end = sound, sound_start, Fraction(0)
-        self.sound = self._prepare_sound() if sound is not None else None
-
-    def _prepare_sound(self) -> "SoundCopy | None":
-        source = av.open(str(self.sound_file))
-        if not source.streams.audio:
-            source.close()
-            return None
-        template = source.streams.audio[0]
-        try:
-            stream = self.container.add_stream_from_template(template)
-            copies = True
-        except (av.error.FFmpegError, ValueError):  # a codec that the container cannot hold
-            stream = self.container.add_stream("aac", rate=template.rate, layout=template.layout)
-            copies = False
-        return SoundCopy(source, template, stream, copies)
+        self.lead = tracks.lead if tracks is not None else Fraction(0)
+        self.tracks = TracksWriter(tracks or Tracks(), self.container)
+        self._last: tuple[int, Fraction] | None = None
 
     def write(self, frame: Frame) -> None:
+        pts = round((frame.time + self.lead) / self.time_base)
+        if self._last is not None and pts <= self._last[0]:
+            raise UserError(
+                f"the frames' times do not increase: one at {float(self._last[1]):.6f} s is followed by one at "
+                f"{float(frame.time):.6f} s; give the clip even times first: ffmpeg -i CLIP -fps_mode cfr EVEN.mp4"
+            )
+        self._last = (pts, frame.time)
         pixels = frame.pixels
         if any(self.pad):
             pixels = np.pad(pixels, ((0, self.pad[0]), (0, self.pad[1]), (0, 0)), mode="edge")
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
             format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=Interpolation.BICUBIC, threads=1
         )
-        picture.pts = round(frame.time / self.time_base)
-        picture.time_base = self.time_base
+        picture.pts, picture.time_base = pts, self.time_base
         picture.duration = max(1, round(frame.duration / self.time_base))
-        self.end = frame.time + frame.duration
-        self.container.mux(self.stream.encode(picture))
+        self._mux(self.stream.encode(picture))
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            if packet.dts is not None and packet.time_base is not None:
+                self.tracks.write_until(packet.dts * packet.time_base)
+            self.container.mux(packet)
 
     def close(self) -> None:
-        self.container.mux(self.stream.encode())
-        if self.sound is not None:
-            self.sound.mux(self.container, self.sound_start, self.end)
+        self._mux(self.stream.encode())
+        self.tracks.write_until(None)
         self.container.close()
 
     def __enter__(self) -> "VideoWriter":
@@ -116,6 +118,15 @@ class VideoWriter:
         else:
             with contextlib.suppress(Exception):
                 self.container.close()
+
+
+def check_picture_size(height: int, width: int) -> None:
+    """Raises UserError for pictures that H.264 cannot hold."""
+    if not (0 < height <= LONGEST_SIDE and 0 < width <= LONGEST_SIDE):
+        raise UserError(
+            f"a video of {width}x{height} cannot be written: H.264 holds at most {LONGEST_SIDE} pixels a side; "
+            "use --output-size model, or scale the source down first"
+        )
 
 
 def regular_time_base(frames_times: list[Fraction], fps: Fraction) -> Fraction:
