@@ -239,14 +239,14 @@ def _damage_notes(reader: VideoReader, clip: ReadClip, settings: EditSettings) -
 
 def _other_tracks(reader: VideoReader, plan: EditPlan, clip: ReadClip, settings: EditSettings, output: Path) -> Tracks:
     """Sound, subtitles and the rest, tried out with the writer of the result."""
-    if plan.info.is_image:
+    if reader.origin is None:
         return Tracks()
     fps = plan.info.fps
     picture = Picture(size=plan.output_size, fps=fps, time_base=regular_time_base(clip.times, fps), crf=settings.crf)
     # Sound that outlasts the pictures stays, unless the clip was cut.
     to_the_end = not reader.damaged and (settings.num_frames is None or len(clip.frames) < settings.num_frames)
     piece = Piece(
-        origin=reader.start_pts * reader.time_base + clip.begin,
+        origin=reader.origin + clip.begin,
         end=None if to_the_end else clip.times[-1] + clip.durations[-1],
         from_start=clip.begin == 0,
     )

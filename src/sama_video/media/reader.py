@@ -56,6 +56,11 @@ class VideoReader:
     def damaged(self) -> str | None:
         return self._file.damaged
 
+    @property
+    def origin(self) -> Fraction | None:
+        """Seconds on the file's own clock at which its first frame is shown; None for what has no other tracks."""
+        return self._file.origin if isinstance(self._file, Film) else None
+
     def frames(
         self, start: float | Fraction = 0.0, num_frames: int | None = None, size: tuple[int, int] | None = None
     ) -> Iterator[Frame]:
