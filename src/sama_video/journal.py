@@ -65,8 +65,7 @@ class Journal:
 
     def append(self, record: dict[str, Any]) -> None:
         """Returns when the record is on the disk. Raises UserError for a full disk."""
-        # What UTF-8 cannot hold, such as a file's name that is not in it, becomes JSON's own way of writing it.
-        line = json.dumps(record, ensure_ascii=False, sort_keys=True).encode("utf-8", "backslashreplace") + b"\n"
+        line = json.dumps(record, ensure_ascii=False, sort_keys=True).encode() + b"\n"
         with self._writing:
             try:
                 written = self._file.write(line)

@@ -193,11 +193,8 @@ def test_videos_are_not_sent_on_to_another_host(tmp_path, status):
 def test_a_redirection_to_nowhere_is_one_sentence(tmp_path, place):
     redirect = Mishap(307, "", headers=(("Location", place),))
     with JudgeServer(always=redirect) as server, AnswerStore(tmp_path / "answers.jsonl") as store:
-        judge = Judge(config_for(server, max_tries=1), store)
-        try:
-            assert judge.answer(QUESTION, list).status == "error"
-        except JudgeStoppedError as error:
-            assert "sends every request on" in str(error)
+        with pytest.raises(JudgeStoppedError, match=r"sends every request on \(status 307\)"):
+            Judge(config_for(server), store).answer(QUESTION, list)
 
 
 def test_a_question_that_cannot_be_sent_is_recorded(tmp_path):

@@ -137,6 +137,8 @@ class Item:
         file_name: what the benchmark's authors call the edited video; editors' folders are read and written by it.
         target, mask: the exact answer and where it differs from the source, if they are known.
         reference: picture that the instruction speaks of.
+        results: other places, below a folder of results, where the benchmark's authors keep this edit: files, or
+            folders of frames. Not part of a run's records.
     """
 
     id: str
@@ -147,6 +149,7 @@ class Item:
     target: Path | None = None
     mask: Path | None = None
     reference: Path | None = None
+    results: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def cluster(self) -> str:

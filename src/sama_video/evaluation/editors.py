@@ -4,6 +4,7 @@ An editor writes one file for one item or raises `EditFailedError`; `predict.py`
 known worth: whoever scores them wrong cannot be trusted.
 """
 
+import errno
 import os
 import re
 import shlex
@@ -159,6 +160,8 @@ def _start(arguments: list[str]) -> "subprocess.Popen[bytes]":
             arguments, stdin=nothing, stdout=nothing, stderr=subprocess.PIPE, start_new_session=True
         )
     except OSError as error:
+        if error.errno == errno.E2BIG:
+            raise EditFailedError("its instruction is longer than a command line can be") from error
         raise UserError(f"cannot start {arguments[0]} ({error.strerror}); check --editor") from error
 
 
@@ -174,7 +177,8 @@ def _last_line(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderEditor:
-    """Results made elsewhere, named as the benchmark's authors name them, in FOLDER/TASK/ or FOLDER/."""
+    """Results made elsewhere: named as `sama eval predict` names them, in FOLDER/TASK/ or FOLDER/, or where the
+    benchmark's authors keep them. A folder of frames becomes a video at the source's rate, without loss."""
 
     folder: Path
 
@@ -191,11 +195,31 @@ class FolderEditor:
         return {"folder": str(self.folder.resolve())}
 
     def __call__(self, item: Item, output: Path) -> None:
-        for file in (self.folder / item.task / item.file_name, self.folder / item.file_name):
-            if file.is_file():
-                shutil.copyfile(file, output)
+        for name in (f"{item.task}/{item.file_name}", item.file_name, *item.results):
+            # Names come from a benchmark's lists, and these from the net: none may lead out of the folder.
+            if os.path.normpath(name).startswith(("..", os.sep)):
+                continue
+            found = os.path.join(self.folder, name)
+            if os.path.isfile(found):
+                shutil.copyfile(found, output)
+                return
+            if os.path.isdir(found) and (frames := _pictures_in(Path(found))):
+                _write_frames(frames, item.source, output)
                 return
         raise EditFailedError(f"no {item.file_name} in {self.folder}")
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+
+
+def _write_frames(pictures: Sequence[Path], source: Path, output: Path) -> None:
+    """Pictures in the order of their names to a video."""
+    frames = [next(VideoReader(picture).frames()).pixels for picture in pictures]
+    sizes = {frame.shape[:2] for frame in frames}
+    if len(sizes) > 1:
+        raise EditFailedError(f"the frames in {pictures[0].parent} have {len(sizes)} sizes; a video has one")
+    write_lossless(output, np.stack(frames), VideoReader(source).info.fps)
 
 
 # Controls

@@ -144,6 +144,7 @@ MEDIA = ("source", "target", "mask", "reference")
 
 def _item_line(item: Item) -> str:
     values = {key: str(value) if key in MEDIA and value else value for key, value in asdict(item).items()}
+    del values["results"]
     return json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n"
 
 

@@ -217,10 +217,10 @@ class Watch:
 
     def trace(self, _: str, info: dict[str, Any]) -> None:
         """Called by the client's library at each step; those that open a connection return its stream."""
-        stream = info.get("return_value")
-        if hasattr(stream, "get_extra_info"):
+        extra_info = getattr(info.get("return_value"), "get_extra_info", None)
+        if extra_info is not None:
             with self._changing:
-                self._socket = stream.get_extra_info("socket")
+                self._socket = extra_info("socket")
                 if self.expired:
                     self._shut()
 
