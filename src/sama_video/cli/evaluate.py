@@ -295,10 +295,10 @@ def sanity(
 ) -> None:
     """Are controls ranked as they must be? Exit code 1 if the judge, or an exact score, ranks them wrong."""
     from ..evaluation.sanity import check_controls
-    from ..evaluation.tables import markdown
+    from ..evaluation.tables import console
 
     verdict = check_controls(runs, judge)
-    typer.echo("\n".join(map(markdown, verdict.tables)))
+    typer.echo("\n".join(map(console, verdict.tables)))
     typer.echo("\n".join(verdict.sentences))
     if not verdict.fit:
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..files import FULL, hash_file, make_folder
 from ..journal import Journal
 from ..judge.batch import Progress
-from ..judge.redact import one_line
+from ..judge.redact import reason_of
 from ..video import VideoReader
 from .benchmark import Item
 from .editors import EditFailedError, Editor
@@ -138,15 +138,11 @@ def _predict_one(item: Item, editor: Editor, run: Path, working: Path) -> Predic
         if isinstance(error, UserError):
             raise
         logger.debug("%s failed", item.id, exc_info=error)
-        reason = one_line(_reason(error).replace(str(working) + os.sep, ""))
+        reason = reason_of(error, EditFailedError).replace(str(working) + os.sep, "")
         seconds = time.monotonic() - started
         return Prediction(item=item.id, status="failed", seconds=round(seconds, 3), reason=reason)
     file = final.relative_to(run).as_posix()
     return Prediction(item=item.id, status="ok", file=file, sha256=sha256, seconds=round(seconds, 3))
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, EditFailedError) else f"{type(error).__name__}: {error}"
 
 
 def _is_full(error: BaseException | None, run: Path) -> bool:

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..files import make_folder, written_aside
 from ..metrics import METRICS
 from .aggregate import EXACT_RULE, TaskScores, overall_scores, rule_of
+from .escaping import markdown_text, plain_text
 from .judging import AUTHORS_PROMPTS
 from .page import page
 from .published import PAPER, PublishedTable, published_table
@@ -370,7 +371,8 @@ def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
 
 
 def _write_markdown(report: Report, out: Path, _: ReportConfig) -> Path:
-    parts = [f"# {report.title}", *report.about, *map(markdown, report.tables)]
+    about = [f"# {markdown_text(report.title)}", *map(markdown_text, report.about)]
+    parts = [*about, *map(markdown, report.tables)]
     return _write_text(out / "report.md", "\n\n".join(part.rstrip() for part in parts) + "\n")
 
 
@@ -379,7 +381,8 @@ def _write_csv(report: Report, out: Path, _: ReportConfig) -> Path:
 
 
 def _write_latex(report: Report, out: Path, _: ReportConfig) -> Path:
-    head = f"% {report.title}. {' '.join(report.about)}\n% Needs booktabs, xcolor and textcomp.\n\n"
+    about = plain_text(f"{report.title}. {' '.join(report.about)}")  # one line: a break would end the comment
+    head = f"% {about}\n% Needs booktabs, xcolor and textcomp.\n\n"
     return _write_text(out / "report.tex", head + "\n".join(map(latex, report.tables)))
 
 
@@ -401,5 +404,5 @@ FORMATS: dict[str, Callable[[Report, Path, ReportConfig], Path]] = {
 
 def _write_text(path: Path, text: str) -> Path:
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8", newline="\n")
+        aside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
     return path

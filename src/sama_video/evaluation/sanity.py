@@ -168,14 +168,14 @@ def _playing(runs: Sequence[ScoredRun], part: str) -> list[ScoredRun]:
 def _difference(
     better: ScoredRun, worse: ScoredRun, order: Order, scores_of: Callable[[ScoredRun, str], Scores]
 ) -> Interval | None:
-    """Over the items that both have scores for; None without any."""
+    """Over the items that both have scores for; None if they are of fewer than two sources, which decide nothing."""
     first, second = scores_of(better, order.measure), scores_of(worse, order.measure)
     items = [
         item
         for item in better.items
         if item.id in first and item.id in second and (item.target is not None or not order.with_target)
     ]
-    if not items:
+    if len({item.cluster for item in items}) < 2:
         return None
     a, b = (np.array([scores[item.id] for item in items]) for scores in (first, second))
     lower_is_better = order.measure in METRICS and METRICS[order.measure].better == "lower"

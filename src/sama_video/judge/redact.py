@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import quote, quote_plus, unquote
 
+from ..errors import UserError
+
 MASK = "***"
 # Shorter ones ("none", "EMPTY", "x") are what servers without keys are given, and half of the words of an answer.
 SHORTEST_SECRET = 6
@@ -69,6 +71,12 @@ def one_line(text: str, longest: int = LONGEST_REASON) -> str:
     """The text as a terminal or a table can show it: no line breaks, escape sequences or turned directions."""
     text = _UNPRINTABLE.sub(" ", whole_text(text[: 4 * longest])).strip()
     return text if len(text) <= longest else f"{text[:longest]} …"
+
+
+def reason_of(error: Exception, *sentences: type[Exception]) -> str:
+    """Why something failed, for a record: the sentence of a UserError, or of other `sentences`; the type and text of
+    what nobody foresaw."""
+    return one_line(str(error) if isinstance(error, (UserError, *sentences)) else f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
