@@ -39,7 +39,7 @@ from .records import (
     write_run,
 )
 from .statistics import Interval
-from .tables import ONE_SOURCE, few_sources_note
+from .tables import ONE_SOURCE, few_sources_notes
 
 # Belongs to a record's key: raised whenever a score would come out otherwise than before.
 VERSION = 1
@@ -287,8 +287,7 @@ def summary(items: Sequence[Item], records: Sequence[ExactScores]) -> list[str]:
     intervals = whole.intervals()
     for name, interval in zip(whole.columns, intervals, strict=True):
         lines.append(f"  {name}: {interval.value:.3f} {_spread(interval)}")
-    unsure = [interval.sources for interval in intervals if interval.is_unsure and interval.sources]
-    return [*lines, *([few_sources_note(min(unsure))] if unsure else [])]
+    return [*lines, *few_sources_notes(intervals)]
 
 
 def _spread(interval: Interval) -> str:

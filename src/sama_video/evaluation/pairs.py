@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..data.engine_set import EngineSetConfig, write_engine_set
 from ..data.manifest import Manifest, Row, is_url, read_manifest, resolve
@@ -62,7 +63,7 @@ def _item(row: Row, stem: str) -> Item:
     for url in filter(None, media.values()):
         if is_url(url):
             raise UserError(f"row {row.id} names {url}; fetch it and name the local file")
-    files = {name: Path(file) for name, file in media.items() if file is not None}
+    files: dict[str, Any] = {name: Path(file) for name, file in media.items() if file is not None}
     suffix = files["source"].suffix if files["source"].suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ".mp4"
     return Item(
         id=row.id,

@@ -122,6 +122,8 @@ def write_run(run: Path, info: RunInfo, items: Sequence[Item]) -> None:
     texts = {RUN: json.dumps(asdict(info), indent=1, sort_keys=True) + "\n", ITEMS: "".join(map(_item_line, items))}
     for name, text in texts.items():
         path = run / name
+        # What UTF-8 cannot hold, such as a file's name that is not in it, becomes JSON's own way of writing it.
+        text = text.encode("utf-8", "backslashreplace").decode()
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         grows = name == ITEMS and set(before.split("\n")) <= set(text.split("\n"))
         if before not in ("", text) and not grows:

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -72,8 +72,7 @@ class Table:
     @property
     def footnotes(self) -> tuple[str, ...]:
         """The notes, and a warning where intervals decide less than they seem to."""
-        sources = [cell.sources for row in self.rows for cell in row.cells if cell is not None and cell.is_unsure]
-        return (*self.notes, *([few_sources_note(min(sources))] if sources else []))
+        return (*self.notes, *few_sources_notes([cell for row in self.rows for cell in row.cells if cell is not None]))
 
     @property
     def heads(self) -> list[str]:
@@ -107,12 +106,16 @@ class Table:
         return "" if math.isnan(cell.low) else f"[{self.number(cell.low)}, {self.number(cell.high)}]"
 
 
-def few_sources_note(fewest: int) -> str:
-    """The warning for intervals of few sources."""
-    return (
+def few_sources_notes(intervals: Iterable[Interval]) -> list[str]:
+    """A warning if some of the intervals stand on few sources; else none."""
+    unsure = [interval.sources for interval in intervals if interval.is_unsure and interval.sources]
+    if not unsure:
+        return []
+    fewest = min(unsure)
+    return [
         f"Careful: an interval here stands on {fewest} source{'s' * (fewest > 1)}. Intervals of fewer than "
         f"{FEW_SOURCES} sources are too narrow to decide by, and one source ('{ONE_SOURCE}') has none."
-    )
+    ]
 
 
 def bare(value: float | None) -> Interval | None:

@@ -277,7 +277,11 @@ class Judge:
             except JudgeStoppedError as error:
                 self.stop(self._redact.sentence(str(error)))
                 raise JudgeStoppedError(self._stop_reason) from None
-            self.store.append(answer)
+            try:
+                self.store.append(answer)
+            except UserError as error:  # a full disk: nothing that is bought from here on would be kept
+                self.stop(str(error))
+                raise JudgeStoppedError(self._stop_reason) from error
             return answer
 
     def _kept(self, answer: Answer) -> Answer:
