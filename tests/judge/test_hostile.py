@@ -192,9 +192,9 @@ def test_videos_are_not_sent_on_to_another_host(tmp_path, status):
 @pytest.mark.parametrize("place", ["", "//[", "\\\\evil", "/v2/chat"])
 def test_a_redirection_to_nowhere_is_one_sentence(tmp_path, place):
     redirect = Mishap(307, "", headers=(("Location", place),))
-    with JudgeServer(always=redirect) as server, AnswerStore(tmp_path / "answers.jsonl") as store:
-        with pytest.raises(JudgeStoppedError, match=r"sends every request on \(status 307\)"):
-            Judge(config_for(server), store).answer(QUESTION, list)
+    stops = pytest.raises(JudgeStoppedError, match=r"sends every request on \(status 307\)")
+    with JudgeServer(always=redirect) as server, AnswerStore(tmp_path / "answers.jsonl") as store, stops:
+        Judge(config_for(server), store).answer(QUESTION, list)
 
 
 def test_a_question_that_cannot_be_sent_is_recorded(tmp_path):

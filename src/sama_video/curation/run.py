@@ -17,7 +17,7 @@ OUTPUT_TOKENS = 100
 
 
 def curate(rows: Sequence[Row], out: Path, config: CurationConfig, progress: Progress = lambda *_: None) -> Report:
-    """Judges every row and selects (Appendix B). Interrupted, it goes on where it stopped: no answer is bought twice.
+    """Judges every row and selects (Appendix B). Interrupted, it resumes where it stopped: no answer is bought twice.
 
     Args:
         rows: of a manifest.

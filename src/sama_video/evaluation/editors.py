@@ -40,7 +40,7 @@ class EditFailedError(Exception):
 class Editor(Protocol):
     """What `predict` asks for edits.
 
-    `name` stands in tables; `settings` says all that its results depend on: a run goes on only with the same.
+    `name` stands in tables; `settings` says all that its results depend on: a run resumes only with the same.
     """
 
     @property
@@ -276,7 +276,7 @@ class ControlEditor:
         _write_like(item, reader, ((source.astype(np.uint16) + target + 1) // 2).astype(np.uint8), output)
 
     def noise(self, item: Item, output: Path) -> None:
-        """Every value drawn anew, the same for the same item."""
+        """Every value drawn at random, the same for the same item."""
         reader = VideoReader(item.source)
         generator = np.random.default_rng(list(item.id.encode()))
         _write_like(item, reader, generator.integers(0, 256, _pixels(reader).shape, dtype=np.uint8), output)

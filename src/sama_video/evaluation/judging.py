@@ -99,7 +99,7 @@ class JudgingReport:
 
 
 def judge_run(run: Path, config: JudgingConfig, progress: Progress = lambda *_: None) -> JudgingReport:
-    """Lets a judge score every item of a run. Interrupted, it goes on where it stopped: no answer is bought twice.
+    """Lets a judge score every item of a run. Interrupted, it resumes where it stopped: no answer is bought twice.
 
     Args:
         run: folder with items and predictions.

@@ -145,7 +145,7 @@ def _read_openve(benchmark: Benchmark, folder: Path) -> list[Item]:
 
 
 def _found(media: str, folder: Path) -> Path:
-    """Where a listed file lies: lists count from their own folder or from the one above, or name files of `videos`."""
+    """Where a listed file is: lists count from their own folder or from the one above, or name files of `videos`."""
     listed, root = Path(media), Path(os.path.abspath(folder))
     above = [root.parent / listed.relative_to(root)] if listed.is_relative_to(root) else []
     places = [listed, *above, root / "videos" / listed.name]

@@ -1,4 +1,4 @@
-"""What lies in a run's folder between the commands: one line a record, appended when it is known.
+"""What is in a run's folder between the commands: one line a record, appended when it is known.
 
 `run.json` says what was run; `items.jsonl`, `predictions.jsonl`, `exact.jsonl` and `answers.jsonl` hold the records.
 A later record of the same item replaces an earlier one.
@@ -113,7 +113,7 @@ def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 def write_run(run: Path, info: RunInfo, items: Sequence[Item]) -> None:
-    """Begin a run, or go on with one; it may grow by further items.
+    """Begin a run, or resume one; it may grow by further items.
 
     Raises:
         UserError: for a folder that holds another run, or items that are not among these.

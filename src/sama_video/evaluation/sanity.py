@@ -1,7 +1,7 @@
 """Can a judge, or a score, be trusted? Controls of known worth must come out in their order.
 
-A strict order holds if the whole interval of the paired difference lies on the right side of 0; the others only fail if
-it lies wholly on the wrong side. A judge that breaks an order, or gives everything the same, is unfit.
+A strict order holds if the whole interval of the paired difference is on the right side of 0; the others only fail if
+it is wholly on the wrong side. A judge that breaks an order, or gives everything the same, is unfit.
 """
 
 import math
