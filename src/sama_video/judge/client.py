@@ -384,7 +384,9 @@ class Judge:
             )
         except openai.APIStatusError as error:
             raise self._failure_of(error) from None
-        except (openai.APIError, BrokenAnswerError) as error:  # no connection, no end, no HTTP
+        except BrokenAnswerError as error:  # no end, in time or in bytes
+            raise _FailedTryError(str(error)) from None
+        except openai.APIError as error:  # no connection, no HTTP
             raise _FailedTryError(f"{type(error).__name__}: {error.__cause__ or error}") from None
         except Exception as error:  # what no library foresaw, such as a prompt that no message can hold
             raise _FailedTryError(f"the request failed ({type(error).__name__}: {error})", may_pass=False) from None
