@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -29,6 +29,8 @@ class Mishap:
         headers: further ones.
         delay: seconds before the response.
         closes: hang up without a response.
+        wire: makes the bytes that are put on the wire as they are, instead of a response; then the server hangs up.
+        echoes: makes a response of the request's headers.
     """
 
     status: int = 200
@@ -37,6 +39,8 @@ class Mishap:
     headers: tuple[tuple[str, str], ...] = ()
     delay: float = 0.0
     closes: bool = False
+    wire: Callable[[], Iterable[bytes]] | None = None
+    echoes: Callable[[Mapping[str, str]], str] | None = None
 
 
 def error_body(message: str) -> str:
@@ -66,7 +70,8 @@ def answer_text(request: dict) -> str:
         return max(1, int(top) - (0, 1, 0, 1, 2, 0, 1, 5)[next(drawn) % 8])
 
     text = f"as {digest.hex()[:8]} says"
-    prompt = max((part["text"] for part in request["messages"][0]["content"] if part["type"] == "text"), key=len)
+    system = [message["content"] for message in request["messages"] if message["role"] == "system"]
+    prompt = max([*system, *(part["text"] for part in shown_of(request) if part["type"] == "text")], key=len)
     form = prompt[prompt.rfind("\n{") :] if "\n{" in prompt else ""
     if form:
         form = re.sub(r'"<[^<>]*>"', f'"{text}"', form[: form.index("\n}") + 2])
@@ -77,7 +82,10 @@ def answer_text(request: dict) -> str:
     return json.dumps({**{key: score("10") for key in keys}, "explanation": text})
 
 
-def completion_body(text: str, model: str = "judge") -> str:
+USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+
+
+def completion_body(text: object, model: str = "judge", usage: object = USAGE) -> str:
     message = {"role": "assistant", "content": text}
     return json.dumps(
         {
@@ -86,9 +94,14 @@ def completion_body(text: str, model: str = "judge") -> str:
             "created": 0,
             "model": model,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+            "usage": usage,
         }
     )
+
+
+def shown_of(request: dict) -> list[dict]:
+    """The parts of a request's message of the user."""
+    return request["messages"][-1]["content"]
 
 
 class JudgeServer:
@@ -102,6 +115,7 @@ class JudgeServer:
     Attributes:
         then: what happens once `mishaps` are over; starts as `always`.
         requests: bodies in order of arrival.
+        paths: that they were sent to.
         sold: number of usual answers by `identity`.
     """
 
@@ -110,6 +124,7 @@ class JudgeServer:
         self.then = always
         self.delay = delay
         self.requests: list[dict] = []
+        self.paths: list[str] = []
         self.sold: collections.Counter[str] = collections.Counter()
         self.most_at_once = 0
         self._at_once = 0
@@ -149,6 +164,7 @@ class JudgeServer:
         request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         with self._lock:
             self.requests.append(request)
+            self.paths.append(handler.path)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
             mishap = next(self.mishaps, self.then)
@@ -170,12 +186,23 @@ class JudgeServer:
             handler.close_connection = True
             handler.connection.shutdown(socket.SHUT_RDWR)
             return
+        if mishap.wire is not None:
+            _put_on_the_wire(handler, mishap.wire())
+            return
         body = mishap.body if mishap.text is None else completion_body(mishap.text)
+        body = mishap.echoes(handler.headers) if mishap.echoes else body
         _send(handler, mishap.status, body, mishap.headers or (("Content-Type", "application/json"),))
 
 
+def _put_on_the_wire(handler: BaseHTTPRequestHandler, pieces: Iterable[bytes]) -> None:
+    handler.close_connection = True
+    for piece in pieces:
+        handler.wfile.write(piece)
+        handler.wfile.flush()
+
+
 def _send(handler: BaseHTTPRequestHandler, status: int, body: str, headers: tuple[tuple[str, str], ...]) -> None:
-    content = body.encode()
+    content = body.encode("utf-8", "surrogatepass")
     handler.send_response(status)
     for name, value in headers:
         handler.send_header(name, value)

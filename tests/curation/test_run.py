@@ -14,7 +14,7 @@ import pytest
 from sama_video.curation.run import curate, plan
 from sama_video.data.manifest import read_manifest
 from sama_video.errors import UserError
-from sama_video.judge.media import MediaConfig
+from sama_video.judge.media import MediaConfig, look
 from sama_video.judge.store import read_answers
 from tests.curation.pairs import DERIVED, derived_files, quick_config, write_pairs
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body
@@ -143,6 +143,44 @@ def test_a_judge_that_never_makes_sense_rejects_and_makes_nothing_up(manifest, t
     assert report.counts["video"].rejected == {"judge failed": 3}
     assert report.counts["video"].failed_turns == {"parse_failed": 27}
     assert all(answer.scores is None for answer in read_answers(tmp_path / "answers.jsonl").values())
+
+
+def test_what_nobody_foresaw_about_one_pair_does_not_stop_the_others(manifest, tmp_path, monkeypatch):
+    def looking(paths, config):
+        if paths[0].name == "1.mp4":
+            raise ZeroDivisionError("no frames")
+        return look(paths, config)
+
+    monkeypatch.setattr("sama_video.curation.score.look", looking)
+    with JudgeServer() as server:
+        report = curate(read_manifest(manifest), tmp_path, quick_config(server.base_url))
+    assert {kind: count.pairs for kind, count in report.counts.items()} == {"image": 2, "unreadable": 2, "video": 2}
+    lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert lines[1]["unreadable"] == "ZeroDivisionError: no frames"
+
+
+def test_hostile_answers_and_names_leave_files_that_any_program_can_open(tmp_path):
+    manifest = write_pairs(tmp_path, videos=2, images=0)
+    rows = read_manifest(manifest)[:2]
+    answers = [
+        Mishap(text="\ud800"),
+        Mishap(text=f'{{"visual_quality_score": {"9" * 5000}}}'),
+        Mishap(text='{"a":' * 10_000),
+        Mishap(body=completion_body("9", usage=[7])),
+    ]
+    model = "```\n<script>alert(1)</script>"
+    with JudgeServer(cycle(answers)) as server:
+        config = quick_config(server.base_url, max_attempts=1)
+        config = replace(config, judge=replace(config.judge, model=model))
+        report = curate(rows, tmp_path / "out", config)
+    assert report.counts["video"].failed_turns == {"parse_failed": 18}
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    fence = text[text.index("```json") : text.index("\n```\n")]
+    assert "<script>" in fence
+    assert "<script>" not in text.replace(fence, "")
+    assert [json.loads(line)["id"] for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()] == [
+        row.id for row in rows
+    ]
 
 
 def test_a_plan_asks_nothing_and_counts_down_to_nothing(manifest, undisturbed, tmp_path):

@@ -1,6 +1,7 @@
 """Known scores of items give known tables, by the benchmarks' rules and by the authors' scripts with their traps."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ import pytest
 from sama_video.errors import UserError
 from sama_video.evaluation.aggregate import (
     Counts,
-    Quirks,
     aggregate,
     aggregate_exact,
     columns_of,
@@ -58,7 +58,7 @@ def test_reco_by_hand_items_without_scores_count_nothing(judgments, items):
 
 
 def test_reco_compat_by_hand_missing_items_flatter_and_errors_count_twice(judgments, items):
-    means, counts = reco(judgments, items, Quirks())
+    means, counts = reco(judgments, items, {})
     assert means["SA"] == pytest.approx((8 + 2) / 2)  # the error leaves the dimensions
     assert means["S_EA"] == pytest.approx((4 + 2 + 0) / 3)  # and counts 0 in the blocks; the missing edit leaves both
     assert means["S"] == pytest.approx((6 / 3 + 15 / 3 + 7 / 3) / 3)
@@ -66,10 +66,13 @@ def test_reco_compat_by_hand_missing_items_flatter_and_errors_count_twice(judgme
 
 
 def test_reco_compat_leaves_out_unequal_lengths_and_takes_a_word_for_a_failure(judgments, items):
-    unequal, _ = reco(judgments, items, Quirks(unequal={items[1].id}))
-    assert unequal["SA"] == pytest.approx(8)
-    assert unequal["S_EA"] == pytest.approx((4 + 0) / 2)
-    worded, _ = reco(judgments, items, Quirks(says_error={items[0].id}))
+    for reason in ("unequal lengths: 9 and 8 frames", "unequal heights: 32 and 64 pixels", "unequal heights: 3; x"):
+        dropped = [judgments[0], replace(judgments[1], reason=reason), *judgments[2:]]
+        unequal, _ = reco(dropped, items, {})
+        assert unequal["SA"] == pytest.approx(8)
+        assert unequal["S_EA"] == pytest.approx((4 + 0) / 2)
+    worded = [replace(judgments[0], answer="k"), *judgments[1:]]
+    worded, _ = reco(worded, items, {"k": "I see no Error here"})
     assert worded["SA"] == pytest.approx(2)
     assert worded["S_EA"] == pytest.approx((0 + 2 + 0) / 3)
     honest, _ = reco(judgments, items)
@@ -80,7 +83,7 @@ def test_reco_compat_leaves_out_unequal_lengths_and_takes_a_word_for_a_failure(j
 def test_reco_compat_stops_at_an_answer_that_cannot_be_parsed(judgments, items, status):
     judgments[3] = without_scores(items[3], status)
     with pytest.raises(UserError, match=r"stops at an answer .*add/0003"):
-        reco(judgments, items, Quirks())
+        reco(judgments, items, {})
     assert reco(judgments, items)[1] == Counts(ok=2, missing=1, failed=1)
 
 
@@ -93,7 +96,7 @@ def test_openve_rounds_an_items_mean_and_fails_to_the_lowest_score():
     ]
     (task,) = aggregate(OPENVE, items, judgments)
     assert task.headline.tolist() == [4.33, 1.33, 1.0]
-    (authors,) = aggregate(OPENVE, items, judgments, compat=Quirks())
+    (authors,) = aggregate(OPENVE, items, judgments, compat={})
     assert authors.headline[:2].tolist() == [4.33, 1.33]
     assert math.isnan(authors.headline[2])
     assert column_means(authors.scores)[-1] == pytest.approx((4.33 + 1.33) / 2)
@@ -143,7 +146,7 @@ def test_rules_are_said_and_unknown_scripts_are_not_guessed():
     assert "counts 1 in every dimension" in rule_of(OPENVE)
     items = make_items("vie_bench", 1)
     with pytest.raises(UserError, match="not known; leave out --compat"):
-        aggregate(VIE, items, [], compat=Quirks())
+        aggregate(VIE, items, [], compat={})
 
 
 def test_judges_are_not_mixed(items):

@@ -1,15 +1,18 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 import time
 
 import imageio_ffmpeg
 import numpy as np
+import PIL.Image
 import pytest
 
 from sama_video.editing import EditSettings
 from sama_video.errors import UserError
+from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.editors import (
     CONTROLS,
     CommandEditor,
@@ -18,10 +21,12 @@ from sama_video.evaluation.editors import (
     FolderEditor,
     PipelineEditor,
 )
+from sama_video.evaluation.layouts import read_items
 from sama_video.metrics import psnr
 from sama_video.video import VideoReader
 from tests import tiny
 from tests.clips import write_photos
+from tests.evaluation.copies import write_copy
 
 
 def frames(path):
@@ -102,6 +107,12 @@ def test_a_program_that_is_not_there_stops_the_run(item, tmp_path):
         CommandEditor(template="/nowhere/edit {source} {output}")(item, tmp_path / "o.mp4")
 
 
+def test_an_instruction_longer_than_a_command_line_fails_its_item(item, tmp_path):
+    long = dataclasses.replace(item, instruction="x" * 2**22)
+    with pytest.raises(EditFailedError, match="longer than a command line"):
+        CommandEditor(template="cp {source} {output} {instruction}")(long, tmp_path / "o.mp4")
+
+
 def test_an_item_without_the_reference_that_a_program_takes_fails(item, tmp_path):
     with pytest.raises(EditFailedError, match="no reference"):
         CommandEditor(template="cp {source} {reference} {output}")(item, tmp_path / "o.mp4")
@@ -129,6 +140,58 @@ def test_finished_results_are_found_with_and_without_the_task_s_folder(engine_it
         editor(third, tmp_path / "o.mp4")
     with pytest.raises(UserError, match="no such folder"):
         FolderEditor(folder=tmp_path / "nothing")
+
+
+def write_frames(folder, clip, suffix=".png"):
+    folder.mkdir(parents=True)
+    for index, pixels in enumerate(clip):
+        PIL.Image.fromarray(pixels).save(folder / f"{index + 1:05d}{suffix}")
+
+
+def test_editverses_results_are_found_where_its_authors_keep_them(tmp_path):
+    items = read_items(find_benchmark("editverse_bench"), write_copy("editverse_bench", tmp_path / "copy"))
+    (tmp_path / "results" / "0").mkdir(parents=True)
+    shutil.copy(items[0].source, tmp_path / "results" / "0" / "generate.mp4")
+    editor = FolderEditor(folder=tmp_path / "results")
+    editor(items[0], tmp_path / "o.mp4")
+    assert (tmp_path / "o.mp4").read_bytes() == items[0].source.read_bytes()
+    with pytest.raises(EditFailedError, match=r"no 1.mp4 in"):
+        editor(items[1], tmp_path / "o.mp4")
+
+
+@pytest.mark.parametrize("place", ["0001_bus/edit1", "0001_bus/edit1/result_all_frames", "edit1/0001_bus"])
+def test_fives_results_are_folders_of_frames(tmp_path, place):
+    items = read_items(find_benchmark("five_bench"), write_copy("five_bench", tmp_path / "copy"))
+    clip = np.random.default_rng(0).integers(0, 256, (6, 33, 47, 3), np.uint8)
+    write_frames(tmp_path / "results" / place, clip)
+    FolderEditor(folder=tmp_path / "results")(items[0], tmp_path / "o.mp4")
+    assert np.array_equal(frames(tmp_path / "o.mp4"), clip)
+    assert VideoReader(tmp_path / "o.mp4").info.fps == VideoReader(items[0].source).info.fps
+    with pytest.raises(EditFailedError, match=r"no 0001_bus_edit2\.mp4"):
+        FolderEditor(folder=tmp_path / "results")(items[1], tmp_path / "p.mp4")
+
+
+def test_fives_editors_videos_are_found_too(tmp_path):
+    items = read_items(find_benchmark("five_bench"), write_copy("five_bench", tmp_path / "copy"))
+    (tmp_path / "results" / "0001_bus").mkdir(parents=True)
+    shutil.copy(items[2].source, tmp_path / "results" / "0001_bus" / "3_a [3] bus.mp4")
+    FolderEditor(folder=tmp_path / "results")(items[2], tmp_path / "o.mp4")
+    assert (tmp_path / "o.mp4").read_bytes() == items[2].source.read_bytes()
+
+
+def test_frames_of_several_sizes_are_no_video(tmp_path):
+    items = read_items(find_benchmark("five_bench"), write_copy("five_bench", tmp_path / "copy"))
+    write_frames(tmp_path / "results" / "0001_bus" / "edit1", [np.zeros((8, 8 + n, 3), np.uint8) for n in range(2)])
+    with pytest.raises(EditFailedError, match="have 2 sizes"):
+        FolderEditor(folder=tmp_path / "results")(items[0], tmp_path / "o.mp4")
+
+
+def test_a_benchmarks_list_does_not_lead_out_of_the_folder(item, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    paths = ("../secret.mp4", "a/../../secret.mp4", str(tmp_path / "secret.mp4"), "x" * 300, "\x00")
+    with pytest.raises(EditFailedError, match="no test"):
+        FolderEditor(folder=tmp_path / "results")(dataclasses.replace(item, results=paths), tmp_path / "o.mp4")
 
 
 # Controls

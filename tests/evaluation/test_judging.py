@@ -1,15 +1,20 @@
 """Runs of the three judged benchmarks end to end against a real server: the same records however it is disturbed."""
 
+import base64
 import collections
 import json
+import os
 import random
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import cycle, islice
 
 import pytest
 
 from sama_video.errors import UserError
+from sama_video.evaluation import judging
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.judging import (
     UNEQUAL_LENGTHS,
@@ -21,10 +26,12 @@ from sama_video.evaluation.judging import (
     protocol_of,
 )
 from sama_video.evaluation.records import ITEMS, PREDICTIONS, RUN, Judgment, read_records, read_run
+from sama_video.journal import Journal
 from sama_video.judge.client import JudgeConfig
+from sama_video.judge.media import look
 from tests.clips import write_clip
 from tests.evaluation.copies import SIZE, write_copy, write_lazy_run
-from tests.judge_server import JudgeServer, Mishap, completion_body, error_body
+from tests.judge_server import JudgeServer, Mishap, completion_body, error_body, shown_of
 from tests.kills import killed_often
 
 JUDGED = ("reco_bench", "openve_bench", "vie_bench")
@@ -230,24 +237,36 @@ def authors_block(key):
 
 
 RECO_BLOCKS = ",\n".join(map(authors_block, ("edit_accuracy", "video_quality", "naturalness")))
-OPENVE_TEXT = """Rate: 1. bad
+OPENVE_TEXT = """
+Rate: 1. bad
 Brief reasoning: 20 words.
 Compliance: A number from 1 to 5.
-Quality & Co: 1-5.
-Detail: 1-5.
-Editing instruction is: {edit_prompt}.
+Quality & Co: A number from 1 to 5.
+Detail: A number from 1 to 5.
+editing instruction is : <edit_prompt>.
+
+Below are the videos:
 """
+OFFICIAL, FORK = find_benchmark("openve_bench").authors
+# The other project's lines have names of their own, in an order that differs from task to task.
+FORK_TEXT = """
+Rate {edit_prompt}!
+Instruction Compliance: 1-5.
+Consistency & Detail Fidelity: 1-5.
+Visual Quality & Stability: 1-5.
+"""
+
+
+def python_file(prompts, text):
+    return " # Copyright\nimport torch\n" + "".join(f'{name} = """{text}"""\n' for name in prompts.constants.values())
+
+
 AUTHORS = {
     "reco_bench": (
         "eval_step1_run_gemini_api.py",
         f'import os\nbenchmark_score_eval_sys_prompt = """Judge.\n{{{RECO_BLOCKS}\n}}\n"""\n',
     ),
-    "openve_bench": (
-        "gemini_benchmark.py",
-        "".join(
-            f'{name} = """{OPENVE_TEXT}"""\n' for name in find_benchmark("openve_bench").authors.constants.values()
-        ),
-    ),
+    "openve_bench": ("gemini_benchmark.py", python_file(OFFICIAL, OPENVE_TEXT)),
 }
 
 
@@ -261,7 +280,7 @@ def test_the_authors_prompts_are_read_from_the_copy_and_make_another_judge(name,
     (copy / file).write_text(text)
     with JudgeServer() as server:
         own, authors = judged(run, server), judged(run, server, prompts="copy")
-        prompts = [part["text"] for part in server.requests[-1]["messages"][0]["content"] if part["type"] == "text"]
+        prompts = [part["text"] for part in shown_of(server.requests[-1]) if part["type"] == "text"]
     assert {one.status for one in authors} == {"ok", "missing"}
     assert {one.judge for one in authors} == {"some/judge-1 (authors' prompts)"}
     assert [one.item for one in authors] == [one.item for one in own]
@@ -272,11 +291,137 @@ def test_the_authors_prompts_are_read_from_the_copy_and_make_another_judge(name,
         plan_judging(run, config_for(run, None, prompts="copy"))
 
 
+@pytest.fixture
+def openve(tmp_path):
+    copy = write_copy("openve_bench", tmp_path / "copy")
+    return copy, write_lazy_run("openve_bench", copy, tmp_path / "run")
+
+
+def test_openves_authors_ask_as_their_script_does(openve):
+    copy, run = openve
+    (copy / "gemini_benchmark.py").write_text(python_file(OFFICIAL, OPENVE_TEXT))
+    with JudgeServer() as server:
+        judged(run, server, prompts="copy")
+    items = {item.task: item for item in read_run(run)[1]}
+    asked = {request["messages"][1]["content"][0]["text"]: request for request in server.requests}
+    request = asked[OPENVE_TEXT.replace("<edit_prompt>", items["local_change"].instruction).strip()]
+    system, user = request["messages"]
+    assert system == {"role": "system", "content": "You are a helpful assistant."}
+    assert user["role"] == "user"
+    source, edit = (
+        base64.b64encode(path.read_bytes()).decode()
+        for path in (items["local_change"].source, run / "videos/local_change" / items["local_change"].file_name)
+    )
+    assert [part["type"] for part in user["content"]] == ["text", "image_url", "image_url"]
+    assert [part["image_url"]["url"] for part in user["content"][1:]] == [
+        f"data:video/mp4;base64,{content}" for content in (source, edit)
+    ]
+    assert (request["temperature"], request["max_tokens"]) == (0.7, 8192)
+
+
+LINES_OF = "Brief reasoning: fine\n{}: 5\n{}: 4\n{}: 3\n"
+
+
+def test_openves_second_line_is_quality_but_for_style(openve):
+    copy, run = openve
+    (copy / "gemini_benchmark.py").write_text(python_file(OFFICIAL, OPENVE_TEXT))
+    answer = Mishap(text=LINES_OF.format("Compliance", "Quality & Co", "Detail"))
+    with JudgeServer(always=answer) as server:
+        scores = {one.item.partition("/")[0]: one.scores for one in judged(run, server, prompts="copy") if one.scores}
+    assert scores.pop("global_style") == {"compliance": 5, "fidelity": 4, "quality": 3}
+    assert len(scores) >= 5
+    assert all(one == {"compliance": 5, "quality": 4, "fidelity": 3} for one in scores.values())
+
+
+def test_another_projects_variant_goes_by_its_own_name_and_order(openve):
+    copy, run = openve
+    (copy / "eval_openve_gemini.py").write_text(python_file(FORK, FORK_TEXT))
+    lines = ("Instruction Compliance", "Consistency & Detail Fidelity", "Visual Quality & Stability")
+    with JudgeServer(always=Mishap(text=LINES_OF.format(*lines))) as server:
+        judgments = judged(run, server, prompts="copy")
+    assert {one.judge for one in judgments} == {"some/judge-1 (Kiwi-Edit's prompts)"}
+    assert all(one.scores == {"compliance": 5, "fidelity": 4, "quality": 3} for one in judgments if one.scores)
+    system, user = server.requests[0]["messages"]
+    assert system["role"] == "system"
+    assert re.fullmatch(r"\nRate Do \"\w+\", please!\n.*", system["content"], re.DOTALL)
+    assert [part["type"] for part in user["content"]] == ["image_url", "image_url"]
+    # Both files there: the authors' own comes first.
+    (copy / "gemini_benchmark.py").write_text(python_file(OFFICIAL, OPENVE_TEXT))
+    with JudgeServer() as server:
+        assert {one.judge for one in judged(run, server, prompts="copy")} == {"some/judge-1 (authors' prompts)"}
+
+
+def test_the_variants_texts_under_the_official_name_are_not_the_authors(openve):
+    copy, run = openve
+    (copy / "gemini_benchmark.py").write_text(python_file(FORK, FORK_TEXT))
+    with pytest.raises(UserError, match="names no text Background_Change"):
+        plan_judging(run, config_for(run, None, prompts="copy"))
+
+
+def test_an_edit_of_another_height_is_noted_with_whatever_else_is_wrong(reco, tmp_path):
+    folder = anew(reco, tmp_path / "run")
+    (folder / "videos").unlink()
+    for line in map(json.loads, (folder / PREDICTIONS).read_text().splitlines()):
+        if line["file"]:
+            (folder / line["file"]).parent.mkdir(parents=True, exist_ok=True)
+            write_clip(folder / line["file"], 20, height=64, width=48)
+    with JudgeServer(always=Mishap(text="no")) as server:
+        reasons = {one.reason for one in judged(folder, server) if one.status == "parse_failed"}
+    assert "unequal lengths: 9 and 20 frames; unequal heights: 32 and 64 pixels; no JSON object" in reasons
+
+
+def test_what_the_first_attempt_said_is_kept_for_the_authors_way_of_counting(reco, tmp_path):
+    folder = anew(reco, tmp_path / "run")
+    with JudgeServer([Mishap(text="first"), Mishap(text="second")]) as server:
+        judged(folder, server, concurrency=1)
+    answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    assert [answer["earlier"] for answer in answers] == [["first", "second"], [], [], []]
+
+
+def test_judges_whose_names_would_share_a_file_do_not(reco, tmp_path):
+    folder = anew(reco, tmp_path / "run")
+    names = ("some/judge", "some-judge", "x" * 300)
+    for name in names:
+        with JudgeServer() as server:
+            config = config_for(folder, server)
+            report = judge_run(folder, replace(config, judge=replace(config.judge, model=name)))
+        assert {one.judge for one in read_records(report.path, Judgment)} == {name}
+    assert len(list(folder.glob("judgments-*.jsonl"))) == len(names)
+    assert judgments_path(folder, "some/judge").name == "judgments-some-judge.jsonl"
+
+
+def test_what_nobody_foresaw_about_one_item_does_not_stop_the_others(reco, tmp_path, monkeypatch):
+    folder = anew(reco, tmp_path / "run")
+
+    def looking(paths, config):
+        if "1-hd_25fps" in str(paths[0]):
+            raise ZeroDivisionError("no frames")
+        return look(paths, config)
+
+    monkeypatch.setattr(judging, "look", looking)
+    with JudgeServer() as server:
+        judgments = judged(folder, server)
+    assert "ZeroDivisionError: no frames" in {one.reason for one in judgments}
+    assert "ok" in {one.status for one in judgments}
+
+
+def test_a_full_disk_stops_the_questions(reco, tmp_path, monkeypatch):
+    folder = anew(reco, tmp_path / "run")
+
+    def append(*_):
+        raise UserError("cannot write to answers.jsonl (No space left on device)")
+
+    monkeypatch.setattr(Journal, "append", append)
+    with JudgeServer() as server, pytest.raises(UserError, match="No space left"):
+        judged(folder, server, concurrency=1)
+    assert len(server.requests) == 1
+
+
 def test_authors_prompts_that_ask_for_other_scores_are_refused(tmp_path):
     copy = write_copy("openve_bench", tmp_path / "copy")
     run = write_lazy_run("openve_bench", copy, tmp_path / "run")
     file, text = AUTHORS["openve_bench"]
-    (copy / file).write_text(text.replace("Detail: 1-5.\n", ""))
+    (copy / file).write_text(text.replace("Detail: A number from 1 to 5.\n", ""))
     with pytest.raises(UserError, match="other scores of global_style"):
         plan_judging(run, config_for(run, None, prompts="copy"))
 
@@ -331,6 +476,33 @@ def test_the_command_plans_judges_and_says_what_is_wrong(reco, tmp_path):
     assert wrong.returncode == 2
     assert "sama eval predict" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_the_command_shows_and_writes_no_key_and_no_password(reco, tmp_path):
+    folder = anew(reco, tmp_path / "run")
+    key, password = "sk-MARKER-key", "MARKER-password"
+
+    def echo(headers):
+        return completion_body(f"{dict(headers)} {key} {password}")
+
+    with JudgeServer([Mishap(500, echoes=lambda headers: str(dict(headers)))], always=Mishap(echoes=echo)) as server:
+        place = server.base_url.replace("http://", f"http://someone:{password}@")
+        judge = [*command(folder, server), "--base-url", f"{place}?key={key}", "--api-key-env", "SOME_KEY"]
+        done = subprocess.run(judge, capture_output=True, text=True, check=True, env={**os.environ, "SOME_KEY": key})
+        assert "4 parse_failed" in done.stdout
+        assert "***" in (folder / "answers.jsonl").read_text()
+        server.then = Mishap(401, echoes=lambda headers: f"{dict(headers)} {key}")
+        (folder / "answers.jsonl").unlink()
+        stopped = subprocess.run(
+            judge, capture_output=True, text=True, check=False, env={**os.environ, "SOME_KEY": key}
+        )
+    assert stopped.returncode == 2
+    assert f"http://***@127.0.0.1:{server.base_url.rpartition(':')[2]}" in stopped.stderr
+    basic = base64.b64encode(f"someone:{password}".encode()).decode()
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".mp4"]
+    texts = [done.stdout, done.stderr, stopped.stdout, stopped.stderr, *(path.read_text() for path in files)]
+    assert len(files) > 5
+    assert not [text for text in texts if "MARKER" in text or basic in text]
 
 
 def killed_and_quiet(run, tmp_path, kills, repeats):

@@ -108,5 +108,5 @@ def test_benchmarks_say_what_they_ask(name):
             assert task.prompt.count("{instruction}") == task.prompt.count("{shown}") == 1
             assert "{rubric}" not in task.prompt
             assert all(block.key in task.prompt for block in task.blocks if len(task.blocks) > 1)
-    if benchmark.authors:
-        assert benchmark.authors.constants.keys() == {task.key for task in benchmark.tasks}
+    for prompts in benchmark.authors:
+        assert prompts.constants.keys() == {task.key for task in benchmark.tasks}

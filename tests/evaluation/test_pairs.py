@@ -1,12 +1,13 @@
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from sama_video.data.engine_set import EngineSetConfig
-from sama_video.data.manifest import read_manifest
+from sama_video.data.manifest import Row, read_manifest
 from sama_video.errors import UserError
 from sama_video.evaluation.benchmark import find_benchmark
-from sama_video.evaluation.pairs import edited_files, read_manifest_items
+from sama_video.evaluation.pairs import edited_files, manifest_items, read_manifest_items
 
 
 def test_the_engine_s_benchmark_has_a_task_a_family_and_six_items_each():
@@ -51,7 +52,7 @@ def test_manifests_of_other_tools_become_items(tmp_path):
         ("src_video,prompt\n,x\n", "lacks its video"),
         ("src_video,prompt\na.mp4,\n", "lacks its video or its instruction"),
         ("src_video,prompt\nhttps://host/a.mp4,x\n", "fetch it"),
-        ("id,src_video,prompt\na/b,a.mp4,x\na:b,b.mp4,x\n", "make ids unique"),
+        ("id,src_video,prompt\na/b,a.mp4,x\na/b,b.mp4,x\n", "make ids unique"),
         ("src_video,text_to_show\na.mp4,x\n", "no prompt"),
     ],
 )
@@ -66,3 +67,47 @@ def test_edited_videos_are_read_from_any_column(tmp_path):
     assert edited_files(rows, "result") == {"1": tmp_path / "out" / "a.mp4", "2": None}
     with pytest.raises(UserError, match="--edited COLUMN"):
         edited_files(rows, "edited")
+
+
+IDS = {
+    "ordinary-7.b": "ordinary-7.b",
+    "cat/001": "cat_001",
+    "cat:001": "cat_001-{}",
+    "..": "_",
+    "../../up": "_.._up",
+    "x" * 300: "x" * 191 + "-{}",
+    "ж" * 300: "ж" * 95 + "-{}",
+    "x" * 301: "x" * 191 + "-{}",
+    "A": "A",
+    "a": "a-{}",
+    "caf\u00e9": "caf\u00e9",
+    "cafe\u0301": "cafe_-{}",
+    "CON": "CON-{}",
+    "nul.txt": "nul.txt-{}",
+    "new\nline\x00\ud800": "new_line__",
+}
+
+
+def test_any_id_has_a_file_of_its_own_that_any_system_can_hold(tmp_path):
+    rows = [Row(id=name, src_video="a.mp4", prompt="x") for name in IDS]
+    items = manifest_items(rows)
+    for item, expected in zip(items, IDS.values(), strict=True):
+        stem = item.file_name.removesuffix(".mp4")
+        digest = hashlib.sha256(item.id.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        if item.id != "cafe\u0301":  # how an accent apart is written is the system's affair
+            assert stem == expected.format(digest)
+        assert len(item.file_name.encode()) <= 220
+        (tmp_path / item.file_name).write_bytes(b"")
+        assert (tmp_path / item.file_name).parent == tmp_path
+    assert len({item.file_name.casefold() for item in items}) == len(items)
+    assert [item.file_name for item in manifest_items(rows[:5])] == [item.file_name for item in items[:5]]
+
+
+def test_a_task_is_a_folder_that_any_system_can_hold():
+    tasks = [
+        manifest_items([Row(id="1", src_video="a.mp4", prompt="x", type=kind)])[0].task
+        for kind in ("../up", "local add", "t" * 300, "aux")
+    ]
+    assert tasks[:2] == ["_up", "local_add"]
+    assert len(tasks[2]) == 200
+    assert tasks[3].startswith("aux-")

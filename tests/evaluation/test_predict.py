@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import random
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sama_video.cli.app import app, normalise_arguments
+from sama_video.data.manifest import Row
 from sama_video.errors import UserError
-from sama_video.evaluation.editors import CommandEditor, EditFailedError
+from sama_video.evaluation.editors import CommandEditor, ControlEditor, EditFailedError
+from sama_video.evaluation.pairs import manifest_items
 from sama_video.evaluation.predict import predict, select_items, summary
 from sama_video.evaluation.records import PREDICTIONS, Prediction, RunInfo, predictions_of, read_records, read_run
 
@@ -79,6 +82,87 @@ def test_a_video_that_was_deleted_is_made_again(engine_items, tmp_path):
     predict(INFO, engine_items, COPY, tmp_path)
     assert (tmp_path / first[3].file).is_file()
     assert len(timeless(tmp_path)) == len(engine_items) + 1
+
+
+class Raising:
+    """Copies, except for some items, for which it raises what nobody foresaw."""
+
+    name = "raising"
+    settings = {"kind": "raising"}  # noqa: RUF012
+
+    def __init__(self, errors):
+        self.errors = errors
+
+    def __call__(self, item, output):
+        if item.id in self.errors:
+            output.write_bytes(b"half")
+            raise self.errors[item.id]
+        output.write_bytes(item.source.read_bytes())
+
+
+def test_an_unexpected_exception_is_its_items_record_and_the_run_resumes_behind_it(engine_items, tmp_path):
+    errors = [ValueError("bad\nnumber"), ZeroDivisionError(), MemoryError(), RecursionError("deep"), OSError(5, "I/O")]
+    raising = Raising({item.id: error for item, error in zip(engine_items[1:], errors, strict=False)})
+    for _ in range(2):
+        predictions = predict(INFO, engine_items, raising, tmp_path)
+        assert [one.status for one in predictions] == ["ok", *["failed"] * 5, "ok", "ok"]
+    assert predictions[1].reason == "ValueError: bad number"
+    assert predictions[5].reason.startswith("OSError: ")
+    assert not list(tmp_path.glob("working-*"))
+    predictions = predict(INFO, engine_items, Raising({}), tmp_path)
+    assert {one.status for one in predictions} == {"ok"}
+
+
+STRANGE = ["x" * 300, "../../up", "nul", "a/b", "a:b", "A:B", "new\nline", "\x1b[31m", "ünï", "-rf", "*", "${HOME}"]
+
+
+def test_items_of_any_name_and_instruction_are_edited_or_recorded(engine_items, tmp_path):
+    rows = [
+        Row(id=name, src_video=str(engine_items[0].source), prompt=f"{name}\x00" if name == "*" else name, type=name)
+        for name in STRANGE
+    ]
+    command = CommandEditor(template="cp {source} {output}")
+    predictions = predict(INFO, manifest_items(rows), command, tmp_path / "run")
+    assert [one.status for one in predictions] == ["ok"] * len(rows)
+    assert {path.parent.parent for path in (tmp_path / "run").rglob("*.mp4")} == {tmp_path / "run" / "videos"}
+    spoken = CommandEditor(template=f"{sys.executable} -c '{COPY_ALL}' {{source}} {{output}} {{instruction}}")
+    predictions = predict(INFO, manifest_items(rows), spoken, tmp_path / "other")
+    assert [one.item for one in predictions if one.status == "failed"] == ["*"]
+    assert [one.item for one in predictions_of(tmp_path / "other").values()] == STRANGE
+    assert predict(INFO, manifest_items(rows), spoken, tmp_path / "other") != []
+
+
+COPY_ALL = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
+FULL = """
+import resource, sys
+from pathlib import Path
+from sama_video.errors import UserError
+from sama_video.evaluation.editors import ControlEditor
+from sama_video.evaluation.predict import predict
+from sama_video.evaluation.records import read_run
+info, items = read_run(Path(sys.argv[1]))
+items.sort(key=lambda item: item.source.stat().st_size)
+resource.setrlimit(resource.RLIMIT_FSIZE, (items[2].source.stat().st_size,) * 2)
+try:
+    predict(info, items, ControlEditor(control="identity", items=items), Path(sys.argv[2]))
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a full disk is simulated by a limit of the size of files")
+def test_a_full_disk_is_one_sentence_and_the_run_resumes(engine_items, tmp_path):
+    predict(INFO, engine_items, COPY, tmp_path / "items")
+    run = tmp_path / "run"
+    command = [sys.executable, "-c", FULL, str(tmp_path / "items"), str(run)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith(f"the disk is full: free some space in {run} and start the same command again")
+    assert sorted(one.status for one in predictions_of(run).values()) == ["ok"] * 3
+    assert not list(run.glob("working-*"))
+    info, items = read_run(run)
+    predictions = predict(info, items, ControlEditor(control="identity", items=items), run)
+    assert {one.status for one in predictions} == {"ok"}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +254,28 @@ def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(engine_ite
     files = [sorted(path.relative_to(run) for path in run.rglob("*.mp4")) for run in (killed, undisturbed)]
     assert files[0] == files[1]
     assert not list(killed.glob("working-*"))
+
+
+@pytest.mark.slow
+def test_the_command_killed_ten_times_ends_as_if_nothing_had_happened(tmp_path):
+    """At any moment, also while it makes the engine's set."""
+
+    def command(out):
+        copy = ["--editor", SLOW_COPY, "--name", "copy"]
+        return [sys.executable, "-m", "sama_video.cli", "eval", "predict", "engine", "--out", str(out), *copy]
+
+    rng = random.Random(0)
+    killed, quiet = tmp_path / "killed" / "run", tmp_path / "quiet" / "run"
+    for _ in range(10):
+        with subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(rng.uniform(1, 9))
+            process.send_signal(signal.SIGKILL)
+    for out in (killed, quiet):
+        assert subprocess.run(command(out), check=False, capture_output=True).returncode == 1  # items 3 fail
+    last = [{one.item: one for one in timeless(out)} for out in (killed, quiet)]
+    assert last[0] == last[1]
+    files = [{path.relative_to(out.parent) for path in out.parent.rglob("*")} for out in (killed, quiet)]
+    assert files[0] == files[1]
 
 
 def _lines(path: Path) -> int:

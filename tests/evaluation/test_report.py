@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from sama_video.cli.app import app
 from sama_video.errors import UserError
 from sama_video.evaluation.published import published_table
-from sama_video.evaluation.records import ExactScores, Judgment, read_records
+from sama_video.evaluation.records import ExactScores, Judgment, read_records, read_run, write_run
 from sama_video.evaluation.report import ReportConfig, build_report, write_report
 from sama_video.evaluation.samples import choose_samples
 from sama_video.evaluation.scored import read_scored, same_judge
+from sama_video.evaluation.tables import console
 from sama_video.judge.store import Answer, AnswerStore
 from sama_video.video import VideoReader
 
@@ -218,6 +219,91 @@ def test_formats_tell_the_same_numbers(folder):
     assert r"mine\_1 & " in texts[".tex"]
     assert r"\textbf{9.51}" in texts[".tex"]
     assert texts[".tex"].count(r"\toprule") == texts[".tex"].count(r"\end{tabular}") == 5
+
+
+WARNING = "Careful: an interval here stands on 3 sources. Intervals of fewer than 10 sources are too narrow"
+
+
+def test_few_sources_are_said_in_every_format(folder):
+    run = make_run(folder, "mine", [6, 8, 3])
+    write_report([run], folder / "out", ReportConfig(samples=0))
+    texts = {path.suffix: path.read_text() for path in (folder / "out").iterdir() if path.is_file()}
+    for suffix in (".md", ".tex", ".html"):
+        assert WARNING in texts[suffix], suffix
+    rows = list(csv.DictReader(texts[".csv"].splitlines()))
+    assert {(row["n_sources"], row["warning"]) for row in rows if row["low"]} == {("3", "fewer than 10 sources")}
+
+
+def test_one_source_is_said_instead_of_an_interval_in_every_format(folder):
+    run = make_run(folder, "mine", [6])
+    items = make_items("reco_bench", 1, folder, sources=1)
+    items[0] = dataclasses.replace(items[0], target=folder / "source-1.mp4")
+    info = read_run(run)[0]
+    (run / "items.jsonl").unlink()
+    write_run(run, info, items)
+    write_report([run], folder / "out", ReportConfig(samples=0))
+    texts = {path.suffix: path.read_text() for path in (folder / "out").iterdir() if path.is_file()}
+    assert "| 6.00 n = 1 |" in texts[".md"]
+    assert r"6.00 {\scriptsize n = 1}" in texts[".tex"]
+    assert "<small>n = 1</small>" in texts[".html"]
+    assert "[6.00, 6.00]" not in "".join(texts.values())
+    rows = [row for row in csv.DictReader(texts[".csv"].splitlines()) if row["value"]]
+    assert {(row["low"], row["high"], row["n_sources"], row["warning"]) for row in rows} == {("", "", "1", "n = 1")}
+
+
+NAMES = {
+    '=HYPERLINK("http://evil.example","x")': "'=HYPERLINK",
+    "+1+cmd|' /C calc'!A0": "'+1+cmd",
+    "-2+3": "'-2+3",
+    "@SUM(A1)": "'@SUM",
+    "\t=1+1": "'=1+1",
+    "\x00=1+1": "'=1+1",
+    "\uff1d1+1": "'\uff1d1+1",
+    "<script>alert(1)</script>": "<script>",
+    "a|b `c` *d* [e](http://evil.example)": "a|b",
+    "line\n\nbreak \\input{/etc/passwd} 100% #1 & $x$ ~ ^ _ [x] *": "line",
+    "\x1b[31mred\u202e": "[31mred",
+}
+
+
+@pytest.mark.parametrize(("name", "in_csv"), NAMES.items(), ids=range(len(NAMES)))
+def test_a_name_does_nothing_in_the_programs_that_open_a_report(folder, name, in_csv):
+    run = make_run(folder, "mine", [6, 8])
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**info, "editor": name}))
+    write_report([run], folder / "out", ReportConfig(samples=0))
+    texts = {path.suffix: path.read_text() for path in (folder / "out").iterdir() if path.is_file()}
+
+    rows = list(csv.DictReader(texts[".csv"].splitlines()))
+    assert all(row["row"].startswith(in_csv) for row in rows)
+    assert not [cell for row in rows for cell in row.values() if cell[:1] in tuple("=+@\t\r")]
+    numbers = [float(row["value"]) for row in rows if row["value"]]
+    assert 7.0 in numbers
+
+    assert "<script" not in texts[".md"]
+    assert not re.search(r"(?<!\\)[`\[]\S*\]?\(", texts[".md"])
+    assert "://" not in texts[".md"]
+    for line in texts[".md"].splitlines():
+        if line.startswith("|"):
+            cells = re.split(r"(?<!\\)\|", line)
+            assert len(cells) in {
+                len(re.split(r"(?<!\\)\|", head)) for head in texts[".md"].splitlines() if head.startswith("| System")
+            }
+    assert "<script>alert" not in texts[".html"]
+    assert "\x1b" not in "".join(texts[kind] for kind in (".md", ".csv", ".tex"))
+
+    body = texts[".tex"].split("\n", 2)[2]
+    assert texts[".tex"].startswith("% ")
+    assert r"\input" not in body
+    for special in ("$x$", " 100% ", " #1 ", " & $"):
+        assert special not in body
+    assert not re.search(r"\\\\\s*[\[*]", body)
+
+
+def test_the_console_shows_names_as_they_are_and_obeys_none(folder):
+    table = report_of(make_run(folder, "mine", [6, 8])).tables[0]
+    named = dataclasses.replace(table, rows=(dataclasses.replace(table.rows[0], name="a > b_c \x1b[2J"),))
+    assert "| a > b_c  [2J |" in console(named)
 
 
 def test_closed_systems_are_marked_and_never_the_best(folder):

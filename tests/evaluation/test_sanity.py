@@ -81,6 +81,23 @@ def test_a_capped_benchmark_needs_targets(tmp_path):
         check_controls(paths)
 
 
+def test_one_source_decides_nothing(tmp_path):
+    items = make_items("vie_bench", 1, tmp_path)[:1]
+    paths = [
+        write_made_up_run(
+            tmp_path / name,
+            "vie_bench",
+            name,
+            items,
+            {"j": [judgment("vie_bench", items[0], score)]},
+            settings={"control": name},
+        )
+        for name, score in (("perfect", 9), ("noise", 1))
+    ]
+    with pytest.raises(UserError, match="decide nothing"):
+        check_controls(paths)
+
+
 def test_exact_scores_are_checked_in_their_own_direction(tmp_path):
     def runs(folder, perfect_motion):
         items = make_items("vie_bench", 3, tmp_path)

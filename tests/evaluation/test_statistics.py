@@ -42,6 +42,24 @@ def test_copies_of_an_item_in_its_cluster_do_not_make_the_interval_narrower():
     assert pretended.high - pretended.low < 0.5 * (copied.high - copied.low)
 
 
+def test_one_source_has_no_interval_however_many_items_it_has():
+    values = np.array([[1.0, np.nan, 5.0], [2.0, np.nan, np.nan], [6.0, 4.0, np.nan]])
+    several, one_item, one_of_two = mean_intervals(values, ["a", "a", "b"])
+    assert (several.value, several.sources) == (3, 2)
+    assert several.low < several.high
+    for lone in (one_item, one_of_two):
+        assert lone.sources == 1
+        assert np.isnan([lone.low, lone.high]).all()
+    assert mean_intervals(values[:2, :1], ["a", "a"])[0].sources == 1
+    assert paired_difference(values[:1, 0], values[:1, 2], ["a"]).sources == 1
+    assert mean_intervals(np.full((2, 1), np.nan), ["a", "b"])[0].sources == 0
+
+
+def test_an_interval_of_fewer_than_ten_sources_is_unsure():
+    unsure = [mean_intervals(np.arange(count)[:, None] * 1.0, names(count))[0].is_unsure for count in (1, 2, 9, 10)]
+    assert unsure == [True, True, True, False]
+
+
 @pytest.mark.parametrize(("per_cluster", "level"), [(1, 0.95), (5, 0.95), (5, 0.8)])
 def test_coverage_is_as_promised(per_cluster, level):
     rng = np.random.default_rng(2)

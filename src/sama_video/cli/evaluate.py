@@ -49,7 +49,7 @@ def evaluate() -> None:
 
 @eval_app.command()
 def judge(
-    run: Annotated[Path, typer.Argument(help="Folder of 'sama eval predict'; the same command goes on.")],
+    run: Annotated[Path, typer.Argument(help="Folder of 'sama eval predict'; the same command resumes.")],
     model: Annotated[str | None, typer.Option(help="The judge's name at the endpoint. Default: as in print.")] = None,
     base_url: BaseUrl = "http://localhost:8000/v1",
     api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
@@ -111,7 +111,7 @@ def judge(
 
 @eval_app.command()
 def predict(
-    out: Annotated[Path, typer.Option(help="Folder of the run; the same folder goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes.")],
     benchmark: Annotated[str | None, typer.Argument(help="Such as reco-bench or engine.", show_default=False)] = None,
     data: Annotated[
         Path | None, typer.Option(help="Your copy of the benchmark; 'engine' is made beside --out.")
@@ -124,7 +124,7 @@ def predict(
     timeout: Annotated[float | None, typer.Option(help="Seconds that --editor has for an item.")] = None,
     control: Annotated[str | None, typer.Option(help="identity, wrong-clip, noise, half or perfect.")] = None,
     from_folder: Annotated[
-        Path | None, typer.Option(help="Take finished results, named as the benchmark's authors do.")
+        Path | None, typer.Option(help="Take finished results, where the benchmark's authors keep them.")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Of the editor, in tables. Default: the model's or program's.")
@@ -146,7 +146,11 @@ def predict(
     *,
     context: typer.Context,
 ) -> None:
-    """Let an editor edit every item of a benchmark; exit code 1 if any failed."""
+    """Let an editor edit every item of a benchmark.
+
+    A failure is a record with its reason, and does not stop the others; the exit code is then 1. It is 2 where no item
+    can be edited: wrong options, an editor that cannot start, a full disk.
+    """
     from ..evaluation.editors import CommandEditor, ControlEditor, FolderEditor, PipelineEditor
     from ..evaluation.predict import predict as run
     from ..evaluation.predict import select_items, summary
@@ -295,10 +299,10 @@ def sanity(
 ) -> None:
     """Are controls ranked as they must be? Exit code 1 if the judge, or an exact score, ranks them wrong."""
     from ..evaluation.sanity import check_controls
-    from ..evaluation.tables import markdown
+    from ..evaluation.tables import console
 
     verdict = check_controls(runs, judge)
-    typer.echo("\n".join(map(markdown, verdict.tables)))
+    typer.echo("\n".join(map(console, verdict.tables)))
     typer.echo("\n".join(verdict.sentences))
     if not verdict.fit:
         raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import UserError
@@ -79,7 +79,7 @@ class CurationConfig:
             "temperature": judge.temperature,
             "max_tokens": judge.max_tokens,
             "max_attempts": judge.max_attempts,
-            "media": asdict(judge.media),
+            "media": judge.media.settings,
             "turns": self.turns,
             "min_turns": self.min_turns,
             "image_thresholds": self.image_thresholds,

@@ -1,6 +1,6 @@
 """The same scoring on a cluster: Ray Data hands out rows, every actor asks the judge and appends to a store of its own.
 
-The output folder must be visible to all machines. Actors' stores lie in its `shards` folder and are merged into
+The output folder must be visible to all machines. Actors' stores are in its `shards` folder and are merged into
 `answers.jsonl` at the end, and at the next start if a run was killed; the results are the local run's.
 """
 
@@ -45,7 +45,7 @@ class _Scorer:
     """An actor: the judge's client and a store of its own."""
 
     def __init__(self, out: Path, config: CurationConfig):
-        # Shards too: Ray starts an actor that died anew, and what it had bought lies in its old one.
+        # Shards too: Ray starts an actor that died again, and what it had bought is in its old one.
         known = {key: answer for path in (out / ANSWERS, *_shards(out)) for key, answer in read_answers(path).items()}
         self.config = config
         self.store = AnswerStore(out / SHARDS / f"{uuid.uuid4().hex}.jsonl", known)

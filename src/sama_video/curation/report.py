@@ -14,6 +14,9 @@ from .histogram import draw_histograms
 from .score import Scored
 from .select import Reason, rejections
 
+# What UTF-8 cannot hold, from a manifest's texts, becomes JSON's own way of writing it.
+ESCAPED = "backslashreplace"
+
 
 @dataclass(frozen=True, kw_only=True)
 class KindCounts:
@@ -119,7 +122,7 @@ def _listed(counts: dict[str, int]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    _write(path, lambda aside: aside.write_text(text, encoding="utf-8", newline="\n"))
+    _write(path, lambda aside: aside.write_text(text, encoding="utf-8", errors=ESCAPED, newline="\n"))
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.manifest import Row
-from ..errors import UserError
 from ..judge.batch import UNREADABLE, PairPlan, Plan, Progress, in_threads, plan_pair, sum_plans
 from ..judge.client import Judge
 from ..judge.store import AnswerStore, read_answers
@@ -18,7 +17,7 @@ OUTPUT_TOKENS = 100
 
 
 def curate(rows: Sequence[Row], out: Path, config: CurationConfig, progress: Progress = lambda *_: None) -> Report:
-    """Judges every row and selects (Appendix B). Interrupted, it goes on where it stopped: no answer is bought twice.
+    """Judges every row and selects (Appendix B). Interrupted, it resumes where it stopped: no answer is bought twice.
 
     Args:
         rows: of a manifest.
@@ -49,5 +48,5 @@ def _row_plan(row: Row, config: CurationConfig) -> PairPlan:
         with opened_pair(row, config) as pair:
             questions = (question for _, question in pair.questions(config.turns))
             return plan_pair(pair.kind, questions, config.judge)
-    except UserError:
+    except Exception:  # as `score_row` takes it
         return PairPlan(UNREADABLE)

@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..judge.batch import in_threads
 from ..judge.client import Judge, JudgeStoppedError, Question
 from ..judge.media import Look, encode, look, message_parts
+from ..judge.redact import reason_of
 from ..judge.store import Answer
 from .config import CurationConfig
 from .prompts import TASK, Prompt, prompts_for
@@ -104,8 +105,8 @@ def score_row(row: Row, judge: Judge, config: CurationConfig) -> Scored:
             return average_answers(pair.kind, _answers(pair, judge, config), config)
     except JudgeStoppedError:
         raise
-    except UserError as error:
-        return Scored(unreadable=str(error))
+    except Exception as error:  # one pair that cannot be judged does not stop the others
+        return Scored(unreadable=reason_of(error))
 
 
 def _answers(pair: Pair, judge: Judge, config: CurationConfig) -> list[tuple[Prompt, Answer]]:

@@ -7,13 +7,14 @@ Scores are float64 `[N, K]`; NaN marks an item that a column's mean leaves out.
 """
 
 import collections
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import UserError
 from .benchmark import Benchmark, Block, Item, Task
+from .compat import COMPAT_RULES, compat_scores
 from .records import ExactScores, Judgment
 from .statistics import Interval, mean_intervals
 
@@ -64,29 +65,6 @@ class TaskScores:
         return mean_intervals(self.scores, self.clusters)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quirks:
-    """What only the authors' scripts look at, for `--compat`.
-
-    Args:
-        unequal: items whose edit has another number of frames than the source.
-        says_error: items whose answer holds the word "error".
-    """
-
-    unequal: Collection[str] = field(default_factory=frozenset)
-    says_error: Collection[str] = field(default_factory=frozenset)
-
-
-COMPAT_RULES = {
-    "reco_bench": (
-        "As the authors' script: items without a video, or whose video has another number of frames than the source, "
-        "leave every mean; an answer that holds the word 'error' counts 0 in S_EA, S_VN, S_VQ and S and leaves the "
-        "dimensions' means."
-    ),
-    "openve_bench": "As the authors' script: items without a video or without an answer leave every mean.",
-}
-
-
 def rule_of(benchmark: Benchmark, compat: bool = False) -> str:
     """The sentence that stands under a table: what became of items without scores.
 
@@ -111,13 +89,18 @@ def columns_of(task: Task) -> tuple[str, ...]:
 
 
 def aggregate(
-    benchmark: Benchmark, items: Sequence[Item], judgments: Sequence[Judgment], *, compat: Quirks | None = None
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    judgments: Sequence[Judgment],
+    *,
+    compat: Mapping[str, str] | None = None,
 ) -> list[TaskScores]:
     """Scores of every task that has items, in the benchmark's order.
 
     Args:
         judgments: of one judge, any number of repeats an item.
-        compat: follow the authors' script, with what it looks at; None for the benchmark's own rule.
+        compat: follow the authors' script, which reads these texts of answers, by their keys; None for the
+            benchmark's own rule.
 
     Raises:
         UserError: for judgments of several judges; with `compat`, where the authors' script is not known or would stop.
@@ -132,17 +115,19 @@ def aggregate(
 
 
 def _task_scores(
-    benchmark: Benchmark, task: Task, items: list[Item], by_item: dict[str, list[Judgment]], compat: Quirks | None
+    benchmark: Benchmark,
+    task: Task,
+    items: list[Item],
+    by_item: dict[str, list[Judgment]],
+    compat: Mapping[str, str] | None,
 ) -> TaskScores:
-    answered = _dimension_means(task, items, by_item)
     statuses = [_status(by_item.get(item.id, ())) for item in items]
     if compat is None:
+        answered = _dimension_means(task, items, by_item)
         scores = _with_blocks(task, np.where(np.isnan(answered), benchmark.failed, answered))
     else:
         rule_of(benchmark, compat=True)
-        scores = _with_blocks(task, answered)
-        if benchmark.name == "reco_bench":
-            _apply_reco_traps(task, items, by_item, compat, scores)
+        scores = np.stack([compat_scores(benchmark, task, by_item.get(item.id, ()), compat) for item in items])
     return TaskScores(
         task=task.key,
         title=task.title,
@@ -193,25 +178,6 @@ def _block_means(block: Block, dimensions: np.ndarray) -> np.ndarray:
         return means
     # NumPy rounds the scaled number, Python the number itself; the authors' scripts are Python.
     return np.array([round(float(mean), block.decimals) for mean in means])
-
-
-def _apply_reco_traps(
-    task: Task, items: list[Item], by_item: dict[str, list[Judgment]], quirks: Quirks, scores: np.ndarray
-) -> None:
-    """What the authors' script makes of items that went wrong, written into `scores` `[N, K]`."""
-    num_dimensions = sum(len(block.dimensions) for block in task.blocks)
-    for row, item in enumerate(items):
-        statuses = {one.status for one in by_item.get(item.id, ())}
-        if not statuses or "missing" in statuses or item.id in quirks.unequal:
-            scores[row] = np.nan
-        elif "error" in statuses or item.id in quirks.says_error:
-            scores[row, :num_dimensions] = np.nan
-            scores[row, num_dimensions:] = 0
-        elif statuses & {"parse_failed", "refused"}:
-            raise UserError(
-                f"the authors' script stops at an answer that cannot be parsed, such as {item.id}'s; ask for it again "
-                "or leave out --compat"
-            )
 
 
 def overall_scores(tasks: Sequence[TaskScores]) -> TaskScores:

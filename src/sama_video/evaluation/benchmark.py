@@ -69,21 +69,36 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class AuthorsPrompts:
-    """Where the benchmark's own prompts stand in a user's copy: as texts in a Python file, which is read and never run.
+    """Where prompts of others stand in a user's copy: as texts in a Python file, which is read and never run; and how
+    their script sends them.
 
     Args:
+        name: stands behind the judge's in tables: other prompts make another judge.
         files: places to look, relative to the copy's folder.
         constants: task -> name of its text.
         form: of the answers; "blocks" is `judge.parsing.parse_blocks`, "lines" `parse_lines`.
         placeholder: what the instruction replaces.
         ending: added to the text.
+        strip: blanks around the whole are left out.
+        system: a system message that goes before; empty for none.
+        in_system: the prompt itself is the system message, and the user's shows the videos alone.
+        labelled: whether a line before each video says which it is.
+        dimensions: line's label -> dimension; empty where the lines have the order of the task's dimensions.
+        comparable: whether these are the prompts that published numbers come from.
     """
 
+    name: str
     files: list[str]
     constants: dict[str, str]
     form: Literal["blocks", "lines"]
     placeholder: str = "{instruction}"
     ending: str = ""
+    strip: bool = False
+    system: str = ""
+    in_system: bool = False
+    labelled: bool = True
+    dimensions: dict[str, str] = dataclasses.field(default_factory=dict)
+    comparable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +111,7 @@ class Benchmark:
         failed: what an item without a video, or without an answer, counts in every dimension.
         overall: "items" prints a mean over all items; "none" prints tasks alone.
         protocol: None where scores are exact and no judge is asked.
-        authors: prompts in the user's copy; None if there are none.
+        authors: prompts in the user's copy, the authors' first; empty if there are none.
         published: name of the paper's table in `published/`; None if there is none.
         comparable: whether scores by this file's own prompts may stand beside published ones without a remark.
         engine: `count` and settings of `data.engine_set.EngineSetConfig` where the synthetic engine makes the items.
@@ -112,7 +127,7 @@ class Benchmark:
     failed: float = 0
     overall: Literal["items", "none"] = "none"
     protocol: Protocol | None = None
-    authors: AuthorsPrompts | None = None
+    authors: tuple[AuthorsPrompts, ...] = ()
     published: str | None = None
     comparable: bool = True
     engine: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -137,6 +152,8 @@ class Item:
         file_name: what the benchmark's authors call the edited video; editors' folders are read and written by it.
         target, mask: the exact answer and where it differs from the source, if they are known.
         reference: picture that the instruction speaks of.
+        results: other places, below a folder of results, where the benchmark's authors keep this edit: files, or
+            folders of frames. Not part of a run's records.
     """
 
     id: str
@@ -147,6 +164,7 @@ class Item:
     target: Path | None = None
     mask: Path | None = None
     reference: Path | None = None
+    results: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def cluster(self) -> str:
@@ -177,7 +195,7 @@ def _benchmark(name: str, values: dict[str, Any]) -> Benchmark:
     in the prompt's place of that name."""
     shared = {key: values.pop(key) for key in ("blocks", "prompt") if key in values}
     tasks = tuple(_task(key, {**shared, **task}) for key, task in values.pop("tasks").items())
-    authors = values.pop("authors", None)
+    authors = tuple(AuthorsPrompts(**one) for one in values.pop("authors", ()))
     protocol = values.pop("protocol", None)
     if protocol is not None:
         protocol = Protocol(**{**protocol, "media": MediaConfig(**protocol.get("media", {}))})
@@ -186,7 +204,7 @@ def _benchmark(name: str, values: dict[str, Any]) -> Benchmark:
         name=name,
         tasks=tasks,
         protocol=protocol,
-        authors=AuthorsPrompts(**authors) if authors else None,
+        authors=authors,
         scale=scale,
         **values,
     )

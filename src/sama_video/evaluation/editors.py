@@ -4,6 +4,8 @@ An editor writes one file for one item or raises `EditFailedError`; `predict.py`
 known worth: whoever scores them wrong cannot be trusted.
 """
 
+import errno
+import os
 import re
 import shutil
 import subprocess
@@ -37,7 +39,7 @@ class EditFailedError(Exception):
 class Editor(Protocol):
     """What `predict` asks for edits.
 
-    `name` stands in tables; `settings` says all that its results depend on: a run goes on only with the same.
+    `name` stands in tables; `settings` says all that its results depend on: a run resumes only with the same.
     """
 
     @property
@@ -162,6 +164,8 @@ def _start(arguments: list[str]) -> "subprocess.Popen[bytes]":
             arguments, stdin=nothing, stdout=nothing, stderr=subprocess.PIPE, start_new_session=True
         )
     except OSError as error:
+        if error.errno == errno.E2BIG:
+            raise EditFailedError("its instruction is longer than a command line can be") from error
         raise UserError(f"cannot start {arguments[0]} ({error.strerror}); check --editor") from error
 
 
@@ -177,7 +181,8 @@ def _last_line(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderEditor:
-    """Results made elsewhere, named as the benchmark's authors name them, in FOLDER/TASK/ or FOLDER/."""
+    """Results made elsewhere: named as `sama eval predict` names them, in FOLDER/TASK/ or FOLDER/, or where the
+    benchmark's authors keep them. A folder of frames becomes a video at the source's rate, without loss."""
 
     folder: Path
 
@@ -194,11 +199,31 @@ class FolderEditor:
         return {"folder": str(self.folder.resolve())}
 
     def __call__(self, item: Item, output: Path) -> None:
-        for file in (self.folder / item.task / item.file_name, self.folder / item.file_name):
-            if file.is_file():
-                shutil.copyfile(file, output)
+        for name in (f"{item.task}/{item.file_name}", item.file_name, *item.results):
+            # Names come from a benchmark's lists, and these from the net: none may lead out of the folder.
+            if os.path.normpath(name).startswith(("..", os.sep)):
+                continue
+            found = os.path.join(self.folder, name)
+            if os.path.isfile(found):
+                shutil.copyfile(found, output)
+                return
+            if os.path.isdir(found) and (frames := _pictures_in(Path(found))):
+                _write_frames(frames, item.source, output)
                 return
         raise EditFailedError(f"no {item.file_name} in {self.folder}")
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+
+
+def _write_frames(pictures: Sequence[Path], source: Path, output: Path) -> None:
+    """Pictures in the order of their names to a video."""
+    frames = [next(VideoReader(picture).frames()).pixels for picture in pictures]
+    sizes = {frame.shape[:2] for frame in frames}
+    if len(sizes) > 1:
+        raise EditFailedError(f"the frames in {pictures[0].parent} have {len(sizes)} sizes; a video has one")
+    write_lossless(output, np.stack(frames), VideoReader(source).info.fps)
 
 
 # Controls
@@ -255,7 +280,7 @@ class ControlEditor:
         _write_like(item, reader, ((source.astype(np.uint16) + target + 1) // 2).astype(np.uint8), output)
 
     def noise(self, item: Item, output: Path) -> None:
-        """Every value drawn anew, the same for the same item."""
+        """Every value drawn at random, the same for the same item."""
         reader = VideoReader(item.source)
         generator = np.random.default_rng(list(item.id.encode()))
         _write_like(item, reader, generator.integers(0, 256, _pixels(reader).shape, dtype=np.uint8), output)

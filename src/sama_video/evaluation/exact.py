@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import hash_file
 from ..journal import Journal
 from ..judge.batch import Progress, in_threads
+from ..judge.redact import reason_of
 from ..metrics import SUCCESS_FACTOR, flicker, haarpsi, motion_error, psnr, score_edit, ssim
 from ..video import IMAGE_SUFFIXES, VideoReader
 from .aggregate import aggregate_exact
@@ -37,6 +38,8 @@ from .records import (
     read_run,
     write_run,
 )
+from .statistics import Interval
+from .tables import ONE_SOURCE, few_sources_notes
 
 # Belongs to a record's key: raised whenever a score would come out otherwise than before.
 VERSION = 1
@@ -139,11 +142,16 @@ def _score_item(
         if known is not None and known.key == key:
             return known
         clips = read_clips(item, run / prediction.file)
-    except (UserError, OSError) as error:
-        return ExactScores(item=item.id, status="failed", reason=str(error))
-    scores = score_clips(clips, config.success_factor)
-    if semantic is not None:
-        scores |= semantic(clips.edited, item.instruction)
+    except Exception as error:  # one pair that cannot be read does not stop the others
+        return ExactScores(item=item.id, status="failed", reason=reason_of(error))
+    try:
+        scores = score_clips(clips, config.success_factor)
+        if semantic is not None:
+            scores |= semantic(clips.edited, item.instruction)
+    except UserError:  # a package that is missing is missing for all
+        raise
+    except Exception as error:
+        return ExactScores(item=item.id, status="failed", reason=reason_of(error))
     return ExactScores(item=item.id, status="ok", key=key, scores=scores)
 
 
@@ -276,6 +284,11 @@ def summary(items: Sequence[Item], records: Sequence[ExactScores]) -> list[str]:
     lines = [
         f"{counts.ok} of {len(items)} scored, {counts.missing} missing, {counts.failed} failed; means and intervals:"
     ]
-    for name, interval in zip(whole.columns, whole.intervals(), strict=True):
-        lines.append(f"  {name}: {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]")
-    return lines
+    intervals = whole.intervals()
+    for name, interval in zip(whole.columns, intervals, strict=True):
+        lines.append(f"  {name}: {interval.value:.3f} {_spread(interval)}")
+    return [*lines, *few_sources_notes(intervals)]
+
+
+def _spread(interval: Interval) -> str:
+    return ONE_SOURCE if interval.sources == 1 else f"[{interval.low:.3f}, {interval.high:.3f}]"

@@ -4,10 +4,10 @@ Answers are appended to the run's `answers.jsonl` one by one. `judgments-JUDGE.j
 and answers alone, so it is the same whatever happened on the way; `judgments-JUDGE.json` says how was asked.
 """
 
-import ast
 import collections
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -19,15 +19,15 @@ from ..errors import UserError
 from ..files import written_aside
 from ..judge.batch import UNREADABLE, PairPlan, Plan, Progress, in_threads, plan_pair, sum_plans
 from ..judge.client import SEED_STRIDE, Judge, JudgeConfig, JudgeStoppedError, Question
-from ..judge.media import Look, MediaConfig, look, shown_parts
+from ..judge.media import WHOLE_FILES, Look, MediaConfig, look, shown_parts
+from ..judge.redact import reason_of
 from ..judge.store import AnswerStore, read_answers
-from .benchmark import Benchmark, Item, Protocol, Task, find_benchmark
+from .authors import answer_labels, authors_prompts, dimensions_of, judge_name
+from .benchmark import AuthorsPrompts, Benchmark, Item, Protocol, Task, find_benchmark
+from .compat import UNEQUAL_HEIGHTS, UNEQUAL_LENGTHS
+from .names import shortened
 from .records import ANSWERS, MANIFEST, Judgment, Prediction, RunInfo, predictions_of, read_run
 
-# A judgment's reason begins so where the clips' lengths differ: the authors of ReCo-Bench leave such items out.
-UNEQUAL_LENGTHS = "unequal lengths"
-# What the name of a judge ends with that was asked by the authors' prompts.
-AUTHORS_PROMPTS = "(authors' prompts)"
 # About what an answer takes, for estimates: a sentence for each score and the form around it.
 OUTPUT_TOKENS_PER_SCORE = 50
 SHOWN = {
@@ -59,11 +59,6 @@ class JudgingConfig:
             raise UserError(f"repeats must lie in 1 to {SEED_STRIDE - 1}, got {self.repeats}")
         if self.prompts not in ("own", "copy"):
             raise UserError(f"prompts are own or copy, got {self.prompts!r}")
-
-    @property
-    def name(self) -> str:
-        """Of the judge in records and tables; other prompts make another judge."""
-        return self.judge.model if self.prompts == "own" else f"{self.judge.model} {AUTHORS_PROMPTS}"
 
 
 def protocol_of(run: Path) -> Protocol:
@@ -104,7 +99,7 @@ class JudgingReport:
 
 
 def judge_run(run: Path, config: JudgingConfig, progress: Progress = lambda *_: None) -> JudgingReport:
-    """Lets a judge score every item of a run. Interrupted, it goes on where it stopped: no answer is bought twice.
+    """Lets a judge score every item of a run. Interrupted, it resumes where it stopped: no answer is bought twice.
 
     Args:
         run: folder with items and predictions.
@@ -118,7 +113,7 @@ def judge_run(run: Path, config: JudgingConfig, progress: Progress = lambda *_: 
     exam = _open_exam(run, config)
     judgments: list[Judgment] = []
     with AnswerStore(run / ANSWERS) as store:
-        judge = Judge(config.judge, store)
+        judge = Judge(exam.config.judge, store)
         results = in_threads(
             lambda item: exam.judgments(item, judge), exam.items, config.judge.concurrency, stop=judge.stop
         )
@@ -132,14 +127,18 @@ def plan_judging(run: Path, config: JudgingConfig) -> Plan:
     """What `judge_run` would ask; asks nothing and writes nothing, but reads every file to know its hash."""
     exam = _open_exam(run, config)
     plans = in_threads(exam.plan, exam.items, config.judge.concurrency)
-    scores = max(len(_dimensions(task)) for task in exam.benchmark.tasks)
+    scores = max(len(dimensions_of(task)) for task in exam.benchmark.tasks)
     kinds = ("image", "video", UNREADABLE)
     return sum_plans(plans, read_answers(run / ANSWERS), kinds=kinds, output_tokens=OUTPUT_TOKENS_PER_SCORE * scores)
 
 
 def judgments_path(run: Path, judge: str) -> Path:
-    """Of a judge's name."""
-    return run / f"judgments-{re.sub(r'[^A-Za-z0-9.]+', '-', judge).strip('-')}.jsonl"
+    """Of a judge's name; of two names that would share a file, the second gets a hash of its own."""
+    stem = shortened(f"judgments-{re.sub(r'[^A-Za-z0-9.]+', '-', judge).strip('-')}")
+    settings = run / f"{stem}.json"
+    if settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("judge", judge) != judge:
+        stem = f"{stem}-{hashlib.sha256(judge.encode()).hexdigest()[:8]}"
+    return run / f"{stem}.jsonl"
 
 
 def _benchmark_of(info: RunInfo) -> Benchmark:
@@ -159,77 +158,33 @@ def _benchmark_of(info: RunInfo) -> Benchmark:
 def _open_exam(run: Path, config: JudgingConfig) -> "_Exam":
     info, items = read_run(run)
     benchmark = _benchmark_of(info)
-    prompts = {task.key: task.prompt for task in benchmark.tasks}
+    authors, prompts = None, {task.key: task.prompt for task in benchmark.tasks}
     if config.prompts == "copy":
-        prompts = authors_prompts(benchmark, Path(info.data))
-    return _Exam(run, benchmark, items, predictions_of(run), prompts, config)
-
-
-def authors_prompts(benchmark: Benchmark, folder: Path) -> dict[str, str]:
-    """The prompt of each task from a user's copy, with `{instruction}`.
-
-    Raises:
-        UserError: if the copy does not hold them.
-    """
-    authors = benchmark.authors
-    if authors is None:
-        raise UserError(f"the authors of {benchmark.title} have published no prompts; use --prompts own")
-    path = next((folder / name for name in authors.files if (folder / name).is_file()), None)
-    if path is None:
-        raise UserError(
-            f"{folder} has no {' or '.join(authors.files)}; put the authors' file there or use --prompts own"
-        )
-    texts = _texts_of(path)
-    missing = sorted({name for name in authors.constants.values() if name not in texts})
-    if missing:
-        raise UserError(f"{path} names no text {missing[0]}; its authors changed it: use --prompts own")
-    prompts = {
-        task: texts[name].replace(authors.placeholder, "{instruction}") + authors.ending
-        for task, name in authors.constants.items()
-    }
-    for task, prompt in prompts.items():
-        if authors.form == "lines" and len(_answer_labels(prompt)) != len(_dimensions(benchmark.task(task))):
-            raise UserError(f"{path} asks for other scores of {task} than {benchmark.title} has; use --prompts own")
-    return prompts
-
-
-def _texts_of(path: Path) -> dict[str, str]:
-    """Texts that a Python file gives names to at its top level; the file is not run."""
-    try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is no Python file ({error}); download it again") from error
-    return {
-        target.id: node.value.value
-        for node in body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-
-
-def _answer_labels(prompt: str) -> tuple[str, ...]:
-    """Of the lines in which a prompt shows how to give scores: "Instruction Compliance: 1-5."."""
-    return tuple(re.findall(r"^([^:\n]+): .*?1\D+\d+\.?$", prompt, re.MULTILINE))
-
-
-def _dimensions(task: Task) -> tuple[str, ...]:
-    return tuple(name for block in task.blocks for name in block.dimensions)
+        authors, prompts = authors_prompts(benchmark, Path(info.data))
+        if not authors.labelled and config.judge.media.kind in WHOLE_FILES:
+            media = dataclasses.replace(config.judge.media, labelled=False)
+            config = dataclasses.replace(config, judge=dataclasses.replace(config.judge, media=media))
+    return _Exam(run, benchmark, items, predictions_of(run), prompts, authors, config)
 
 
 @dataclass(frozen=True)
 class _Exam:
-    """A run as it is put to a judge."""
+    """A run as it is put to a judge; `authors` is None where it is asked by this project's own prompts."""
 
     run: Path
     benchmark: Benchmark
     items: list[Item]
     predictions: dict[str, Prediction]
     prompts: dict[str, str]
+    authors: AuthorsPrompts | None
     config: JudgingConfig
 
+    @property
+    def judge_name(self) -> str:
+        return judge_name(self.config.judge.model, self.authors)
+
     def judgments(self, item: Item, judge: Judge) -> list[Judgment]:
-        """One for each repeat.
+        """One for each repeat; an item that cannot be shown, for whatever reason, does not stop the others.
 
         Raises:
             JudgeStoppedError: if no further question makes sense.
@@ -240,10 +195,10 @@ class _Exam:
             return [self._judgment(item, question, judge, parts) for question in self._questions(item, looks)]
         except JudgeStoppedError:
             raise
-        except UserError as error:
-            reason = str(error).replace(f"{self.run}/", "")  # the same wherever the run lies
+        except Exception as error:
+            reason = reason_of(error).replace(f"{self.run}/", "")  # the same wherever the run is
             return [
-                Judgment(item=item.id, judge=self.config.name, repeat=repeat, status="missing", reason=reason)
+                Judgment(item=item.id, judge=self.judge_name, repeat=repeat, status="missing", reason=reason)
                 for repeat in range(self.config.repeats)
             ]
 
@@ -253,18 +208,18 @@ class _Exam:
         answer = judge.answer(question, parts)
         return Judgment(
             item=item.id,
-            judge=self.config.name,
+            judge=self.judge_name,
             repeat=question.repeat,
             status=answer.status,
             scores=answer.scores,
-            reason=answer.reason or _lengths(question.looks),
+            reason="; ".join(filter(None, [*_differences(question.looks), answer.reason])),
             answer=answer.key,
         )
 
     def plan(self, item: Item) -> PairPlan:
         try:
             looks = self._looks(item)
-        except UserError:
+        except Exception:  # as `judgments` takes it
             return PairPlan(UNREADABLE)
         kind = "image" if looks[0].is_image else "video"
         return plan_pair(kind, self._questions(item, looks), self.config.judge)
@@ -284,40 +239,54 @@ class _Exam:
 
     def _question(self, item: Item, looks: tuple[Look, ...], repeat: int) -> Question:
         benchmark, task = self.benchmark, self.benchmark.task(item.task)
-        prompt = self.prompts[task.key].replace("{shown}", SHOWN[self.config.judge.media.kind])
-        form = self._form(task)
+        authors, text = self.authors, self.prompts[task.key]
+        if authors is None:
+            # One object of scores unless there are several blocks.
+            form, labels, system = "blocks" if len(task.blocks) > 1 else "object", (), ""
+            prompt = text.replace("{shown}", SHOWN[self.config.judge.media.kind])
+        else:
+            form, labels, prompt = authors.form, answer_labels(text) if authors.form == "lines" else (), text
+        prompt = prompt.replace("{instruction}", item.instruction)
+        if authors is not None:
+            prompt = prompt.strip() if authors.strip else prompt
+            prompt, system = ("", prompt) if authors.in_system else (prompt, authors.system)
         return Question(
             task=f"{benchmark.name}/{benchmark.version}/{task.key}",
-            prompt=prompt.replace("{instruction}", item.instruction),
+            prompt=prompt,
+            system=system,
             looks=looks,
-            score_keys=_dimensions(task),
+            score_keys=self._score_keys(task, labels),
             text_keys=("explanation",),
             blocks={block.key: tuple(block.dimensions) for block in task.blocks} if form == "blocks" else {},
-            labels=_answer_labels(self.prompts[task.key]) if form == "lines" else (),
+            labels=labels,
             low=benchmark.scale[0],
             high=benchmark.scale[1],
             nothing=benchmark.failed,
             repeat=repeat,
         )
 
-    def _form(self, task: Task) -> str:
-        """Of the answer that the prompt asks for: one object of scores unless there are several blocks."""
-        if self.config.prompts == "copy" and self.benchmark.authors is not None:
-            return self.benchmark.authors.form
-        return "blocks" if len(task.blocks) > 1 else "object"
+    def _score_keys(self, task: Task, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """The dimension of each label; without labels, all in their order."""
+        named = self.authors.dimensions if self.authors is not None else {}
+        return tuple(named[label] for label in labels) if named else dimensions_of(task)
 
 
-def _lengths(looks: tuple[Look, ...]) -> str:
-    counts = [one.num_frames for one in looks]
-    return "" if len(set(counts)) == 1 else f"{UNEQUAL_LENGTHS}: {counts[0]} and {counts[1]} frames"
+def _differences(looks: tuple[Look, ...]) -> list[str]:
+    """What makes ReCo's authors leave an item out."""
+    lengths, heights = ([getattr(one, name) for one in looks] for name in ("num_frames", "own_height"))
+    return [
+        f"{what}: {values[0]} and {values[1]} {unit}"
+        for what, values, unit in ((UNEQUAL_LENGTHS, lengths, "frames"), (UNEQUAL_HEIGHTS, heights, "pixels"))
+        if len(set(values)) > 1
+    ]
 
 
 def _write_judgments(run: Path, exam: _Exam, judgments: list[Judgment]) -> JudgingReport:
-    path = judgments_path(run, exam.config.name)
+    path = judgments_path(run, exam.judge_name)
     ordered = sorted(judgments, key=lambda one: (one.item, one.repeat))
     lines = [json.dumps(asdict(one), ensure_ascii=False, sort_keys=True) + "\n" for one in ordered]
     with written_aside(path) as aside:
-        aside.write_text("".join(lines), encoding="utf-8", newline="\n")
+        aside.write_text("".join(lines), encoding="utf-8", errors="backslashreplace", newline="\n")
     with written_aside(path.with_suffix(".json")) as aside:
         aside.write_text(json.dumps(_settings(exam), indent=1, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
     return JudgingReport(path=path, statuses=dict(sorted(collections.Counter(one.status for one in ordered).items())))
@@ -329,9 +298,9 @@ def _settings(exam: _Exam) -> dict[str, Any]:
     return {
         "benchmark": exam.benchmark.name,
         "version": exam.benchmark.version,
-        "judge": config.name,
+        "judge": exam.judge_name,
         "prompts": config.prompts,
         "repeats": config.repeats,
         **config.judge.decisive,
-        "media": asdict(config.judge.media),
+        "media": config.judge.media.settings,
     }

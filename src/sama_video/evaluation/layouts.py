@@ -14,10 +14,13 @@ from typing import Any
 from ..data.manifest import INSTRUCTIONS, LAYOUTS, SUFFIXES, Layout, Row, read_manifest
 from ..errors import UserError
 from .benchmark import Benchmark, Item
+from .names import safe_stem, shortened
 from .pairs import read_engine_items
 
 # ReCo's file names end after so many characters of the instruction.
 RECO_NAME_LENGTH = 80
+# Of the frames of an edit of FiVE-Bench: Pyramid-Edit's, TokenFlow's, DMT's, VidToMe's.
+FIVE_LAST_FOLDERS = ("result_all_frames", "img_ode", "result_frames", "frames")
 # Copies whose columns could not be seen: what they may be called beyond the names of `data.manifest`.
 LENIENT = Layout(
     name="benchmarks",
@@ -70,7 +73,7 @@ def _check_unique(names: Iterable[str], what: str) -> None:
     twice = [name for name, number in collections.Counter(names).items() if number > 1]
     if twice:
         raise UserError(
-            f"items of equal {what}, {len(twice)} in all, the first is {twice[0]}; mend the benchmark's lists"
+            f"items of equal {what}, {len(twice)} in all, the first is {twice[0]}; correct the benchmark's lists"
         )
 
 
@@ -102,14 +105,17 @@ def _reco_item(task: str, number: int, line: str, videos: Path) -> Item:
     video, _, rest = line.partition(":")
     instruction, _, reference = (part.strip() for part in rest.partition("|"))
     if not instruction:
-        raise UserError(f"{task}.txt of ReCo-Bench: {line!r} is not of the form VIDEO: INSTRUCTION; mend it")
+        raise UserError(f"{task}.txt of ReCo-Bench: {line!r} is not of the form VIDEO: INSTRUCTION; correct it")
+    name = reco_file_name(video.strip(), instruction)
     return Item(
         id=f"{task}/{number:04d}",
         task=task,
         instruction=instruction,
         source=videos / video.strip(),
-        file_name=reco_file_name(video.strip(), instruction),
+        # 80 characters of some languages are more bytes than a name can have.
+        file_name=shortened(name.removesuffix(".mp4").replace("\x00", "_"), ".mp4"),
         reference=videos.parent / reference if reference else None,
+        results=(name,),
     )
 
 
@@ -132,14 +138,14 @@ def _read_openve(benchmark: Benchmark, folder: Path) -> list[Item]:
                 task=task,
                 instruction=str(row.prompt),
                 source=source,
-                file_name=f"{source.stem}_edited.mp4",
+                file_name=shortened(f"{source.stem}_edited", ".mp4"),
             )
         )
     return items
 
 
 def _found(media: str, folder: Path) -> Path:
-    """Where a listed file lies: lists count from their own folder or from the one above, or name files of `videos`."""
+    """Where a listed file is: lists count from their own folder or from the one above, or name files of `videos`."""
     listed, root = Path(media), Path(os.path.abspath(folder))
     above = [root.parent / listed.relative_to(root)] if listed.is_relative_to(root) else []
     places = [listed, *above, root / "videos" / listed.name]
@@ -198,7 +204,7 @@ def _lenient_item(task: str, name: str, row: Row, folder: Path) -> Item:
         task=task,
         instruction=str(row.prompt),
         source=source,
-        file_name=f"{name.rpartition('/')[2]}_{source.stem}.mp4",
+        file_name=shortened(f"{name.rpartition('/')[2]}_{source.stem}", ".mp4"),
         mask=Path(row.mask) if row.mask else None,
         reference=Path(row.ref_image) if row.ref_image else None,
     )
@@ -229,9 +235,19 @@ def _five_item(task: str, entry: dict[str, Any], folder: Path) -> Item:
         task=task,
         instruction=entry.get("instruction") or entry.get("editing_instruction") or caption,
         source=folder / "videos" / f"{video}.mp4",
-        file_name=f"{video}_{edit}.mp4".replace("/", "_"),
+        file_name=shortened(f"{video}_{edit}".replace("/", "_"), ".mp4"),
         mask=mask if mask.exists() else None,
+        results=_five_results(task, entry),
     )
+
+
+def _five_results(task: str, entry: dict[str, Any]) -> tuple[str, ...]:
+    """Where the authors' evaluation looks for the frames of an edit (each method has its own last folder), and what
+    their editor calls its videos."""
+    video, edit = entry["video_name"], entry["save_dir"]
+    frames = [f"{video}/{edit}", *(f"{video}/{edit}/{last}" for last in FIVE_LAST_FOLDERS), f"{task}/{video}"]
+    kind = task.removeprefix("edit")
+    return (*frames, f"{video}/{edit}.mp4", f"{video}/{kind}_{entry['target_prompt'][:20]}.mp4")
 
 
 def _read_editverse(benchmark: Benchmark, folder: Path) -> list[Item]:
@@ -254,8 +270,9 @@ def _editverse_item(key: str, entry: dict[str, Any], folder: Path) -> Item:
         task="edit",
         instruction=re.sub(r"\s*<video1>\s*", " ", entry["<text>"]).strip(),
         source=folder / entry["<video1>"],
-        file_name=f"{key}.mp4",
+        file_name=f"{safe_stem(key)}.mp4",
         reference=folder / reference if reference else None,
+        results=(f"{key}/generate.mp4",),
     )
 
 

@@ -55,7 +55,7 @@ def _table(table: Table) -> str:
             f"<thead><tr>{''.join(map(_head, table.heads))}</tr></thead><tbody>",
             *(_row(table, row) for row in table.rows),
             "</tbody></table></div>",
-            *(f'<p class="note">{escape(note)}</p>' for note in table.notes),
+            *(f'<p class="note">{escape(note)}</p>' for note in table.footnotes),
             "</section>",
         ]
     )

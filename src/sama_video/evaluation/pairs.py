@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..data.engine_set import EngineSetConfig, write_engine_set
 from ..data.manifest import Manifest, Row, is_url, read_manifest, resolve
 from ..errors import UserError
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .benchmark import Benchmark, Item
+from .names import safe_stem, told_apart
 
 UNTYPED = "all"
 
@@ -45,35 +47,31 @@ def manifest_items(rows: Sequence[Row]) -> list[Item]:
     Raises:
         UserError: for a row without source or instruction, with media at a URL, or with the id of another.
     """
-    items = [_item(row) for row in rows]
     seen: set[str] = set()
-    for item in items:
-        if item.file_name in seen:
-            raise UserError(f"two rows have the id {item.id}; make ids unique or leave the column out")
-        seen.add(item.file_name)
-    return items
+    for row in rows:
+        if row.id in seen:
+            raise UserError(f"two rows have the id {row.id}; make ids unique or leave the column out")
+        seen.add(row.id)
+    stems = told_apart((row.id, safe_stem(row.id)) for row in rows)
+    return [_item(row, stem) for row, stem in zip(rows, stems, strict=True)]
 
 
-def _item(row: Row) -> Item:
+def _item(row: Row, stem: str) -> Item:
     if row.src_video is None or row.prompt is None:
         raise UserError(f"row {row.id} lacks its video or its instruction; fill it in or remove it")
     media = {"source": row.src_video, "target": row.tgt_video, "mask": row.mask, "reference": row.ref_image}
     for url in filter(None, media.values()):
         if is_url(url):
             raise UserError(f"row {row.id} names {url}; fetch it and name the local file")
-    files = {name: Path(file) for name, file in media.items() if file is not None}
+    files: dict[str, Any] = {name: Path(file) for name, file in media.items() if file is not None}
     suffix = files["source"].suffix if files["source"].suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ".mp4"
     return Item(
         id=row.id,
-        task=_file_safe(row.type or UNTYPED),
+        task=safe_stem(row.type or UNTYPED),
         instruction=row.prompt,
-        file_name=f"{_file_safe(row.id)}{suffix}",
+        file_name=f"{stem}{suffix}",
         **files,
     )
-
-
-def _file_safe(text: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text).lstrip(".") or "_"
 
 
 def edited_files(rows: Manifest, column: str) -> dict[str, Path | None]:

@@ -1,27 +1,34 @@
 """`sama eval predict`: an editor makes a video of every item; each is on record before the next begins.
 
-A run that was stopped, or killed, goes on with the same command and ends with the same records. Failures are records
-too: nothing disappears.
+A run that was stopped, or killed, resumes with the same command and ends with the same records. Failures are records
+too, whatever raised them: nothing disappears, and no item stops the others. Only what would stop every item stops the
+run: an editor that cannot start, or a full disk.
 """
 
+import contextlib
+import logging
 import os
 import shutil
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import hash_file
+from ..files import FULL, hash_file, make_folder
 from ..journal import Journal
 from ..judge.batch import Progress
+from ..judge.redact import reason_of
 from ..video import VideoReader
 from .benchmark import Item
 from .editors import EditFailedError, Editor
 from .records import PREDICTIONS, VIDEOS, Prediction, RunInfo, predictions_of, write_run
 
+logger = logging.getLogger(__name__)
+
+# Bytes; less is a full disk.
+LEAST_ROOM = 2**16
 # Named by process: a program that outlived a killed run must not write into the files of the next.
 WORKING = "working-"
 
@@ -68,7 +75,8 @@ def predict(
         The last record of each item, in the items' order.
 
     Raises:
-        UserError: for a folder that holds another run or is being written, or if no item can be edited.
+        UserError: for a folder that holds another run or is being written, if no item can be edited, or for a full
+            disk. What was edited is kept.
     """
     run = run.resolve()
     write_run(run, replace(info, settings={**info.settings, **editor.settings}), items)
@@ -90,13 +98,12 @@ def _is_done(prediction: Prediction | None, run: Path, retry_failed: bool) -> bo
     return (run / prediction.file).is_file()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _working_folder(run: Path) -> Iterator[Path]:
     """Where editors write; the journal's lock makes this process the only one."""
     for left_over in run.glob(f"{WORKING}*"):
         shutil.rmtree(left_over)
-    folder = run / f"{WORKING}{os.getpid()}"
-    folder.mkdir()
+    folder = make_folder(run / f"{WORKING}{os.getpid()}")
     try:
         yield folder
     finally:
@@ -104,6 +111,11 @@ def _working_folder(run: Path) -> Iterator[Path]:
 
 
 def _predict_one(item: Item, editor: Editor, run: Path, working: Path) -> Prediction:
+    """Edits an item, or says why it was not edited.
+
+    Raises:
+        UserError: if no other item can be edited either.
+    """
     output, final = working / item.file_name, run / VIDEOS / item.task / item.file_name
     started = time.monotonic()
     try:
@@ -112,16 +124,34 @@ def _predict_one(item: Item, editor: Editor, run: Path, working: Path) -> Predic
         editor(item, output)
         seconds = time.monotonic() - started
         _check_decodes(output)
-    except EditFailedError as error:
-        output.unlink(missing_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        sha256 = hash_file(output)
+        os.replace(output, final)
+    except Exception as error:  # what an editor raises is its own affair: the other items may go well
+        with contextlib.suppress(OSError, ValueError):
+            output.unlink(missing_ok=True)
+        if _is_full(error, run):
+            raise UserError(
+                f"the disk is full: free some space in {run} and start the same command again to resume; what was "
+                "edited is kept"
+            ) from error
+        if isinstance(error, UserError):
+            raise
+        logger.debug("%s failed", item.id, exc_info=error)
+        reason = reason_of(error, EditFailedError).replace(str(working) + os.sep, "")
         seconds = time.monotonic() - started
-        reason = str(error).replace(str(working) + os.sep, "")
         return Prediction(item=item.id, status="failed", seconds=round(seconds, 3), reason=reason)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    sha256 = hash_file(output)
-    os.replace(output, final)
     file = final.relative_to(run).as_posix()
     return Prediction(item=item.id, status="ok", file=file, sha256=sha256, seconds=round(seconds, 3))
+
+
+def _is_full(error: BaseException | None, run: Path) -> bool:
+    """Whether an item failed for a disk that has no room for the next one either. A program does not tell: look."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return shutil.disk_usage(run).free < LEAST_ROOM
 
 
 def _check_decodes(output: Path) -> None:

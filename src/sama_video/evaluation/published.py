@@ -1,6 +1,6 @@
 """The paper's result tables as data: every printed cell, and what is wrong in print. `published/*.yaml` hold one each.
 
-Cells stay as printed; a slip is listed beside them and never mended.
+Cells stay as printed; a slip is listed beside them and never corrected.
 """
 
 from dataclasses import dataclass

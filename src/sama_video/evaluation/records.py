@@ -1,4 +1,4 @@
-"""What lies in a run's folder between the commands: one line a record, appended when it is known.
+"""What is in a run's folder between the commands: one line a record, appended when it is known.
 
 `run.json` says what was run; `items.jsonl`, `predictions.jsonl`, `exact.jsonl` and `answers.jsonl` hold the records.
 A later record of the same item replaces an earlier one.
@@ -113,7 +113,7 @@ def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 def write_run(run: Path, info: RunInfo, items: Sequence[Item]) -> None:
-    """Begin a run, or go on with one; it may grow by further items.
+    """Begin a run, or resume one; it may grow by further items.
 
     Raises:
         UserError: for a folder that holds another run, or items that are not among these.
@@ -122,6 +122,8 @@ def write_run(run: Path, info: RunInfo, items: Sequence[Item]) -> None:
     texts = {RUN: json.dumps(asdict(info), indent=1, sort_keys=True) + "\n", ITEMS: "".join(map(_item_line, items))}
     for name, text in texts.items():
         path = run / name
+        # What UTF-8 cannot hold, such as a file's name that is not in it, becomes JSON's own way of writing it.
+        text = text.encode("utf-8", "backslashreplace").decode()
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         grows = name == ITEMS and set(before.split("\n")) <= set(text.split("\n"))
         if before not in ("", text) and not grows:
@@ -144,6 +146,7 @@ MEDIA = ("source", "target", "mask", "reference")
 
 def _item_line(item: Item) -> str:
     values = {key: str(value) if key in MEDIA and value else value for key, value in asdict(item).items()}
+    del values["results"]
     return json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n"
 
 

@@ -14,7 +14,8 @@ from ..errors import UserError
 from ..files import make_folder, written_aside
 from ..metrics import METRICS
 from .aggregate import EXACT_RULE, TaskScores, overall_scores, rule_of
-from .judging import AUTHORS_PROMPTS
+from .authors import prompts_of
+from .escaping import markdown_text, plain_text
 from .page import page
 from .published import PAPER, PublishedTable, published_table
 from .samples import choose_samples, copy_media
@@ -24,6 +25,10 @@ from .tables import CLOSED_NOTE, Column, Row, Table, bare, csv_text, latex, mark
 
 NOT_COMPARABLE = "not comparable with published numbers"
 OWN_PROMPTS = "The judge was asked by this project's own prompts, not the benchmark's ('--prompts copy' asks those)."
+OTHER_PROMPTS = (
+    "The judge was asked by a variant of the authors' prompts from another project: not comparable with numbers by "
+    "theirs."
+)
 # Exact scores that runs are compared in, item by item.
 DECIDING = ("success", "psnr_inside", "psnr_outside", "psnr_to_source")
 INTERVAL_NOTE = f"In brackets: 95% interval, {DRAWS} bootstrap draws of source videos."
@@ -103,8 +108,9 @@ def _about(runs: Sequence[ScoredRun], judge: str | None) -> tuple[str, ...]:
     about = [f"Runs: {', '.join(run.name for run in runs)}. Items: {len(runs[0].items)}."]
     if judge is not None:
         about.append(f"Judge: {judge}.")
-        if runs[0].benchmark is not None and runs[0].benchmark.authors and not judge.endswith(AUTHORS_PROMPTS):
-            about.append(OWN_PROMPTS)
+        if runs[0].benchmark is not None and runs[0].benchmark.authors:
+            prompts = prompts_of(runs[0].benchmark, judge)
+            about += [OWN_PROMPTS] if prompts is None else [] if prompts.comparable else [OTHER_PROMPTS]
     if (benchmark := runs[0].benchmark) is not None and not benchmark.comparable:
         about.append(f"Scores of {benchmark.title} by this judge's prompt are {NOT_COMPARABLE}.")
     return tuple(about)
@@ -119,7 +125,9 @@ def judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) -
     assert benchmark is not None
     rule = rule_of(benchmark, config.compat)
     paper = _paper(benchmark.published) if config.with_published else None
-    beside = paper if paper is not None and same_judge(paper.judge, judge) else None
+    prompts = prompts_of(benchmark, judge)
+    comparable = prompts is None or prompts.comparable
+    beside = paper if paper is not None and comparable and same_judge(paper.judge, judge) else None
     tables = [_summary(runs, judge, beside, rule, overall=benchmark.overall == "items")]
     tables += [_task_table(runs, judge, index, beside, rule) for index in range(len(runs[0].judged[judge]))]
     if paper is not None and beside is None:
@@ -370,7 +378,8 @@ def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
 
 
 def _write_markdown(report: Report, out: Path, _: ReportConfig) -> Path:
-    parts = [f"# {report.title}", *report.about, *map(markdown, report.tables)]
+    about = [f"# {markdown_text(report.title)}", *map(markdown_text, report.about)]
+    parts = [*about, *map(markdown, report.tables)]
     return _write_text(out / "report.md", "\n\n".join(part.rstrip() for part in parts) + "\n")
 
 
@@ -379,7 +388,8 @@ def _write_csv(report: Report, out: Path, _: ReportConfig) -> Path:
 
 
 def _write_latex(report: Report, out: Path, _: ReportConfig) -> Path:
-    head = f"% {report.title}. {' '.join(report.about)}\n% Needs booktabs, xcolor and textcomp.\n\n"
+    about = plain_text(f"{report.title}. {' '.join(report.about)}")  # one line: a break would end the comment
+    head = f"% {about}\n% Needs booktabs, xcolor and textcomp.\n\n"
     return _write_text(out / "report.tex", head + "\n".join(map(latex, report.tables)))
 
 
@@ -401,5 +411,5 @@ FORMATS: dict[str, Callable[[Report, Path, ReportConfig], Path]] = {
 
 def _write_text(path: Path, text: str) -> Path:
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8", newline="\n")
+        aside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
     return path

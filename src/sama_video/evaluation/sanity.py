@@ -1,7 +1,7 @@
 """Can a judge, or a score, be trusted? Controls of known worth must come out in their order.
 
-A strict order holds if the whole interval of the paired difference lies on the right side of 0; the others only fail if
-it lies wholly on the wrong side. A judge that breaks an order, or gives everything the same, is unfit.
+A strict order holds if the whole interval of the paired difference is on the right side of 0; the others only fail if
+it is wholly on the wrong side. A judge that breaks an order, or gives everything the same, is unfit.
 """
 
 import math
@@ -168,14 +168,14 @@ def _playing(runs: Sequence[ScoredRun], part: str) -> list[ScoredRun]:
 def _difference(
     better: ScoredRun, worse: ScoredRun, order: Order, scores_of: Callable[[ScoredRun, str], Scores]
 ) -> Interval | None:
-    """Over the items that both have scores for; None without any."""
+    """Over the items that both have scores for; None if they are of fewer than two sources, which decide nothing."""
     first, second = scores_of(better, order.measure), scores_of(worse, order.measure)
     items = [
         item
         for item in better.items
         if item.id in first and item.id in second and (item.target is not None or not order.with_target)
     ]
-    if not items:
+    if len({item.cluster for item in items}) < 2:
         return None
     a, b = (np.array([scores[item.id] for item in items]) for scores in (first, second))
     lower_is_better = order.measure in METRICS and METRICS[order.measure].better == "lower"

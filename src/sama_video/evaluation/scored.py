@@ -9,9 +9,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..journal import read_journal
-from .aggregate import Quirks, TaskScores, aggregate, aggregate_exact
+from .aggregate import TaskScores, aggregate, aggregate_exact
 from .benchmark import Benchmark, Item, find_benchmark
-from .judging import UNEQUAL_LENGTHS
 from .records import (
     ANSWERS,
     EXACT,
@@ -93,9 +92,9 @@ def _scored(path: Path, compat: bool) -> ScoredRun:
 
 def _judged(path: Path, benchmark: Benchmark, items: list[Item], compat: bool) -> dict[str, list[TaskScores]]:
     judgments = [one for file in sorted(path.glob("judgments-*.jsonl")) for one in read_records(file, Judgment)]
-    quirks = _quirks(path, judgments) if compat else None
+    texts = _first_texts(path) if compat else None
     return {
-        judge: aggregate(benchmark, items, [one for one in judgments if one.judge == judge], compat=quirks)
+        judge: aggregate(benchmark, items, [one for one in judgments if one.judge == judge], compat=texts)
         for judge in sorted({one.judge for one in judgments})
     }
 
@@ -105,13 +104,11 @@ def _asked(path: Path) -> dict[str, dict[str, Any]]:
     return {one["judge"]: one for one in settings}
 
 
-def _quirks(path: Path, judgments: list[Judgment]) -> Quirks:
-    """Reads the answers' texts, which nothing but the authors' scripts looks at."""
-    says_error = {record["key"] for record in read_journal(path / ANSWERS) if "error" in record["text"].lower()}
-    return Quirks(
-        unequal={one.item for one in judgments if one.reason.startswith(UNEQUAL_LENGTHS)},
-        says_error={one.item for one in judgments if one.answer in says_error},
-    )
+def _first_texts(path: Path) -> dict[str, str]:
+    """Of the answers, by their keys: what an authors' script, which asks once, would have read."""
+    return {
+        record["key"]: next(iter(record.get("earlier", ())), record["text"]) for record in read_journal(path / ANSWERS)
+    }
 
 
 def _check_comparable(runs: Sequence[ScoredRun]) -> None:

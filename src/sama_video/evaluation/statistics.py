@@ -11,17 +11,30 @@ import numpy as np
 
 DRAWS = 2000
 LEVEL = 0.95
+# Percentile intervals of fewer sources are clearly too narrow.
+FEW_SOURCES = 10
 # Draws worked on at once: C = 10,000 clusters then take 20 MB.
 BLOCK = 250
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval; NaN where there is nothing to estimate from."""
+    """An estimate and its confidence interval; NaN where there is nothing to estimate from.
+
+    Args:
+        low, high: NaN too where one source says nothing about the spread of others.
+        sources: clusters behind the estimate; None for a number that is no estimate.
+    """
 
     value: float
     low: float
     high: float
+    sources: int | None = None
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether it stands on so few sources that it must be read with care."""
+        return self.sources is not None and 0 < self.sources < FEW_SOURCES
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -60,7 +73,14 @@ def mean_intervals(
     tail = (1 - level) / 2
     # Where nothing counts every quantile is NaN, without a warning.
     low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
-    return [Interval(*map(float, column)) for column in zip(column_means(scores), low, high, strict=True)]
+    sources = [len(set(np.asarray(clusters)[~np.isnan(column)])) for column in scores.T]
+    # All draws of one source are the same: an interval without width, which would seem to decide.
+    alone = np.array(sources) == 1
+    bounds = np.where(alone, np.nan, low), np.where(alone, np.nan, high)
+    return [
+        Interval(float(value), float(low), float(high), count)
+        for value, low, high, count in zip(column_means(scores), *bounds, sources, strict=True)
+    ]
 
 
 def _resampled_means(scores: np.ndarray, clusters: Sequence[str], draws: int, seed: int) -> np.ndarray:

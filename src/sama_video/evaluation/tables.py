@@ -3,15 +3,17 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from .aggregate import Counts
-from .statistics import Interval
+from .escaping import csv_cell, latex_text, markdown_text, plain_text
+from .statistics import FEW_SOURCES, Interval
 
 CLOSED_MARK = "†"
 CLOSED_NOTE = f"{CLOSED_MARK} closed system, as marked in print. Bold: the best of the others."
+ONE_SOURCE = "n = 1"
 COUNTS_COLUMN = "ok / missing / failed"
 
 
@@ -68,6 +70,11 @@ class Table:
         return any(row.counts for row in self.rows)
 
     @property
+    def footnotes(self) -> tuple[str, ...]:
+        """The notes, and a warning where intervals decide less than they seem to."""
+        return (*self.notes, *few_sources_notes([cell for row in self.rows for cell in row.cells if cell is not None]))
+
+    @property
     def heads(self) -> list[str]:
         """Of the rows' names, the columns, and the counts if there are any."""
         names = [column.name for column in self.columns]
@@ -93,8 +100,22 @@ class Table:
         return "–" if math.isnan(value) else f"{value:.{self.decimals}f}"
 
     def interval_of(self, cell: Interval) -> str:
-        """ "[8.31, 8.60]", or nothing for a bare number."""
+        """ "[8.31, 8.60]", "n = 1" where one source has no interval, or nothing for a bare number."""
+        if cell.sources == 1:
+            return ONE_SOURCE
         return "" if math.isnan(cell.low) else f"[{self.number(cell.low)}, {self.number(cell.high)}]"
+
+
+def few_sources_notes(intervals: Iterable[Interval]) -> list[str]:
+    """A warning if some of the intervals stand on few sources; else none."""
+    unsure = [interval.sources for interval in intervals if interval.is_unsure and interval.sources]
+    if not unsure:
+        return []
+    fewest = min(unsure)
+    return [
+        f"Careful: an interval here stands on {fewest} source{'s' * (fewest > 1)}. Intervals of fewer than "
+        f"{FEW_SOURCES} sources are too narrow to decide by, and one source ('{ONE_SOURCE}') has none."
+    ]
 
 
 def bare(value: float | None) -> Interval | None:
@@ -108,16 +129,25 @@ def counts_text(counts: Counts | None) -> str:
 
 def markdown(table: Table) -> str:
     """A pipe table under a heading, the best in bold."""
-    heads = table.heads
-    lines = [f"## {table.title}", "", _pipes(heads), _pipes(["---"] + ["---:"] * (len(heads) - 1))]
+    return _pipe_table(table, markdown_text)
+
+
+def console(table: Table) -> str:
+    """The same for a screen: texts as they are, but for what a terminal would obey."""
+    return _pipe_table(table, plain_text)
+
+
+def _pipe_table(table: Table, text: Callable[[str], str]) -> str:
+    heads = [text(head) for head in table.heads]
+    lines = [f"## {text(table.title)}", "", _pipes(heads), _pipes(["---"] + ["---:"] * (len(heads) - 1))]
     for row in table.rows:
         cells = [_markdown_cell(table, row, index) for index in range(len(table.columns))]
-        lines.append(_pipes([row.label, *cells, *([counts_text(row.counts)] if table.has_counts else [])]))
-    return "\n".join([*lines, "", *(f"{note}\n" for note in table.notes)])
+        lines.append(_pipes([text(row.label), *cells, *([counts_text(row.counts)] if table.has_counts else [])]))
+    return "\n".join([*lines, "", *(f"{text(note)}\n" for note in table.footnotes)])
 
 
 def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"
 
 
 def _markdown_cell(table: Table, row: Row, index: int) -> str:
@@ -129,11 +159,14 @@ def _markdown_cell(table: Table, row: Row, index: int) -> str:
 
 
 CSV_HEADS = ("table", "row", "origin", "closed", "remark", "column")
-CSV_NUMBERS = ("value", "low", "high", "n_ok", "n_missing", "n_failed")
+CSV_NUMBERS = ("value", "low", "high", "n_ok", "n_missing", "n_failed", "n_sources", "warning")
 
 
 def csv_text(tables: Sequence[Table]) -> str:
-    """All tables as one, a line a number, in full precision; empty where there is nothing."""
+    """All tables as one, a line a number, in full precision; empty where there is nothing.
+
+    Words that a spreadsheet would take for a formula begin with an apostrophe; numbers are numbers.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*CSV_HEADS, *CSV_NUMBERS])
@@ -142,26 +175,21 @@ def csv_text(tables: Sequence[Table]) -> str:
             counts = (row.counts.ok, row.counts.missing, row.counts.failed) if row.counts else ("", "", "")
             for column, cell in zip(table.columns, row.cells, strict=True):
                 numbers = [_csv_number(n) for n in (cell.value, cell.low, cell.high)] if cell else ["", "", ""]
-                whose = (table.title, row.name, row.origin, int(row.closed), row.remark, column.name)
-                writer.writerow([*whose, *numbers, *counts])
+                words = [csv_cell(text) for text in (table.title, row.name, row.origin, row.remark, column.name)]
+                whose = [*words[:3], int(row.closed), *words[3:]]
+                writer.writerow([*whose, *numbers, *counts, *_csv_sources(cell)])
     return text.getvalue()
+
+
+def _csv_sources(cell: Interval | None) -> list[str | int]:
+    if cell is None or cell.sources is None:
+        return ["", ""]
+    warning = ONE_SOURCE if cell.sources == 1 else f"fewer than {FEW_SOURCES} sources" if cell.is_unsure else ""
+    return [cell.sources, warning]
 
 
 def _csv_number(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
-
-
-LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    CLOSED_MARK: r"\textsuperscript{\textdagger}",
-    "–": "--",
-    "−": "$-$",
-    "τ": r"$\tau$",
-    "ρ": r"$\rho$",
-}
 
 
 def latex(table: Table) -> str:
@@ -170,21 +198,17 @@ def latex(table: Table) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_escaped(table.title)}. {' '.join(map(_escaped, table.notes))}}}",
+        rf"\caption{{{latex_text(table.title)}. {' '.join(map(latex_text, table.footnotes))}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
         r"\toprule",
-        _latex_row([_escaped(head) for head in heads]),
+        _latex_row([latex_text(head) for head in heads]),
         r"\midrule",
     ]
     for row in table.rows:
         cells = [_latex_cell(table, row, index) for index in range(len(table.columns))]
-        named = [_escaped(row.label), *cells, *([counts_text(row.counts)] if table.has_counts else [])]
+        named = [latex_text(row.label), *cells, *([counts_text(row.counts)] if table.has_counts else [])]
         lines.append(_latex_row([rf"\textcolor{{gray}}{{{cell}}}" for cell in named] if row.closed else named))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def _escaped(text: str) -> str:
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
 
 
 def _latex_row(cells: Sequence[str]) -> str:
@@ -195,7 +219,7 @@ def _latex_cell(table: Table, row: Row, index: int) -> str:
     cell = row.cells[index]
     if cell is None:
         return "--"
-    number = _escaped(table.number(cell.value))
+    number = latex_text(table.number(cell.value))
     number = rf"\textbf{{{number}}}" if table.is_best(row, index) else number
     interval = table.interval_of(cell)
     return rf"{number} {{\scriptsize {interval}}}" if interval else number

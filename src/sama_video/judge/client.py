@@ -2,6 +2,10 @@
 
 Three loops, from the inside: tries of one request until the endpoint completes it (`_complete`), attempts until a
 completion is what the prompt asks for (`Judge.answer`), and the caller's over its questions, in threads.
+
+Nothing that an endpoint sends is trusted: bodies end in time and in bytes (`endpoint.py`), values count only if they
+are of the interface's types, and no text leaves without its secrets masked (`redact.py`). Exceptions of libraries are
+not chained, since their texts and attributes hold what the server said.
 """
 
 import email.utils
@@ -10,15 +14,19 @@ import json
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from ..errors import UserError
+from .endpoint import BrokenAnswerError, check_seconds, endpoint_of, open_client
 from .media import Look, MediaConfig
 from .parsing import MalformedAnswerError, Scale, parse_blocks, parse_lines, parse_scores
+from .redact import one_line, redactor_of, whole_text
 from .store import Answer, AnswerStore
 
 logger = logging.getLogger(__name__)
@@ -28,6 +36,12 @@ RETRIABLE = {408, 409, 425, 429}
 SEED_STRIDE = 1000
 # Seconds: endpoints that ask for more than a day are not meant to be waited for, and timers overflow.
 LONGEST_WAIT = 86_400.0
+# Characters of an answer that are read and kept: 60,000 tokens, most of them a reasoning model's thoughts.
+LONGEST_TEXT = 2**18
+# What servers without keys are given, since the client insists on one.
+NO_KEY = "none"
+# No request has more; a larger count is nonsense.
+MOST_TOKENS = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +57,7 @@ class JudgeConfig:
         base_url: of the endpoint, up to `/v1`.
         api_key_env: environment variable that holds the key; local servers need none.
         concurrency: requests in flight.
-        timeout: seconds for a request.
+        timeout: seconds for a request, from its first byte to the answer's last.
         max_tries: requests sent before one is given up.
         base_delay, max_delay: seconds of waiting between tries, doubled from the first up to the second.
     """
@@ -54,7 +68,7 @@ class JudgeConfig:
     max_attempts: int = 3
     media: MediaConfig = field(default_factory=MediaConfig)
 
-    base_url: str
+    base_url: str = field(repr=False)
     api_key_env: str = "OPENAI_API_KEY"
     concurrency: int = 8
     timeout: float = 300.0
@@ -63,9 +77,11 @@ class JudgeConfig:
     max_delay: float = 30.0
 
     def __post_init__(self):
-        if not self.base_url.startswith(("http://", "https://")):
-            raise UserError(f"the base URL must begin with http:// or https://, got {self.base_url!r}")
-        for name in ("max_attempts", "concurrency", "max_tries"):
+        endpoint_of(self.base_url)
+        check_seconds("timeout", self.timeout)
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise UserError("--api-key-env takes the name of an environment variable that holds the key, not the key")
+        for name in ("max_attempts", "concurrency", "max_tries", "max_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
 
@@ -91,7 +107,8 @@ class Question:
 
     Args:
         task: name and version, such as `appendix-b/1`.
-        prompt: the text, filled in.
+        prompt: the text, filled in; empty if `system` holds all of it.
+        system: text of a system message before it, if there is one.
         looks: what is shown, in this order.
         score_keys, text_keys: of the JSON object that the prompt asks for.
         blocks: if the object is nested, the score keys of each of its parts, see `parse_blocks`.
@@ -112,17 +129,27 @@ class Question:
     high: float = 10
     nothing: float | None = None
     repeat: int = 0
+    system: str = ""
 
     def key(self, config: JudgeConfig) -> str:
         """sha256 of all that the answer depends on: a changed file, prompt, model or parameter is a new question."""
         facts = {
             "task": self.task,
-            "prompt": hashlib.sha256(self.prompt.encode()).hexdigest(),
+            "prompt": _hash(self.prompt),
             "looks": [look.identity for look in self.looks],
             "judge": config.decisive,
             "repeat": self.repeat,
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        if self.system:
+            facts["system"] = _hash(self.system)
+        return _hash(json.dumps(facts, sort_keys=True))
+
+    def messages(self, media: list[dict[str, Any]], *, prompt_first: bool) -> list[dict[str, Any]]:
+        """Of a chat, with the message parts that show the media."""
+        prompt = [{"type": "text", "text": self.prompt}] if self.prompt else []
+        content = [*prompt, *media] if prompt_first else [*media, *prompt]
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, {"role": "user", "content": content}]
 
     def parse(self, text: str) -> dict[str, float]:
         """Raises MalformedAnswerError for an answer that is not what the prompt asks for."""
@@ -132,6 +159,10 @@ class Question:
         if self.blocks:
             return parse_blocks(text, self.blocks, scale)
         return parse_scores(text, self.score_keys, text_keys=self.text_keys, scale=scale)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class JudgeStoppedError(UserError):
@@ -175,14 +206,15 @@ class _FailedTryError(Exception):
         self.retry_after = retry_after
 
 
-def _open_client(config: JudgeConfig) -> Any:
-    try:
-        import openai
-    except ImportError as error:
-        raise UserError("asking a judge needs the openai package: pip install 'sama-video[judge]'") from error
-    # Servers without keys accept any, but the client insists on one. Retries are ours: see `_complete`.
-    key = os.environ.get(config.api_key_env) or "none"
-    return openai.OpenAI(base_url=config.base_url, api_key=key, timeout=config.timeout, max_retries=0)
+def _key_of(config: JudgeConfig) -> str:
+    """Raises UserError for a key that no header can hold."""
+    key = os.environ.get(config.api_key_env) or NO_KEY
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise UserError(
+            f"the key in the environment variable {config.api_key_env} holds spaces or characters that no key has; "
+            "copy it again"
+        )
+    return key
 
 
 class Judge:
@@ -194,7 +226,7 @@ class Judge:
         wait: waits for so many seconds; by default until the run is stopped at the latest.
 
     Raises:
-        UserError: if the openai package is missing.
+        UserError: if the openai package is missing, or the key is none.
     """
 
     def __init__(
@@ -205,7 +237,10 @@ class Judge:
     ):
         self.config = config
         self.store = store
-        self._client = _open_client(config)
+        endpoint, key = endpoint_of(config.base_url), _key_of(config)
+        self._shown_url = endpoint.shown
+        self._redact = redactor_of([key, *endpoint.secrets])
+        self._client = open_client(endpoint, key, config.timeout, self._redact)
         self._failures_in_a_row = 0
         self._counting = threading.Lock()
         # Equal rows of a manifest ask equal questions: the second waits for the first one's answer.
@@ -236,38 +271,55 @@ class Judge:
             known = self.store.get(key)
             if known is not None and known.is_bought:
                 return known
-            prompt = {"type": "text", "text": question.prompt}
-            content = [prompt, *parts()] if self.config.media.prompt_first else [*parts(), prompt]
+            messages = question.messages(parts(), prompt_first=self.config.media.prompt_first)
             try:
-                answer = self._ask(key, question, content)
+                answer = self._kept(self._ask(key, question, messages))
             except JudgeStoppedError as error:
+                self.stop(self._redact.sentence(str(error)))
+                raise JudgeStoppedError(self._stop_reason) from None
+            try:
+                self.store.append(answer)
+            except UserError as error:  # a full disk: nothing that is bought from here on would be kept
                 self.stop(str(error))
                 raise JudgeStoppedError(self._stop_reason) from error
-            self.store.append(answer)
             return answer
 
-    def _ask(self, key: str, question: Question, content: list[dict[str, Any]]) -> Answer:
+    def _kept(self, answer: Answer) -> Answer:
+        """The answer as it may be written to a file."""
+        return replace(
+            answer,
+            reason=self._redact.sentence(answer.reason),
+            text=whole_text(self._redact(answer.text)),
+            earlier=tuple(whole_text(self._redact(text)) for text in answer.earlier),
+        )
+
+    def _ask(self, key: str, question: Question, messages: list[dict[str, Any]]) -> Answer:
         """Attempts until one is what the prompt asks for."""
         bill = _Bill()
-        text = reason = ""
+        texts: list[str] = []
+
+        def answer(status: Literal["ok", "parse_failed", "refused", "error"], **fields: Any) -> Answer:
+            *earlier, text = texts or [""]
+            came = {"text": text, "earlier": tuple(earlier)}
+            return Answer(key=key, task=question.task, status=status, **came, **asdict(bill), **fields)
+
+        reason = ""
         for attempt in range(self.config.max_attempts):
             try:
-                completion = self._complete(content, seed=question.repeat + SEED_STRIDE * attempt)
+                completion = self._complete(messages, seed=question.repeat + SEED_STRIDE * attempt)
             except _FailedTryError as failure:
-                return Answer(key=key, task=question.task, status="error", reason=str(failure), **asdict(bill))
+                return answer("error", reason=str(failure))
             bill.add(completion)
-            text, reason = completion.text, completion.refusal
+            texts.append(completion.text[:LONGEST_TEXT])
             if completion.refusal:
-                return Answer(key=key, task=question.task, status="refused", reason=reason, text=text, **asdict(bill))
+                return answer("refused", reason=completion.refusal)
             try:
-                scores = question.parse(text)
+                return answer("ok", scores=_scores_of(question, completion.text))
             except MalformedAnswerError as error:
                 reason = str(error)
-                continue
-            return Answer(key=key, task=question.task, status="ok", scores=scores, text=text, **asdict(bill))
-        return Answer(key=key, task=question.task, status="parse_failed", reason=reason, text=text, **asdict(bill))
+        return answer("parse_failed", reason=reason)
 
-    def _complete(self, content: list[dict[str, Any]], seed: int) -> _Completion:
+    def _complete(self, messages: list[dict[str, Any]], seed: int) -> _Completion:
         """Tries until the endpoint completes the request.
 
         Raises:
@@ -278,7 +330,7 @@ class Judge:
             if self._stopped.is_set():
                 raise JudgeStoppedError(self._stop_reason)
             try:
-                completion = self._request(content, seed)
+                completion = self._request(messages, seed)
             except _FailedTryError as failure:
                 self._count(failure)
                 if not failure.may_pass or number == self.config.max_tries:
@@ -295,75 +347,135 @@ class Judge:
             self._failures_in_a_row += 1
             failures = self._failures_in_a_row
         # One line for each bad spell, not one for each request in it.
-        logger.log(logging.WARNING if failures == 1 else logging.DEBUG, "%s: %s", self.config.base_url, failure)
+        level = logging.WARNING if failures == 1 else logging.DEBUG
+        logger.log(level, "%s: %s", self._shown_url, self._redact.sentence(str(failure)))
         if failures >= self.config.failures_to_stop:
             raise JudgeStoppedError(
-                f"{self.config.base_url} completed none of the last {failures} requests ({failure}); everything "
-                "answered so far is kept: mend the endpoint and start the same command again to go on"
+                f"{self._shown_url} completed none of the last {failures} requests ({_short(failure)}); everything "
+                "answered so far is kept: see to the endpoint and start the same command again to resume"
             )
 
     def _delay(self, failure: _FailedTryError, number: int) -> float:
         """Seconds before the next try: as the endpoint says, else exponential backoff with full jitter."""
         if failure.retry_after is not None:
             if failure.retry_after > self.config.max_delay:
-                logger.warning("%s asks to wait %.0f s", self.config.base_url, failure.retry_after)
+                logger.warning("%s asks to wait %.0f s", self._shown_url, failure.retry_after)
             return failure.retry_after
         return random.uniform(0, min(self.config.max_delay, self.config.base_delay * 2 ** (number - 1)))
 
-    def _request(self, content: list[dict[str, Any]], seed: int) -> _Completion:
+    def _request(self, messages: list[dict[str, Any]], seed: int) -> _Completion:
         """One request.
 
         Raises:
             _FailedTryError: if it was not completed.
-            JudgeStoppedError: if the key or the model is refused.
+            JudgeStoppedError: if the key or the model is refused, or the endpoint is elsewhere.
         """
         import openai
 
         temperature = self.config.temperature
         try:
-            response = self._client.chat.completions.create(
+            # Raw: the client's own reading of a body does not check its types.
+            response = self._client.chat.completions.with_raw_response.create(
                 model=self.config.model,
-                messages=[{"role": "user", "content": content}],
+                messages=messages,
                 temperature=openai.omit if temperature is None else temperature,
                 max_tokens=self.config.max_tokens,
                 seed=seed,
             )
         except openai.APIStatusError as error:
-            raise self._failure_of(error) from error
-        except (openai.APIError, ValueError) as error:  # no connection, a timeout; ValueError for half a JSON body
-            raise _FailedTryError(f"{type(error).__name__}: {error.__cause__ or error}") from error
-        return _completion_of(response)
+            raise self._failure_of(error) from None
+        except BrokenAnswerError as error:  # no end, in time or in bytes
+            raise _FailedTryError(str(error)) from None
+        except openai.APIError as error:  # no connection, no HTTP
+            raise _FailedTryError(f"{type(error).__name__}: {error.__cause__ or error}") from None
+        except Exception as error:  # what no library foresaw, such as a prompt that no message can hold
+            raise _FailedTryError(f"the request failed ({type(error).__name__}: {error})", may_pass=False) from None
+        return _completion_of(response.http_response.content)
 
     def _failure_of(self, error: Any) -> Exception:
-        """What a status above 399 means: the end of the run, of the request, or of this try."""
-        status, config = error.status_code, self.config
+        """What a status other than 200 to 299 means: the end of the run, of the request, or of this try."""
+        status, config, said = error.status_code, self.config, _short(error)
+        if 300 <= status < 400:
+            return JudgeStoppedError(
+                f"{self._shown_url} sends every request on{_target_of(error.response)} (status {status}), and the "
+                "videos are not sent where they were not meant to go; name the right address with --base-url"
+            )
         if status in (401, 403):
             return JudgeStoppedError(
-                f"{config.base_url} refuses the key ({error}); put a valid one into the environment variable "
+                f"{self._shown_url} refuses the key ({said}); put a valid one into the environment variable "
                 f"{config.api_key_env} or name another one with --api-key-env"
             )
         if status == 404:
             return JudgeStoppedError(
-                f"{config.base_url} knows no model {config.model!r} or is no OpenAI-compatible endpoint ({error}); "
+                f"{self._shown_url} knows no model {config.model!r} or is no OpenAI-compatible endpoint ({said}); "
                 "check --model, and --base-url, which usually ends in /v1"
             )
         may_pass = status in RETRIABLE or status >= 500
         return _FailedTryError(str(error), may_pass=may_pass, retry_after=_retry_after(error.response.headers))
 
 
-def _completion_of(response: Any) -> _Completion:
+def _short(error: Exception) -> str:
+    """What an error says, without crowding out the sentence around it."""
+    said = str(error)
+    return said if len(said) <= 200 else f"{said[:200]} …"
+
+
+def _target_of(response: Any) -> str:
+    """The scheme and host that a redirection names; its path and query may hold anything."""
+    try:
+        target = urlsplit(response.headers.get("location", ""))
+        return f" to {target.scheme}://{target.hostname}" if target.scheme and target.hostname else ""
+    except ValueError:
+        return ""
+
+
+def _scores_of(question: Question, text: str) -> dict[str, float]:
+    """Raises MalformedAnswerError for a text that is not what the prompt asks for."""
+    if len(text) > LONGEST_TEXT:
+        raise MalformedAnswerError(f"the answer has {len(text):,} characters, more than {LONGEST_TEXT:,}")
+    return question.parse(text)
+
+
+# A completion's body
+
+
+def _completion_of(body: bytes) -> _Completion:
     """Raises _FailedTryError for a body that is no chat completion; gateways send HTML or errors with status 200."""
     try:
-        choice = response.choices[0]
-        text, refusal = choice.message.content or "", getattr(choice.message, "refusal", None) or ""
-    except (AttributeError, IndexError, TypeError) as error:
-        raise _FailedTryError(f"the body is no chat completion: {str(response)[:200]!r}") from error
-    if choice.finish_reason == "content_filter":
+        response = json.loads(body.decode("utf-8"))
+        choice = response["choices"][0]
+        message = choice["message"]
+        text = _text_of(message.get("content"))
+        refusal = message.get("refusal")
+    # Also a number of thousands of digits, and nesting without end.
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        begins = one_line(body[:200].decode("utf-8", "replace"))
+        raise _FailedTryError(f"the body is no chat completion ({type(error).__name__}): {begins!r}") from None
+    refusal = refusal if isinstance(refusal, str) else ""
+    if choice.get("finish_reason") == "content_filter":
         refusal = refusal or "the endpoint's content filter"
-    usage = response.usage
-    return _Completion(
-        text, refusal, usage.prompt_tokens if usage else 0, (usage.completion_tokens or 0) if usage else 0
-    )
+    usage = response.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return _Completion(text, refusal, _count_of(usage, "prompt_tokens"), _count_of(usage, "completion_tokens"))
+
+
+def _text_of(content: Any) -> str:
+    """The content of a message: a text, none, or a list of parts whose texts are joined.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    raise TypeError(f"content is a {type(content).__name__}")
+
+
+def _count_of(usage: dict[str, Any], name: str) -> int:
+    """Tokens, if the endpoint gives a number of them."""
+    count = usage.get(name)
+    return count if type(count) is int and 0 <= count <= MOST_TOKENS else 0
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -377,5 +489,5 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         pass
     try:
         return min(max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()), LONGEST_WAIT)
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):
         return None

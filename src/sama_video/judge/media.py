@@ -11,7 +11,7 @@ import io
 import math
 import mimetypes
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class MediaConfig:
             grows until its shorter side has `short_side`.
         jpeg_quality: 1 to 95.
         prompt_first: the prompt comes before the media.
+        labelled: a line before each picture or file says which video it is, and when.
     """
 
     kind: str = "frames"
@@ -53,6 +54,7 @@ class MediaConfig:
     short_side: int = 512
     jpeg_quality: int = 90
     prompt_first: bool = False
+    labelled: bool = True
 
     def __post_init__(self):
         if self.kind not in MEDIA_KINDS:
@@ -68,7 +70,15 @@ class MediaConfig:
             shown["short_side"] = self.short_side
         if self.prompt_first:
             shown["prompt_first"] = True
+        if not self.labelled:
+            shown["labelled"] = False
         return shown
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All values, for records; one that records of earlier releases lack is there only where it is not theirs."""
+        values = asdict(self)
+        return values if not self.labelled else {key: value for key, value in values.items() if key != "labelled"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,7 @@ class Look:
         times: seconds at which frames are shown; empty where the whole file is sent. With the file's hash they settle
             the frames, since a time shows one frame.
         num_frames: that the file has.
+        own_height: of the file's frames, pixels.
         is_image: a single picture.
     """
 
@@ -92,6 +103,7 @@ class Look:
     times: tuple[Fraction, ...]
     num_frames: int
     is_image: bool
+    own_height: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -120,6 +132,7 @@ def look(paths: Sequence[Path], config: MediaConfig) -> list[Look]:
             times=times,
             num_frames=count,
             is_image=reader.info.is_image,
+            own_height=reader.info.height,
         )
         for reader, count, times in zip(readers, counts, _times(readers, counts, config), strict=True)
         for size in [_shown_size(reader, config)]
@@ -167,13 +180,14 @@ def encode(one: Look, config: MediaConfig) -> Encoded:
     return Encoded(labelled_parts)
 
 
-def message_parts(files: Sequence[Encoded]) -> list[dict[str, Any]]:
-    """Parts of an OpenAI chat message that show `files` as "Video 1", "Video 2", with the time of every frame."""
+def message_parts(files: Sequence[Encoded], *, labelled: bool = True) -> list[dict[str, Any]]:
+    """Parts of an OpenAI chat message that show `files`, by default as "Video 1", "Video 2", with the time of every
+    frame."""
     return [
         part
         for number, file in enumerate(files, 1)
         for label, media in file.labelled_parts
-        for part in ({"type": "text", "text": f"Video {number}{label}:"}, media)
+        for part in ([{"type": "text", "text": f"Video {number}{label}:"}] * labelled + [media])
     ]
 
 
@@ -186,7 +200,7 @@ def shown_parts(looks: Sequence[Look], config: MediaConfig) -> list[dict[str, An
     if config.kind == "side_by_side":
         left, right = looks
         return _joined_parts(left, right, config)
-    return message_parts([encode(one, config) for one in looks])
+    return message_parts([encode(one, config) for one in looks], labelled=config.labelled)
 
 
 def _joined_parts(left: Look, right: Look, config: MediaConfig) -> list[dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""A judge's text -> its scores, strictly: a score is read where the prompt asked for it, and never guessed."""
+"""A judge's text -> its scores, strictly: a score is read where the prompt asked for it, and never guessed.
+
+Texts are a stranger's: whatever they hold, reading one takes time in proportion to its length and ends in scores or in
+`MalformedAnswerError`.
+"""
 
 import json
 import re
@@ -106,23 +110,35 @@ def _without_reasoning(text: str) -> str:
 
 
 def _only_object(text: str) -> dict[str, Any]:
-    text = _without_trailing_commas(text)
     start = text.find("{")
     if start < 0:
         raise MalformedAnswerError("no JSON object")
+    text = _without_trailing_commas(text[start:])
     decoder = json.JSONDecoder(strict=False, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
     try:
-        found, end = decoder.raw_decode(text, start)
-    except json.JSONDecodeError as error:
+        found, end = decoder.raw_decode(text)
+    except MalformedAnswerError:
+        raise
+    except ValueError as error:  # also for an integer of thousands of digits
         raise MalformedAnswerError(f"not JSON ({error})") from error
+    except RecursionError as error:
+        raise MalformedAnswerError("JSON that is nested too deeply") from error
     if "{" in text[end:]:
         raise MalformedAnswerError("more than one JSON object")
     return found
 
 
+# Possessive, and neither side can fail once begun.
+_STRING_OR_COMMA = re.compile(r'"(?:[^"\\]|\\.?)*+"?|,(?=\s*[}\]])', re.DOTALL)
+
+
 def _without_trailing_commas(text: str) -> str:
-    """Drops commas before a closing bracket, outside of strings."""
-    return re.sub(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', lambda match: match[0] if match[0] != "," else "", text)
+    """Drops commas before a closing bracket, outside of strings.
+
+    A string that never ends is taken to the end of the text: were it tried again from its next quotation mark, and the
+    next, a text of these alone would take the square of its length.
+    """
+    return _STRING_OR_COMMA.sub(lambda match: match[0] if match[0] != "," else "", text)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -138,5 +154,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _number(key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise MalformedAnswerError(f"{key} is not a number: {value!r}")
+        raise MalformedAnswerError(f"{key} is not a number but {_kind(value)}")
     return value
+
+
+def _kind(value: Any) -> str:
+    """The value if it is short: a list's text may be as long as the answer, and as deep."""
+    return repr(value) if isinstance(value, (str, bool)) or value is None else f"a {type(value).__name__}"

@@ -25,7 +25,8 @@ class Answer:
             the endpoint gave no answer at all.
         scores: of an `ok` answer.
         reason: of any other status.
-        text: the last attempt's text as it came.
+        text: the last attempt's text as it came, at most `client.LONGEST_TEXT` characters of it; secrets are masked.
+        earlier: texts of the attempts before it, which were malformed.
         attempts: completions that were paid for.
         input_tokens, output_tokens: over all attempts, as the endpoint counts them.
     """
@@ -36,6 +37,7 @@ class Answer:
     scores: dict[str, float] | None = None
     reason: str = ""
     text: str = ""
+    earlier: tuple[str, ...] = ()
     attempts: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -54,14 +56,18 @@ def read_answers(path: Path) -> dict[str, Answer]:
     Raises:
         UserError: if any other line is damaged.
     """
-    return {answer.key: replace(answer, text="") for answer in _complete_answers(path)}
+    return {answer.key: _without_texts(answer) for answer in _complete_answers(path)}
+
+
+def _without_texts(answer: Answer) -> Answer:
+    return replace(answer, text="", earlier=())
 
 
 def _complete_answers(path: Path) -> Iterator[Answer]:
     for number, record in enumerate(read_journal(path), 1):
         try:
-            yield Answer(**record)
-        except TypeError as error:
+            yield Answer(**{**record, "earlier": tuple(record.get("earlier", ()))})
+        except (TypeError, AttributeError) as error:
             raise UserError(f"line {number} of {path} is no answer; delete it and start again") from error
 
 
@@ -86,7 +92,7 @@ class AnswerStore:
     def append(self, answer: Answer) -> None:
         """Returns when the answer is on the disk."""
         self._journal.append(asdict(answer))
-        self._answers[answer.key] = replace(answer, text="")
+        self._answers[answer.key] = _without_texts(answer)
 
     def close(self) -> None:
         self._journal.close()
