@@ -32,7 +32,7 @@ def yuv(rgb: np.ndarray, matrix: int, bits: int, full: bool) -> np.ndarray:
 
 
 def write(path, signal, *, tagged=0, matrix=1, bits=8, full=False, transfer=2, primaries=2, size=32):
-    """A lossless clip of one row of blocks, their signals `[N, 3]` in 0..1, coded by `matrix` and tagged as `tagged`."""
+    """A lossless clip of a row of blocks, their signals `[N, 3]` in 0..1, coded by `matrix`, tagged as `tagged`."""
     values = yuv(np.asarray(signal), matrix, bits, full)
     planes = np.repeat(np.repeat(values.T[:, None], size, axis=1), size, axis=2)
     pixel_format = "yuv444p" if bits == 8 else f"yuv444p{bits}le"
@@ -120,7 +120,7 @@ def test_hdr_becomes_the_sdr_that_it_was_made_of(transfer, name, signal_of, tagg
     assert np.abs((colours / 255) ** 2.4 - (COLOURS / 255) ** 2.4).max() <= 0.03
     assert len(notes) == 1
     assert notes[0].startswith(f"{name} tone-mapped to SDR (BT.709), ")
-    assert abs(int(notes[0].split()[-4]) - white) <= 3
+    assert abs(int(notes[0].split()[-4]) - white) <= 5
 
 
 def test_highlights_are_compressed_in_order(tmp_path):

@@ -53,7 +53,7 @@ def originals(folder: Path) -> list[bytes]:
 
 
 def spoilt(content: bytes, rng: np.random.Generator) -> bytes:
-    """One to three accidents: cut off, bytes changed, zeroed, doubled, put in, or a number made as large as it can be."""
+    """One to three accidents: cut off, bytes changed, zeroed, doubled, put in, or a number made as large as it gets."""
     data = bytearray(content)
     for _ in range(rng.integers(1, 4)):
         # Headers matter most, so half of the accidents happen there.

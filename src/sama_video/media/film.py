@@ -12,8 +12,8 @@ from ..errors import UserError
 from .colour import REFERENCE_WHITE, coding_of, find_white, to_rgb
 from .decoding import Decoded, Decoder, choose_stream
 from .frames import Frame, VideoInfo
-from .opening import MAX_SOURCE_PIXELS, check_pixels, open_container, reading
-from .timing import Clock, Schedule, read_schedule
+from .opening import MAX_SOURCE_PIXELS, Part, check_pixels, joined_matroska, open_container, reading
+from .timing import Clock, Schedule, join_schedules, read_schedule
 
 # Seconds before the wanted time at which decoding starts: more than any usual distance between key frames, and
 # MPEG program streams have no index, so their seeks land anywhere near.
@@ -43,8 +43,9 @@ class Film:
         self.damaged: str | None = None
         self.notes: list[str] = []
         self.ignores_edit_list = False
+        self.parts: list[tuple[int, int] | None] = [*joined_matroska(path)] or [None]
         self.schedule = self._read_schedule()
-        with self._opened() as decoder:
+        with self._opened(self.parts[0]) as decoder:
             first = next(decoder.frames(), None)
             if first is None:
                 raise UserError(f"{path} holds no frame that can be decoded; is the download complete?")
@@ -69,7 +70,7 @@ class Film:
     def _looks(self) -> Iterator[av.VideoFrame]:
         """A few frames from all over the film, the first among them; that one alone where seeking is not possible."""
         seconds = self.info.num_frames / self.info.fps if self.schedule.can_seek else Fraction(0)
-        with self._opened() as decoder:
+        with self._opened(self.parts[0]) as decoder:
             for look in range(LOOKS if seconds else 1):
                 if look:
                     offset = int((self.origin + seconds * look / LOOKS) / decoder.time_base)
@@ -80,32 +81,38 @@ class Film:
                 frames.close()
 
     def _read_schedule(self) -> Schedule:
-        with self._container() as (container, stream):
-            schedule = read_schedule(container, stream)
+        schedule = self._read_schedules()
         if schedule.clock == "none" and schedule.hides_frames:
             # An edit list counts in times, so it hides frames at random where there are none.
             self.ignores_edit_list = True
-            with self._container() as (container, stream):
-                schedule = read_schedule(container, stream)
+            schedule = self._read_schedules()
         if schedule.clock == "none" and schedule.num_frames > 1:
             what = "its clock stands still" if schedule.stands else "it carries no times"
             self._note(f"{what}: frames are shown at {float(schedule.rate):.6g} per second")
         return schedule
 
-    @contextlib.contextmanager
-    def _container(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        with reading(self.path):
-            container = open_container(self.path, ignore_edit_lists=self.ignores_edit_list)
-            with container:
-                stream, notes = choose_stream(container, self.path)
-                check_pixels(self.path, stream.codec_context.height, stream.codec_context.width, self.max_pixels)
-                for note in notes:
-                    self._note(note)
-                yield container, stream
+    def _read_schedules(self) -> Schedule:
+        schedules = []
+        for part in self.parts:
+            with self._container(part) as (container, stream):
+                schedules.append(read_schedule(container, stream))
+        return join_schedules(schedules)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[Decoder]:
-        with self._container() as (container, stream):
+    def _container(self, part: tuple[int, int] | None) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        with reading(self.path), contextlib.ExitStack() as stack:
+            content = None if part is None else stack.enter_context(Part(self.path, *part))
+            container = open_container(self.path, part=content, ignore_edit_lists=self.ignores_edit_list)
+            stack.enter_context(container)
+            stream, notes = choose_stream(container, self.path)
+            check_pixels(self.path, stream.codec_context.height, stream.codec_context.width, self.max_pixels)
+            for note in notes:
+                self._note(note)
+            yield container, stream
+
+    @contextlib.contextmanager
+    def _opened(self, part: tuple[int, int] | None) -> Iterator[Decoder]:
+        with self._container(part) as (container, stream):
             yield Decoder(container, stream, self.max_pixels)
 
     def frames(self, start: Fraction, size: tuple[int, int] | None) -> Iterator[Frame]:
@@ -142,34 +149,35 @@ class Film:
     def _from(self, start: Fraction) -> Iterator[tuple[Decoded, Fraction]]:
         margin = SEEK_MARGIN
         while True:
-            with self._opened() as decoder:
-                seeks = self.schedule.can_seek and float(start) > margin
-                if seeks:
-                    offset = int((float(self.origin) + float(start) - margin) / decoder.time_base)
-                    decoder.container.seek(offset, stream=decoder.stream, backward=True)
-                previous = None
-                for decoded, time in self._timed(decoder):
-                    if previous is None and seeks and time > start:
-                        margin *= 4  # the seek landed after the wanted frame: begin earlier, in the end at the start
-                        break
-                    if previous is not None and time > start:
-                        yield previous
-                    previous = (decoded, time)
-                else:
-                    if previous is not None and start < previous[1] + 1 / self.info.fps:
-                        yield previous
-                    return
+            seeks = self.schedule.can_seek and float(start) > margin
+            previous = None
+            for decoded, time in self._timed(start - Fraction(margin) if seeks else None):
+                if previous is None and seeks and time > start:
+                    margin *= 4  # the seek landed after the wanted frame: begin earlier, in the end at the start
+                    break
+                if previous is not None and time > start:
+                    yield previous
+                previous = (decoded, time)
+            else:
+                if previous is not None and start < previous[1] + 1 / self.info.fps:
+                    yield previous
+                return
 
-    def _timed(self, decoder: Decoder) -> Iterator[tuple[Decoded, Fraction]]:
+    def _timed(self, seek_to: Fraction | None) -> Iterator[tuple[Decoded, Fraction]]:
         clock = Clock(self.schedule, self.origin)
-        try:
-            for decoded in decoder.frames(clock.expect):
-                yield decoded, clock.time_of(decoded.time, decoded.duration)
-        finally:
-            self.damaged = self.damaged or decoder.damaged
-            self._take_notes(decoder)
-            for note in clock.notes:
-                self._note(note)
+        for part in self.parts:
+            with self._opened(part) as decoder:
+                if seek_to is not None:
+                    offset = int((self.origin + seek_to) / decoder.time_base)
+                    decoder.container.seek(offset, stream=decoder.stream, backward=True)
+                try:
+                    for decoded in decoder.frames(clock.expect):
+                        yield decoded, clock.time_of(decoded.time, decoded.duration)
+                finally:
+                    self.damaged = self.damaged or decoder.damaged
+                    self._take_notes(decoder)
+                    for note in clock.notes:
+                        self._note(note)
 
     def _take_notes(self, decoder: Decoder) -> None:
         for note in decoder.notes:

@@ -4,6 +4,7 @@ Everything that reads a file does so inside `reading`, which turns whatever FFmp
 """
 
 import contextlib
+import io
 import os
 import stat
 import threading
@@ -98,19 +99,76 @@ def check_pixels(path: Path, height: int, width: int, max_pixels: int | None) ->
         )
 
 
-def open_container(path: Path, *, ignore_edit_lists: bool = False) -> av.container.InputContainer:
-    """A file through FFmpeg, which may open no other file or address that it names.
+class Part(io.RawIOBase):
+    """A stretch of a file, read as if it were a file."""
+
+    def __init__(self, path: Path, begin: int, end: int):
+        self.file, self.begin, self.end, self.name = open(path, "rb"), begin, end, str(path)  # noqa: SIM115 (see close)
+        self.file.seek(begin)
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self.end - self.file.tell())
+        return self.file.read(left if size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: self.begin, os.SEEK_CUR: self.file.tell(), os.SEEK_END: self.end}[whence]
+        return self.file.seek(max(self.begin, base + offset)) - self.begin
+
+    def tell(self) -> int:
+        return self.file.tell() - self.begin
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+
+
+def joined_matroska(path: Path) -> list[tuple[int, int]]:
+    """Begin and end of each of several Matroska or WebM files that were joined with `cat`; nothing for other files.
+
+    FFmpeg reads no further than the second, and with the first one's headers.
+    """
+    begins, at, size = [], 0, os.path.getsize(path)
+    with open(path, "rb") as stream:
+        while at + 12 <= size:
+            stream.seek(at)
+            head = stream.read(12)
+            if head[:4] == EBML:
+                begins.append(at)
+            elif head[:4] != SEGMENT or not begins:
+                break
+            length = next((n for n in range(1, 9) if head[4] >> (8 - n)), 8)
+            value = int.from_bytes(head[4 : 4 + length], "big") & ((1 << 7 * length) - 1)
+            if value == (1 << 7 * length) - 1:
+                break  # as long as it is, as live streams are
+            at += 4 + length + value
+    ends = [*begins[1:], size]
+    return list(zip(begins, ends, strict=True)) if len(begins) > 1 else []
+
+
+def open_container(
+    path: Path, *, part: Part | None = None, ignore_edit_lists: bool = False
+) -> av.container.InputContainer:
+    """A file, or a part of it, through FFmpeg, which may open no other file or address that it names.
 
     Raises:
         UserError: for what FFmpeg cannot read, and for lists of other files.
     """
     # By protocol and absolute path: "12:30 clip.mp4" alone would be a protocol named "12".
-    name = "file:" + os.path.abspath(path)
+    file = "file:" + os.path.abspath(path) if part is None else part
     options = {"protocol_whitelist": "file"}
     if ignore_edit_lists:
         options["ignore_editlist"] = "1"
     with reading(path, "is not a video that FFmpeg can read ({}); is it complete, and a video?"):
-        container = av.open(name, options=options, metadata_errors="replace")
+        container = av.open(file, options=options, metadata_errors="replace")
     formats = set(container.format.name.split(","))
     if formats & (LISTS | TEXTS):
         container.close()

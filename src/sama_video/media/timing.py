@@ -8,8 +8,8 @@ Containers tell times badly in four ways, and each has one answer here:
 """
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -104,6 +104,12 @@ def read_schedule(container: av.container.InputContainer, stream: av.VideoStream
         rate=_rate(stream, decoding if joins == 0 and not stands else [], time_base),
         jumps=kind in JUMPING_FORMATS,
     )
+
+
+def join_schedules(schedules: Sequence[Schedule]) -> Schedule:
+    """The schedule of parts that are shown one after the other."""
+    joins = sum(schedule.joins for schedule in schedules) + len(schedules) - 1
+    return replace(schedules[0], num_frames=sum(schedule.num_frames for schedule in schedules), joins=joins)
 
 
 def _ticks(container: av.container.InputContainer, stream: av.VideoStream) -> list[tuple[_Tick, bool]]:
