@@ -71,7 +71,7 @@ def test_what_is_wrong_with_a_path_is_said(tmp_path):
 def test_a_file_without_permission_is_not_called_missing(clip, tmp_path):
     shutil.copy(clip, tmp_path / "a.mp4")
     os.chmod(tmp_path / "a.mp4", 0)
-    with pytest.raises(UserError, match="cannot be opened .*permissions"):
+    with pytest.raises(UserError, match=r"cannot be opened .*permissions"):
         VideoReader(tmp_path / "a.mp4")
 
 
@@ -103,12 +103,11 @@ def test_films_that_were_cut_off(share, faststart, clip, tmp_path):
         with pytest.raises(UserError, match=r"cut\.mp4 is not a video that FFmpeg can read"):
             VideoReader(tmp_path / "cut.mp4")
         return
-    try:
-        reader = VideoReader(tmp_path / "cut.mp4")
-    except UserError as error:
-        assert share == 0.1  # no frame is left
-        assert "cut.mp4" in str(error)
+    if share == 0.1:  # no frame is left
+        with pytest.raises(UserError, match=r"cut\.mp4"):
+            VideoReader(tmp_path / "cut.mp4")
         return
+    reader = VideoReader(tmp_path / "cut.mp4")
     num_frames = len(list(reader.frames()))
     assert 0 < num_frames <= 48
     assert reader.info.num_frames == 48

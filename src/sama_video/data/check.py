@@ -26,7 +26,7 @@ from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, is_url, local_file
 
 JOURNAL = "journal.jsonl"
 # Belongs to a file's identity: reports by older rules do not count.
-RULES_VERSION = 1
+RULES_VERSION = 2
 # Files handed to the workers ahead of need, each.
 AHEAD = 4
 
