@@ -127,3 +127,48 @@ def test_models_that_cannot_do_it():
         SemanticEncoder(vision_model(vision_use_head=False))
     with pytest.raises(ValueError, match="square"):
         SemanticEncoder(vision_model(), num_local_tokens=60)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s, key: s.update({key + "x": s.pop(key)}), "unknown: .*biasx; missing: "),
+        (lambda s, key: s.update({key: s[key][None]}), "misshapen: "),
+        (lambda s, key: s.update({key: s[key].to(torch.int32)}), "not floating-point: .*I32"),
+        (lambda s, key: s[key].fill_(float("nan")), "no finite numbers"),
+    ],
+)
+def test_wrong_weights_are_named(change, words, whole_checkpoint):
+    folder, model = whole_checkpoint
+    for source in (model, model.vision_model):
+        source.save_pretrained(folder)
+        state = load_file(folder / "model.safetensors")
+        change(state, next(key for key in sorted(state) if key.endswith("post_layernorm.bias")))
+        save_file(state, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError, match=words):
+            SemanticEncoder.from_pretrained(folder)
+
+
+def test_the_text_half_and_its_numbers_do_not_matter(whole_checkpoint):
+    folder, model = whole_checkpoint
+    state = load_file(folder / "model.safetensors")
+    key = next(key for key in sorted(state) if key.startswith("text_model"))
+    save_file(state | {key: state[key].to(torch.int32)}, folder / "model.safetensors", {"format": "pt"})
+    expected = SemanticEncoder(model.vision_model)(frames())
+    torch.testing.assert_close(SemanticEncoder.from_pretrained(folder)(frames()), expected)
+
+
+def test_damaged_folders(whole_checkpoint):
+    folder, _ = whole_checkpoint
+    for text in ("[]", "null", '{"image_mean": 3}', '{"image_std": [0, 1, 1]}', '{"image_std": "x"}', "{"):
+        (folder / "preprocessor_config.json").write_text(text)
+        with pytest.raises(UserError, match=r"preprocessor_config\.json"):
+            SemanticEncoder.from_pretrained(folder)
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        SemanticEncoder.from_pretrained(folder)
+    for text in ("[]", "null", "{"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(UserError, match=r"config\.json"):
+            SemanticEncoder.from_pretrained(folder)

@@ -6,6 +6,7 @@ dtypes of `names_that_do_not_fit` are one rule for folders and for single checkp
 
 import contextlib
 import logging
+import re
 import threading
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -306,6 +307,7 @@ def _load_of_transformers(
         "not floating-point": [
             _with_dtype(key, spec)
             for key, spec in specs.items()
+            if not any(re.search(pattern, key) for pattern in cls._keys_to_ignore_on_load_unexpected or ())
             # The vision half of a whole model is below one more name.
             if any(name in state and _is_whole(spec, state[name]) for name in (key, key.partition(".")[2]))
         ],
