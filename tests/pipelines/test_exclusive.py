@@ -164,3 +164,23 @@ def test_another_pipeline_does_not_wait(pipe):
         assert not queued.done()
         release.set()
         assert np.array_equal(held.result(60), queued.result(60))
+
+
+def test_another_thread_can_stop_a_call_and_the_next_runs_all_its_steps(pipe):
+    inside, release, steps = threading.Event(), threading.Event(), []
+
+    def wait(_pipe, step, *_):
+        steps.append(step)
+        inside.set()
+        assert release.wait(60)
+
+    with ThreadPoolExecutor(2) as threads:
+        stopped = threads.submit(run, pipe, **CALLS[1], callback_on_step_end=wait)
+        assert inside.wait(60)
+        queued = threads.submit(run, pipe, **CALLS[1])
+        pipe._interrupt = True
+        release.set()
+        stopped.result(60)
+        after = queued.result(60)
+    assert steps == [0]
+    assert np.array_equal(after, run(pipe, **CALLS[1]))

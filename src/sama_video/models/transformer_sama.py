@@ -309,7 +309,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             semantic_hidden_states: `[B, S, semantic_dim]` noisy semantic tokens, or None.
             encoder_hidden_states_image: Wan's image features for image-to-video variants.
             return_dict: False returns the tuple `(sample, semantic)`.
-            attention_kwargs: `{"scale": ...}` scales LoRA layers.
+            attention_kwargs: `{"scale": ...}` scales low-rank layers; the pipeline's scales a LoRA's full parts, too.
 
         Raises:
             ValueError: for streams whose shapes do not fit the model or each other.
