@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_made_is_named(path, tmp_path):
 
 
 def test_text_that_is_no_text(path):
-    """Half a surrogate pair, as a name that is not UTF-8 or a judge's answer may hold, is kept; the file stays UTF-8."""
+    """Half a surrogate pair, as in a name that is not UTF-8 or a judge's answer, is kept; the file stays UTF-8."""
     records = [{"name": "caf\udce9.mp4", "é": 1}, {"name": "é"}]
     with Journal(path) as journal:
         for record in records:
