@@ -71,3 +71,13 @@ def test_a_folder_that_cannot_be_made_is_named(path, tmp_path):
     (tmp_path / "new").write_text("a file in the way")
     with pytest.raises(UserError, match=r"cannot make the folder .*new"):
         Journal(path)
+
+
+def test_text_that_is_no_text(path):
+    """Half a surrogate pair, as in a name that is not UTF-8 or a judge's answer, is kept; the file stays UTF-8."""
+    records = [{"name": "caf\udce9.mp4", "é": 1}, {"name": "é"}]
+    with Journal(path) as journal:
+        for record in records:
+            journal.append(record)
+    path.read_text(encoding="utf-8")
+    assert list(read_journal(path)) == records

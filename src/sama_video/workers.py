@@ -5,14 +5,24 @@ import os
 import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from types import TracebackType
 
 # Not forked: libraries that run threads do not survive it.
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def worker_pool(num_workers: int) -> ProcessPoolExecutor:
+class WorkerPool(ProcessPoolExecutor):
+    """Left by an error or Ctrl-C, it drops what has not begun."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown(wait=True, cancel_futures=kind is not None)
+
+
+def worker_pool(num_workers: int) -> WorkerPool:
     """Spawned processes, which import what they need themselves."""
-    return ProcessPoolExecutor(num_workers, mp_context=SPAWN, initializer=end_with_parent)
+    return WorkerPool(num_workers, mp_context=SPAWN, initializer=end_with_parent)
 
 
 def end_with_parent() -> None:

@@ -80,7 +80,9 @@ def sama(
     ] = False,
     debug: Annotated[
         bool,
-        typer.Option("--debug", callback=_set_debugging, is_eager=True, help="Show where errors come from; anywhere."),
+        typer.Option(
+            "--debug", callback=_set_debugging, is_eager=True, help="Show where an error comes from; anywhere."
+        ),
     ] = False,
 ) -> None:
     """Edit videos by instruction with SAMA."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 import typer
 
 from ..errors import UserError
-from ..files import check_folder, folder_made, is_about_a_full_disk, written_aside
+from ..files import check_folder, folder_made, is_about_a_full_disk, sweep, written_aside
 from .console import FAILED, remark, say, sentence, show_trace
 from .options import option_of, parse_size
 from .progress import ProgressBar
@@ -343,6 +343,8 @@ class Batch:
         if not rows.jobs:
             self._write_record(rows)
             return
+        for folder in {job.output.parent for job in rows.jobs}:
+            sweep(folder)
         done = 0
         try:
             pipe = self.load(loading)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from ..files import check_folder, folder_made
+from ..files import check_folder, folder_made, sweep
 from .batch import Batch, Job, check_files, default_output, read_rows
 from .console import remark, say
 from .progress import ProgressBar
@@ -127,6 +127,7 @@ def edit(
 
 
 def _edit_one(job: Job, loading: "Loading", compare: bool) -> None:
+    sweep(job.output.parent)
     try:
         _run(_load(loading), job, compare)
     except KeyboardInterrupt as stop:
