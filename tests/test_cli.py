@@ -414,3 +414,15 @@ def test_a_dry_run_needs_no_weights(clip, tmp_path):
     result = sama("edit", clip, "make it sepia", "--dry-run", "--model", tmp_path / "light")
     assert result.returncode == 0, result.stderr
     assert "windows of 33" in result.stdout
+
+
+def test_what_the_model_cannot_do_is_said_before_it_runs(clip):
+    manifest = clip.parent / "jobs.csv"
+    manifest.write_text("video,prompt\nclip.mp4,remove the cup\nclip.mp4,make it sepia\n")
+    alone = sama("edit", clip, "remove the cup", "--dry-run")
+    assert alone.returncode == 0
+    assert alone.stderr.startswith('note: "remove the cup" is far from all that this model was trained for (blurred, ')
+    rows = sama("edit", "--manifest", manifest, "-o", clip.parent / "out", "--dry-run")
+    assert rows.stderr.startswith('note: row 1: "remove the cup" is far')
+    assert "sepia" not in rows.stderr.partition(")")[2]
+    assert sama("edit", clip, "make it sepia", "--dry-run").stderr == ""

@@ -3,7 +3,7 @@
 import pytest
 
 from sama_video.pipelines.scope import familiarity, is_far
-from sama_video.pipelines.selection import Loading, read_facts
+from sama_video.pipelines.selection import read_facts
 from sama_video.synth.edits import FAMILIES
 from sama_video.synth.engine import Engine
 
@@ -76,7 +76,6 @@ def test_words_of_all_kinds_say_nothing():
     assert familiarity("remove the fox", trained_for) == 1
 
 
-def test_a_lora_makes_the_scope_unknown(tmp_path):
-    (tmp_path / "a.safetensors").touch()
-    assert Loading(model="nano").facts.trained_for
-    assert not Loading(model="nano", lora=[str(tmp_path / "a.safetensors")]).facts.trained_for
+def test_a_lora_makes_the_scope_unknown():
+    assert read_facts("nano").trained_for
+    assert not read_facts("nano", lora=["a.safetensors"]).trained_for

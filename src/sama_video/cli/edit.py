@@ -1,6 +1,7 @@
 """`sama edit` and `sama demo`."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,15 +97,17 @@ def edit(
         batch = Batch(
             manifest=manifest,
             folder=folder,
-            edit=lambda pipe, job: _run(pipe, job, compare),
+            edit=lambda pipe, job: _run(pipe, job, compare, told=plans[job.row].notes),
             load=_load,
             compare=compare,
             overwrite=overwrite,
         )
         rows = read_rows(manifest, folder, settings, column_map or [], allow_outside=allow_outside)
         batch.check_files(rows)
-        facts, loading = read_facts(model), Loading(model=model, lora=lora, **options)
+        facts, loading = read_facts(model, lora), Loading(model=model, lora=lora, **options)
         plans = batch.plan(rows, loading, facts)
+        for job in rows.jobs:
+            _warn(plans[job.row], f"row {job.row}: ")
         if dry_run:
             for job in rows.jobs:
                 _describe(job, plans[job.row])
@@ -116,20 +119,22 @@ def edit(
         raise UserError('give a video and an instruction: sama edit clip.mp4 "make it black and white"')
     job = Job(video=video, prompt=prompt, output=output or default_output(video), settings=settings)
     reader = check_files(job, compare, overwrite=overwrite, makes_folder=False)
-    plan = check_edit(reader, job.prompt, job.output, settings, read_facts(model))
+    plan = check_edit(reader, job.prompt, job.output, settings, read_facts(model, lora))
     loading = Loading(model=model, lora=lora, **options)
+
+    _warn(plan)
 
     # 3. The edit
     if dry_run:
         _describe(job, plan)
     else:
-        _edit_one(job, loading, compare)
+        _edit_one(job, loading, compare, plan)
 
 
-def _edit_one(job: Job, loading: "Loading", compare: bool) -> None:
+def _edit_one(job: Job, loading: "Loading", compare: bool, plan: "EditPlan") -> None:
     sweep(job.output.parent)
     try:
-        _run(_load(loading), job, compare)
+        _run(_load(loading), job, compare, told=plan.notes)
     except KeyboardInterrupt as stop:
         stop.add_note("stopped; nothing was written")
         raise
@@ -156,6 +161,12 @@ def _check_given_once(
         raise UserError(f"{names[0]} and --manifest do not go together: the manifest names videos and prompts")
 
 
+def _warn(plan: "EditPlan", which: str = "") -> None:
+    """What is better known before the model runs."""
+    for note in plan.notes:
+        remark(f"note: {which}{note}")
+
+
 def _describe(job: Job, plan: "EditPlan") -> None:
     info = plan.info
     frames = job.settings.num_frames or info.num_frames or "all"
@@ -166,7 +177,7 @@ def _describe(job: Job, plan: "EditPlan") -> None:
     )
 
 
-def _run(pipe: "SamaPipeline", job: Job, compare: bool, sheet: bool = False) -> list[Path]:
+def _run(pipe: "SamaPipeline", job: Job, compare: bool, *, told: Sequence[str] = (), sheet: bool = False) -> list[Path]:
     from ..editing import edit_video
 
     beside = job.compare if compare else None
@@ -184,7 +195,8 @@ def _run(pipe: "SamaPipeline", job: Job, compare: bool, sheet: bool = False) -> 
             progress=progress,
         )
     for note in sidecar["notes"]:
-        remark(f"note: {note}")
+        if note not in told:
+            remark(f"note: {note}")
     frames = sidecar["source"]["num_frames"]
     say(f"{job.output} ({frames} frames in {time.monotonic() - started:.1f} s)")
     return [path for path in (job.output, beside, contact) if path is not None]

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -176,16 +176,6 @@ class Loading:
             return self.dtype
         return "float32" if self.place == "cpu" else "bfloat16"
 
-    @property
-    def facts(self) -> ModelFacts:
-        """Of the model; what it was trained for is unknown where a LoRA has taught it something else.
-
-        Raises:
-            UserError: as `read_facts`.
-        """
-        facts = read_facts(self.model)
-        return replace(facts, trained_for={}) if self.lora else facts
-
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """All of it as a result's record has it: names, hashes of weights, and what "auto" became."""
@@ -224,17 +214,21 @@ def _check_device(device: str) -> None:
         raise UserError("this machine has no MPS device (Apple's GPUs) that torch can use; use `device` cpu")
 
 
-def read_facts(model: str) -> ModelFacts:
+def read_facts(model: str, lora: Sequence[str] | None = None) -> ModelFacts:
     """What an edit must know of a model, from its configurations alone; of a hub id only these are fetched.
+
+    Args:
+        lora: files that will be loaded; what the model is for is then unknown, since they teach it something else.
 
     Raises:
         UserError: as `read_configs`.
     """
     configs = read_configs(model)
     try:
-        return ModelFacts.of(configs.index, configs.vae, configs.transformer)
+        facts = ModelFacts.of(configs.index, configs.vae, configs.transformer)
     except ValueError as error:
         raise UserError(f"cannot use the sizes of the model {model}: {error}; is it a SAMA pipeline?") from error
+    return replace(facts, trained_for={}) if lora else facts
 
 
 @dataclass(frozen=True, kw_only=True)
