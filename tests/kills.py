@@ -1,14 +1,46 @@
-"""A command that buys answers is killed again and again: what it had stored, it must not ask for a second time."""
+"""Commands that are killed again and again: what was done or bought must not be lost."""
 
 import json
+import multiprocessing
+import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.judge_server import JudgeServer, answer_text
+
+# Forked from a process that has imported everything and runs no threads: moments of death fall into the work.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["sama_video.editing.editor", "sama_video.pipelines.loading", "tests.kills"])
+
+
+def _sama(arguments: list[str]) -> None:
+    import torch
+
+    from sama_video.cli.app import main
+
+    torch.set_num_threads(1)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    sys.argv = ["sama", *arguments]
+    main()
+
+
+def run_sama(arguments: Sequence[object], seconds: float | None = None) -> int:
+    """Runs `sama` in a process of its own, and kills it after `seconds`; the exit code, -9 for one that was killed."""
+    process = FORKSERVER.Process(target=_sama, args=([str(argument) for argument in arguments],))
+    process.start()
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def killed_often(

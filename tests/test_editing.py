@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 from fractions import Fraction
 
 import av
@@ -253,6 +254,20 @@ def test_nothing_that_is_not_a_result_is_replaced(pipe, tmp_path):
         edit(pipe, source, tmp_path / "c.mp4", compare=tmp_path / "folder.mp4")
     assert (tmp_path / "folder.mp4" / "kept").exists()
     assert foreign.read_text() == "[1]"
+
+
+def test_no_output_is_the_source_under_any_name(pipe, tmp_path):
+    source = write_clip(tmp_path / "a_compare.mp4", 2)
+    before = source.read_bytes()
+    os.link(source, tmp_path / "hard.mp4")
+    (tmp_path / "soft.mp4").symlink_to(source)
+    for output, compare in (("hard.mp4", None), ("soft.mp4", None), ("a.mp4", source)):
+        with pytest.raises(UserError, match="is the source itself"):
+            edit(pipe, source, tmp_path / output, compare=compare)
+    with pytest.raises(UserError, match="5 bytes too long"):
+        edit(pipe, source, tmp_path / ("n" * 251 + ".mp4"))
+    assert source.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_compare.mp4", "hard.mp4", "soft.mp4"]
 
 
 def test_the_record_names_weights_loras_and_how_they_ran(tmp_path):
