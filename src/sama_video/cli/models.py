@@ -9,17 +9,21 @@ from ..errors import UserError
 
 
 def info(
-    model: Annotated[str, typer.Option(help="Preset: nano, wan2.1-1.3b, wan2.2-5b or wan2.1-14b.")] = "nano",
-    height: Annotated[int | None, typer.Option(help="Default: the preset's native size at 16:9.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Preset (nano, wan2.1-1.3b, wan2.2-5b, wan2.1-14b) or pipeline folder.")
+    ] = "nano",
+    height: Annotated[int | None, typer.Option(help="Default: the model's native size at 16:9.")] = None,
     width: Annotated[int | None, typer.Option()] = None,
-    num_frames: Annotated[int | None, typer.Option(help="Default: the preset's native number.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Default: the model's native number.")] = None,
 ) -> None:
-    """Sizes, tokens and a memory estimate for a preset and a clip size."""
+    """Sizes, tokens, settings and a memory estimate for a model and a clip size."""
     from ..models.presets import PRESETS, estimate
+    from ..pipelines.selection import read_preset
 
-    if model not in PRESETS:
-        raise UserError(f"unknown preset {model!r}: use one of {', '.join(PRESETS)}")
-    for line in estimate(model, height, width, num_frames):
+    if model not in PRESETS and not Path(model).is_dir():
+        raise UserError(f"unknown model {model!r}: use one of {', '.join(PRESETS)}, or a pipeline folder")
+    preset = PRESETS[model] if model in PRESETS else read_preset(Path(model))
+    for line in estimate(model, preset, height, width, num_frames):
         typer.echo(line)
 
 
@@ -40,7 +44,7 @@ def convert(
 
     if to not in ("diffusers", "official"):
         raise UserError(f"--to must be diffusers or official, got {to!r}")
-    written = convert_files(
+    conversion = convert_files(
         source,
         output,
         to=to,
@@ -52,5 +56,7 @@ def convert(
         overwrite=overwrite,
         merge_into=merge_into,
     )
-    for path in written:
+    for path in conversion.files:
         typer.echo(str(path))
+    for note in conversion.notes:
+        typer.echo(f"note: {note}", err=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import hash_file, hash_weights
-from ..models.presets import PRESETS
+from ..models.presets import PRESETS, PipelineSettings, Preset
 
 DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "model", "sequential", "group")
@@ -24,15 +24,15 @@ class ModelFacts:
     Args:
         pixel_multiple: what height and width must divide by: the VAE's factor times the transformer's patch.
 
-    The others are the pipeline's arguments of the same names, and own these arguments' defaults: the release's.
+    The others are the pipeline's settings of the same names (`PipelineSettings`).
     """
 
     pixel_multiple: int
-    native_area: int = 480 * 832
-    native_num_frames: int = 81
-    default_num_inference_steps: int = 50
-    default_guidance_scale: float = 5.0
-    default_flow_shift: float = 5.0
+    native_area: int = PipelineSettings.native_area
+    native_num_frames: int = PipelineSettings.native_num_frames
+    default_num_inference_steps: int = PipelineSettings.default_num_inference_steps
+    default_guidance_scale: float = PipelineSettings.default_guidance_scale
+    default_flow_shift: float = PipelineSettings.default_flow_shift
 
     @classmethod
     def of(cls, pipeline: Mapping[str, Any], vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> "ModelFacts":
@@ -197,6 +197,37 @@ def read_facts(model: str) -> ModelFacts:
         return ModelFacts.of(index, vae, transformer)
     except (KeyError, TypeError) as error:
         raise UserError(f"cannot read the sizes of the model {model} ({error}); is it a SAMA pipeline?") from error
+
+
+def read_preset(folder: Path) -> Preset:
+    """The sizes and settings of a pipeline folder, from its configurations and the headers of its weights.
+
+    Raises:
+        UserError: for a folder that is no pipeline, lacks them, or holds damaged weights.
+    """
+    index, vae, transformer = (
+        read_config(str(folder), name) for name in ("model_index.json", "vae/config.json", "transformer/config.json")
+    )
+    try:
+        return Preset(
+            transformer=transformer,
+            num_parameters=sum(_count(file) for file in (folder / "transformer").glob("*.safetensors")),
+            spatial_factor=vae["scale_factor_spatial"],
+            settings=PipelineSettings.of(index),
+            weights=folder,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"cannot read the sizes of the model {folder} ({error}); is it a SAMA pipeline?") from error
+
+
+def _count(file: Path) -> int:
+    """Numbers in a safetensors file, from its header."""
+    try:
+        with open(file, "rb") as stream:
+            entries = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+        raise UserError(f"{file} is damaged or cut off: download it again") from error
 
 
 def read_config(model: str, name: str) -> dict[str, Any]:
