@@ -42,7 +42,7 @@ from .models.diffusers_folders import (
 )
 from .models.latents import VideoAutoencoder
 from .models.lora_namings import is_lora
-from .models.presets import PRESETS, find_preset
+from .models.presets import PRESETS, nearest_preset, preset_of
 from .models.transformer_sama import SamaTransformer3DModel
 from .pipelines.loading import load_pipeline
 from .pipelines.lora import LORA_FILE, PEFT_CONFIG, LoraFile
@@ -331,10 +331,16 @@ def _load_text_encoder(path: Path, notes: list[str]) -> UMT5EncoderModel:
 
 def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # transformers' and tokenizers' own, of any kind
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"cannot load the tokenizer in {path} ({reason}); fetch it again") from error
+    # How it was loaded would be saved with it.
+    stored = (path / "tokenizer_config.json").read_text() if (path / "tokenizer_config.json").is_file() else ""
+    for name in ("is_local", "local_files_only"):
+        if f'"{name}"' not in stored:
+            tokenizer.init_kwargs.pop(name, None)
+    return tokenizer
 
 
 def _check_fit(parts: Parts) -> None:
@@ -373,9 +379,10 @@ def _known_settings(found: Mapping[str, Any]) -> dict[str, Any]:
 def _settings_of_its_size(parts: Parts, source: Path, notes: list[str]) -> dict[str, Any]:
     assert parts.vae is not None
     factor = parts.vae.config.scale_factor_spatial
-    name, is_it = find_preset(parts.transformer.config, factor)
+    known = preset_of(parts.transformer.config)
+    name = known or nearest_preset(factor)
     settings = dict(vars(PRESETS[name].settings))
-    if not is_it:
+    if known is None:
         notes.append(
             f"{source.name} is of none of the sizes that are known ({', '.join(PRESETS)}); it got the settings of "
             f"{name}, whose VAE also makes one latent of {factor} x {factor} pixels: correct {INDEX} if they are wrong"

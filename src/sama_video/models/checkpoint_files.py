@@ -274,13 +274,13 @@ def _widen_float8(weights: Weights) -> None:
             f"{where} holds quantised weights of a format that is not readable here ({listed(odd, 3)}); get the "
             "bfloat16 or float16 file of the same model"
         )
-    narrow = {key for key, value in state.items() if value.dtype in FLOAT8}
+    extras = {key for key in state if FLOAT8_EXTRAS.fullmatch(key)}
+    narrow = {key for key, value in state.items() if value.dtype in FLOAT8} - extras
     scales = {f"{match[1]}weight": key for key in state if (match := SCALE.fullmatch(key))}
-    if not narrow and not scales:
+    if not narrow and not scales and not extras:
         return
     dtype = _usual_dtype(state)
-    marked = bool(scales) and any(key.rpartition(".")[2] == "scaled_fp8" for key in state)
-    if unscaled := (narrow - scales.keys() if marked else set()):
+    if scales and (unscaled := narrow - scales.keys()):
         raise UserError(f"{where} lacks the scales of {listed(unscaled, 3)}: download it again")
     for key, scale in scales.items():
         if key not in narrow:
@@ -288,7 +288,7 @@ def _widen_float8(weights: Weights) -> None:
         state[key] = (state[key].float() * _column(state[key], state[scale], scale, where)).to(dtype)
     for key in narrow - scales.keys():
         state[key] = state[key].to(dtype)
-    for key in [key for key in state if SCALE.fullmatch(key) or FLOAT8_EXTRAS.fullmatch(key)]:
+    for key in extras | set(scales.values()):
         del state[key]
     how = "multiplied by their scales" if scales else "cast"
     weights.notes.append(f"{len(narrow)} float8 matrices were {how} to {str(dtype).removeprefix('torch.')}")

@@ -20,6 +20,7 @@ from ..errors import UserError
 from .checkpoint_files import StateDict, Weights, header_entry, listed, read_weights
 from .foreign_weights import TEXT_ENCODER, TRANSFORMER, VAE, refuse_foreign
 from .official_names import SAMA_KEYS, TEXT_ENCODER_KEYS, TRANSFORMER_KEYS, renamer, vae_keys
+from .presets import PRESETS, preset_of
 from .strict import load_strictly, made, need, rename_all
 from .transformer_sama import SamaTransformer3DModel
 
@@ -120,10 +121,28 @@ def load_official_transformer(
     heads = header.get("num_attention_heads", num_attention_heads)
     if not isinstance(heads, int | None):
         raise UserError(f"the header of {weights.where} says {heads!r} attention heads; get the file again")
-    # Shapes are what they are; of the header count the settings that no shape tells.
-    config = header | infer_transformer_config(state, heads)
+    config = _whole_config(infer_transformer_config(state, heads), header, heads is not None, weights)
     _check_channels(config, weights.where)
     return build_transformer(rename_all(state, renamer(TRANSFORMER_KEYS), TRANSFORMER), config)
+
+
+def _whole_config(
+    inferred: Mapping[str, Any], header: Mapping[str, Any], heads_are_known: bool, weights: Weights
+) -> dict[str, Any]:
+    """What shapes tell; for the rest what the header says, else what the preset of these sizes has."""
+    name = preset_of(inferred)
+    known = {} if name is None else dict(PRESETS[name].transformer)
+    config = known | dict(header) | dict(inferred)
+    if heads_are_known:
+        return config
+    if known:
+        return config | {key: known[key] for key in ("num_attention_heads", "attention_head_dim")}
+    weights.notes.append(
+        f"{weights.where.name} does not say its number of heads, and its size is none that is known; "
+        f"{config['num_attention_heads']} heads of width {config['attention_head_dim']} were assumed: pass "
+        "--num-attention-heads if that is wrong"
+    )
+    return config
 
 
 def _check_channels(config: Mapping[str, Any], where: Path) -> None:

@@ -137,7 +137,7 @@ def _sorted_out(state: StateDict) -> tuple[Changes, StateDict, list[str]]:
             whole[name] = value
         else:
             changes[name, leaf] = value
-    if len(adapters) > 1:
+    if len(adapters) > 1 and not unknown:
         raise UserError(f"this file holds several adapters ({listed(map(str, adapters))}); save one of them alone")
     return changes, whole, unknown
 

@@ -115,18 +115,30 @@ PRESETS: dict[str, Preset] = {
     "wan2.1-14b": Preset(transformer=_wan(40, 40, 13824), num_parameters=14_300_847_552),
 }
 RELEASED, WITH_WAN22_VAE = "wan2.1-14b", "wan2.2-5b"
+WAN_TEXT_DIM = 4096
 
 
-def find_preset(transformer: Mapping[str, Any], spatial_factor: int) -> tuple[str, bool]:
-    """Which preset a transformer of this configuration is, and whether it is: else the one that shares its VAE.
+def preset_of(transformer: Mapping[str, Any]) -> str | None:
+    """The preset whose sizes a transformer's configuration has.
 
-    The semantic stream's sizes do not count: a plain Wan model has none yet.
+    Heads do not count, since weights do not tell their number, nor does the semantic stream, which a plain Wan model
+    has not got yet.
     """
+    sizes = ("num_layers", "ffn_dim", "in_channels", "out_channels", "text_dim")
     for name, preset in PRESETS.items():
-        sizes = {key: value for key, value in preset.transformer.items() if not key.startswith("semantic")}
-        if spatial_factor == preset.spatial_factor and all(transformer.get(key) == sizes[key] for key in sizes):
-            return name, True
-    return WITH_WAN22_VAE if spatial_factor == PRESETS[WITH_WAN22_VAE].spatial_factor else RELEASED, False
+        own = {"text_dim": WAN_TEXT_DIM} | dict(preset.transformer)
+        if all(transformer[size] == own[size] for size in sizes) and width_of(transformer) == width_of(own):
+            return name
+    return None
+
+
+def width_of(transformer: Mapping[str, Any]) -> int:
+    return transformer["num_attention_heads"] * transformer["attention_head_dim"]
+
+
+def nearest_preset(spatial_factor: int) -> str:
+    """For a model of no known size: the one that shares its VAE, else the released one."""
+    return WITH_WAN22_VAE if spatial_factor == PRESETS[WITH_WAN22_VAE].spatial_factor else RELEASED
 
 
 def estimate(
@@ -157,7 +169,7 @@ def estimate(
     except ValueError as error:
         raise UserError(str(error)) from error
     per_clip, semantic = shape.num_tokens(), settings.num_semantic_tokens
-    inner = model["num_attention_heads"] * model["attention_head_dim"]
+    inner = width_of(model)
     activations = (2 * per_clip + semantic) * (8 * inner + model["ffn_dim"]) * 2
     weights = preset.num_parameters * 2
     where = "shipped with the package" if name in PRESETS else f"in {preset.weights}"
