@@ -3,6 +3,7 @@
 Everything is read and checked before anything is written; outputs are written aside and renamed.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
@@ -85,6 +86,7 @@ class Parts:
     """A model in memory. Without a VAE it is a transformer and no pipeline.
 
     Args:
+        tokenizer_folder: the tokenizer's own files.
         settings: of the pipeline, beside its parts.
     """
 
@@ -92,6 +94,7 @@ class Parts:
     vae: VideoAutoencoder | None
     text_encoder: UMT5EncoderModel | None
     tokenizer: PreTrainedTokenizerBase | None
+    tokenizer_folder: Path | None = None
     scheduler: Any = None
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -169,7 +172,7 @@ def convert_files(
         if to == "official":
             _write_official(aside, parts, notes)
         else:
-            (parts.transformer if parts.vae is None else parts.pipeline()).save_pretrained(aside)
+            _write_diffusers(aside, parts)
     return Conversion(files=_files_in(output), notes=notes)
 
 
@@ -241,6 +244,7 @@ def _read_parts(
         vae=None if vae_path is None else _load_vae(vae_path, notes),
         text_encoder=None if text_path is None else _load_text_encoder(text_path, notes),
         tokenizer=None if token_path is None else _load_tokenizer(token_path),
+        tokenizer_folder=token_path,
     )
     _check_fit(parts)
     if parts.vae is not None:
@@ -330,17 +334,13 @@ def _load_text_encoder(path: Path, notes: list[str]) -> UMT5EncoderModel:
 
 
 def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; give the folder of the tokenizer")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # transformers' and tokenizers' own, of any kind
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"cannot load the tokenizer in {path} ({reason}); fetch it again") from error
-    # How it was loaded would be saved with it.
-    stored = (path / "tokenizer_config.json").read_text() if (path / "tokenizer_config.json").is_file() else ""
-    for name in ("is_local", "local_files_only"):
-        if f'"{name}"' not in stored:
-            tokenizer.init_kwargs.pop(name, None)
-    return tokenizer
 
 
 def _check_fit(parts: Parts) -> None:
@@ -409,7 +409,25 @@ def _load_scheduler(source: Path, index: Mapping[str, Any], header: Any) -> Any:
         raise UserError(f"the scheduler's configuration in {source} does not fit ({error})") from error
 
 
-# Writing the official names
+# Writing
+
+
+def _write_diffusers(folder: Path, parts: Parts) -> None:
+    if parts.vae is None:
+        parts.transformer.save_pretrained(folder)
+        return
+    parts.pipeline().save_pretrained(folder)
+    if parts.tokenizer_folder is not None:
+        shutil.rmtree(folder / "tokenizer")
+        _copy_tokenizer(parts.tokenizer_folder, folder / "tokenizer")
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    """As it is: saved by transformers, its files would also say how they were loaded and last used."""
+    folder.mkdir(parents=True)
+    for file in source.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
 
 
 def _write_official(folder: Path, parts: Parts, notes: list[str]) -> None:
@@ -427,8 +445,8 @@ def _write_official(folder: Path, parts: Parts, notes: list[str]) -> None:
     if parts.text_encoder is not None:
         config = official_header(parts.text_encoder.config.to_dict())
         _save(official_text_encoder_state(parts.text_encoder), folder / OFFICIAL_TEXT_ENCODER, config)
-    if parts.tokenizer is not None:
-        parts.tokenizer.save_pretrained(folder / TOKENIZER_NAMES[0])
+    if parts.tokenizer_folder is not None:
+        _copy_tokenizer(parts.tokenizer_folder, folder / TOKENIZER_NAMES[0])
 
 
 def _pipeline_entry(parts: Parts) -> dict[str, Any]:

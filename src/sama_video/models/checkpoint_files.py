@@ -214,12 +214,12 @@ def _read_file(file: Path, notes: list[str]) -> tuple[StateDict, dict[str, str]]
 
 def _read_pytorch(file: Path, notes: list[str]) -> StateDict:
     try:
-        tree = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        tree = _unpickled(file)
     except Exception as error:
         text = str(error)
         if "TorchScript" in text:
             raise UserError(f"{file} is a TorchScript program, not weights; get the plain weights") from error
-        if refused := re.search(r"Unsupported (?:global: GLOBAL|class|operand) ?(\S+)", text):
+        if refused := re.search(r"Unsupported (?:global: GLOBAL|class) ?(\S+)", text):
             raise UserError(
                 f"{file} holds other objects than tensors ({refused[1]}), which could run code and are not read; save "
                 "its state dict alone, best as safetensors"
@@ -231,6 +231,13 @@ def _read_pytorch(file: Path, notes: list[str]) -> StateDict:
     state, left_out = found
     notes += left_out
     return state
+
+
+def _unpickled(file: Path) -> Any:
+    if file.suffix == SUFFIXES[0]:  # torch goes by the name
+        with open(file, "rb") as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
 
 
 def _tensors_in(tree: Any, name: str, depth: int) -> tuple[StateDict, list[str]] | None:
