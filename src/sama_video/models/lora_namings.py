@@ -62,7 +62,7 @@ FOREIGN = (
     (r"^transformer_2\.", "a LoRA with changes of a second expert (Wan2.2 A14B)", "SAMA has one transformer"),
     (r"^(lora_te|text_encoder|text_encoders|cond_stage_model|te\d?)[._\d]", "a LoRA that changes the text encoder, too",
      "the text encoder cannot be changed by a LoRA here; keep the transformer's part alone"),
-    (r"double_blocks|single_blocks|single_transformer_blocks|joint_blocks|transformer_blocks|"
+    (r"double_blocks|single_blocks|single_transformer_blocks|joint_blocks|(^|\.)transformer_blocks\.|(unet|transformer)_transformer_blocks_|"
      r"(down|up|input|output|mid|middle)_blocks?[._]", "a LoRA of another family of models",
      "only those of Wan 2.1 and 2.2 text-to-video models and SAMA fit"),
 )  # fmt: skip
@@ -70,7 +70,9 @@ FOREIGN = (
 
 def is_lora(names: list[str]) -> bool:
     """Whether weights of these names are a change of a model, of any kind, and not a model."""
-    signs = r"[._]lora[._]|^lora_|\.(lokr|hada|ia3|oft|boft|glora)_|\.dora_scale$|\.(diff|diff_b|diff_m|w_norm)$"
+    signs = (
+        r"[._]lora[._]|^lora_|\.(lokr|hada|ia3|oft|boft|glora)_|\.dora_scale$|\.(diff|diff_b|diff_m|w_norm|set_weight)$"
+    )
     return any(re.search(signs, name) for name in names)
 
 
