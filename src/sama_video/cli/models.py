@@ -6,21 +6,29 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
+from .console import remark, say
 
 
 def info(
-    model: Annotated[str, typer.Option(help="Preset: nano, wan2.1-1.3b, wan2.2-5b or wan2.1-14b.")] = "nano",
-    height: Annotated[int | None, typer.Option(help="Default: the preset's native size at 16:9.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Preset (nano, wan2.1-1.3b, wan2.2-5b, wan2.1-14b) or pipeline folder.")
+    ] = "nano",
+    height: Annotated[int | None, typer.Option(help="Default: the model's native size at 16:9.")] = None,
     width: Annotated[int | None, typer.Option()] = None,
-    num_frames: Annotated[int | None, typer.Option(help="Default: the preset's native number.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Default: the model's native number.")] = None,
 ) -> None:
-    """Sizes, tokens and a memory estimate for a preset and a clip size."""
+    """Sizes, tokens, settings and a memory estimate for a model and a clip size."""
     from ..models.presets import PRESETS, estimate
+    from ..pipelines.scope import describe_scope
+    from ..pipelines.selection import read_facts, read_preset
 
-    if model not in PRESETS:
-        raise UserError(f"unknown preset {model!r}: use one of {', '.join(PRESETS)}")
-    for line in estimate(model, height, width, num_frames):
-        typer.echo(line)
+    if model not in PRESETS and not Path(model).is_dir():
+        raise UserError(f"unknown model {model!r}: use one of {', '.join(PRESETS)}, or a pipeline folder")
+    preset = PRESETS[model] if model in PRESETS else read_preset(Path(model))
+    for line in estimate(model, preset, height, width, num_frames):
+        say(line)
+    if preset.weights is not None and (trained_for := read_facts(model).trained_for):
+        say(f"trained for  {describe_scope(trained_for)}")
 
 
 def convert(
@@ -43,7 +51,7 @@ def convert(
 
     from ..conversion import convert_files  # imports torch
 
-    written = convert_files(
+    conversion = convert_files(
         source,
         output,
         to=to,
@@ -55,5 +63,7 @@ def convert(
         overwrite=overwrite,
         merge_into=merge_into,
     )
-    for path in written:
-        typer.echo(str(path))
+    for path in conversion.files:
+        say(str(path))
+    for note in conversion.notes:
+        remark(f"note: {note}")

@@ -1,192 +1,53 @@
-"""Weights between the official names and diffusers', both directions, strict.
+"""Models between the official names and diffusers', both directions, strict.
 
-Readable: a released SAMA checkpoint and original Wan 2.1 / 2.2 transformers (DiffSynth names; one safetensors file,
-a folder of shards, or a PyTorch file), `Wan2.1_VAE.pth`, `models_t5_umt5-xxl-enc-bf16.pth`, and LoRA files of
-DiffSynth's names. Sizes are inferred from shapes. Unknown, missing or misshapen keys are listed by name. Nothing is
-unpickled but tensors (`weights_only=True`).
+Readable: a released SAMA checkpoint and original Wan 2.1 / 2.2 transformers (DiffSynth names), `Wan2.1_VAE.pth`,
+`Wan2.2_VAE.pth`, `models_t5_umt5-xxl-enc-bf16.pth`, each in any file of `checkpoint_files`. Sizes are inferred from
+shapes. Unknown, missing or misshapen keys are listed by name.
 """
 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
-from safetensors import safe_open
-from safetensors.torch import load_file
 from transformers import UMT5Config, UMT5EncoderModel
 
 from ..errors import UserError
+from .checkpoint_files import StateDict, Weights, header_entry, read_weights
+from .foreign_weights import TEXT_ENCODER, TRANSFORMER, VAE, refuse_foreign
+from .official_names import SAMA_KEYS, TEXT_ENCODER_KEYS, TRANSFORMER_KEYS, renamer, vae_keys
+from .presets import PRESETS, preset_of
+from .state_dicts import load_strictly, made, need, rename_all
 from .transformer_sama import SamaTransformer3DModel
+from .weight_files import listed
 
-StateDict = dict[str, torch.Tensor]
-
-# One table per component, (official pattern, diffusers pattern), each an exact rename of whole dotted parts.
-# `{i}` stands for a number. Both directions read the same table.
-TRANSFORMER_KEYS = (
-    ("patch_embedding", "patch_embedding"),
-    ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
-    ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
-    ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
-    ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
-    ("time_projection.1", "condition_embedder.time_proj"),
-    ("blocks.{i}.modulation", "blocks.{i}.scale_shift_table"),
-    ("blocks.{i}.self_attn.q", "blocks.{i}.attn1.to_q"),
-    ("blocks.{i}.self_attn.k", "blocks.{i}.attn1.to_k"),
-    ("blocks.{i}.self_attn.v", "blocks.{i}.attn1.to_v"),
-    ("blocks.{i}.self_attn.o", "blocks.{i}.attn1.to_out.0"),
-    ("blocks.{i}.self_attn.norm_q", "blocks.{i}.attn1.norm_q"),
-    ("blocks.{i}.self_attn.norm_k", "blocks.{i}.attn1.norm_k"),
-    ("blocks.{i}.cross_attn.q", "blocks.{i}.attn2.to_q"),
-    ("blocks.{i}.cross_attn.k", "blocks.{i}.attn2.to_k"),
-    ("blocks.{i}.cross_attn.v", "blocks.{i}.attn2.to_v"),
-    ("blocks.{i}.cross_attn.o", "blocks.{i}.attn2.to_out.0"),
-    ("blocks.{i}.cross_attn.norm_q", "blocks.{i}.attn2.norm_q"),
-    ("blocks.{i}.cross_attn.norm_k", "blocks.{i}.attn2.norm_k"),
-    ("blocks.{i}.norm3", "blocks.{i}.norm2"),
-    ("blocks.{i}.ffn.0", "blocks.{i}.ffn.net.0.proj"),
-    ("blocks.{i}.ffn.2", "blocks.{i}.ffn.net.2"),
-    ("head.modulation", "scale_shift_table"),
-    ("head.head", "proj_out"),
-    ("segment_embedding", "type_embedding"),
-    ("siglip_feat_mlp.norm", "semantic_projector.norm"),
-    ("siglip_feat_mlp.fc1", "semantic_projector.fc1"),
-    ("siglip_feat_mlp.fc2", "semantic_projector.fc2"),
-    ("semantic_head.norm", "semantic_head.norm"),
-    ("semantic_head.proj", "semantic_head.proj"),
-)
-TEXT_ENCODER_KEYS = (
-    ("token_embedding", "shared"),
-    ("norm", "encoder.final_layer_norm"),
-    ("blocks.{i}.norm1", "encoder.block.{i}.layer.0.layer_norm"),
-    ("blocks.{i}.attn.q", "encoder.block.{i}.layer.0.SelfAttention.q"),
-    ("blocks.{i}.attn.k", "encoder.block.{i}.layer.0.SelfAttention.k"),
-    ("blocks.{i}.attn.v", "encoder.block.{i}.layer.0.SelfAttention.v"),
-    ("blocks.{i}.attn.o", "encoder.block.{i}.layer.0.SelfAttention.o"),
-    ("blocks.{i}.pos_embedding.embedding", "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias"),
-    ("blocks.{i}.norm2", "encoder.block.{i}.layer.1.layer_norm"),
-    ("blocks.{i}.ffn.gate.0", "encoder.block.{i}.layer.1.DenseReluDense.wi_0"),
-    ("blocks.{i}.ffn.fc1", "encoder.block.{i}.layer.1.DenseReluDense.wi_1"),
-    ("blocks.{i}.ffn.fc2", "encoder.block.{i}.layer.1.DenseReluDense.wo"),
-)
-# Plain Wan files lack these; a transformer loaded from one starts as Wan, with the new parts newly initialised.
-SAMA_KEYS = ("type_embedding.", "semantic_projector.", "semantic_head.")
-# What a LoRA file may hold whole, beside low-rank changes.
-FULL_KEYS = (*SAMA_KEYS, "source_embedding.")
+# What shapes do not say of a model; files of ours have it in their headers, which other programs ignore.
+HEADER_KEY = "sama_config"
+# One tensor under two names, stored once.
+TIED = "encoder.embed_tokens.weight"
 
 
-def _renamer(table: tuple[tuple[str, str], ...], reverse: bool = False) -> Callable[[str], str | None]:
-    rules = {}
-    for official, diffusers in table:
-        old, new = (diffusers, official) if reverse else (official, diffusers)
-        rules[old] = new
-
-    def rename(key: str) -> str | None:
-        block = re.match(r"((?:.*\.)?blocks?\.)(\d+)(\..*)", key)
-        pattern = f"{block[1]}{{i}}{block[3]}" if block else key
-        stem, _, leaf = pattern.rpartition(".")
-        renamed = rules.get(pattern) or (f"{rules[stem]}.{leaf}" if stem in rules else None)
-        return renamed.replace("{i}", block[2]) if renamed and block else renamed
-
-    return rename
-
-
-def read_state_dict(path: str | Path) -> StateDict:
-    """Tensors of one safetensors or PyTorch file, or of all shards in a folder.
-
-    Raises:
-        UserError: if there is nothing to read, a file is damaged, or two shards hold the same key.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(path.glob("*.safetensors")) or sorted([*path.glob("*.pth"), *path.glob("*.bin")])
-        index = next(iter(path.glob("*.index.json")), None)
-        if index is not None:
-            _check_shards_present(index, files)
-    else:
-        files = [path]
-    if not files or not all(file.is_file() for file in files):
-        raise UserError(f"no weights at {path}: give a .safetensors or .pth file, or a folder of shards")
-    state: StateDict = {}
-    for file in files:
-        tensors = _read_file(file)
-        if both := sorted(state.keys() & tensors.keys()):
-            raise UserError(f"{file.name} repeats keys of another shard: {_listed(both)}")
-        state.update(tensors)
-    return state
-
-
-def _check_shards_present(index: Path, files: list[Path]) -> None:
-    expected = set(json.loads(index.read_text())["weight_map"].values())
-    if missing := sorted(expected - {file.name for file in files}):
-        raise UserError(f"the download in {index.parent} is incomplete, {_listed(missing)} is missing: fetch it again")
-
-
-def _read_file(file: Path) -> StateDict:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise UserError(f"{file} is damaged or not a weights file: download it again") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{file} does not hold a plain state dict of tensors")
-    return dict(state)
-
-
-def _listed(names: list[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _load_strictly(model: torch.nn.Module, state: StateDict, what: str, may_miss: tuple[str, ...] = ()) -> None:
-    """Put `state` into a model on the meta device, or raise with every key that does not fit."""
-    expected = model.state_dict()
-    unknown = sorted(state.keys() - expected.keys())
-    missing = sorted(key for key in expected.keys() - state.keys() if not key.startswith(may_miss or ("\0",)))
-    misshapen = sorted(
-        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in state.keys() & expected.keys()
-        if state[key].shape != expected[key].shape
-    )
-    problems = [
-        f"{label}: {_listed(names)}"
-        for label, names in (("unknown", unknown), ("missing", missing), ("misshapen", misshapen))
-        if names
-    ]
-    if problems:
-        raise UserError(f"this is not {what}; nothing was converted. " + "; ".join(problems))
-    model.load_state_dict(state, strict=not may_miss, assign=True)
-
-
-def _rename_all(state: StateDict, rename: Callable[[str], str | None], what: str) -> StateDict:
-    renamed = {key: rename(key) for key in state}
-    if unknown := sorted(key for key, name in renamed.items() if name is None):
-        raise UserError(f"this is not {what}; nothing was converted. unknown: {_listed(unknown)}")
-    return {str(renamed[key]): value for key, value in state.items()}
-
-
-def _need(state: StateDict, what: str, *keys: str) -> None:
-    if missing := [key for key in keys if key not in state]:
-        raise UserError(f"this is not {what}; nothing was converted. missing: {_listed(missing)}")
+def official_header(config: Mapping[str, Any], **more: Mapping[str, Any]) -> dict[str, str]:
+    """Of a file with official names: the part's whole configuration, and `more` entries."""
+    public = {name: value for name, value in config.items() if not name.startswith("_")}
+    return {"format": "pt", HEADER_KEY: json.dumps(public)} | {key: json.dumps(value) for key, value in more.items()}
 
 
 def infer_transformer_config(state: StateDict, num_attention_heads: int | None = None) -> dict:
     """Constructor arguments of the transformer whose official state dict this is (head width 128 unless told).
 
     Raises:
-        UserError: if a key that tells a size is missing, or the heads do not divide the width.
+        UserError: if a key that tells a size is missing, blocks are, or the heads do not divide the width.
     """
-    what = "a SAMA or Wan text-to-video transformer"
-    _need(state, what, "patch_embedding.weight", "text_embedding.0.weight", "time_embedding.0.weight")
-    _need(state, what, "blocks.0.ffn.0.weight", "head.head.weight")
+    sizes = {"patch_embedding.weight": 5, "text_embedding.0.weight": 2, "time_embedding.0.weight": 2}
+    need(state, TRANSFORMER, sizes | {"blocks.0.ffn.0.weight": 2, "head.head.weight": 2})
     width, channels, *patch = state["patch_embedding.weight"].shape
     heads = num_attention_heads or width // 128
-    if heads == 0 or width % heads or (width // heads) % 2:
+    if heads < 1 or width % heads or (width // heads) % 2:
         raise UserError(f"a width of {width} does not split into {heads} heads of even width: give the number of heads")
     config = {
         "patch_size": tuple(patch),
@@ -197,55 +58,112 @@ def infer_transformer_config(state: StateDict, num_attention_heads: int | None =
         "text_dim": state["text_embedding.0.weight"].shape[1],
         "freq_dim": state["time_embedding.0.weight"].shape[1],
         "ffn_dim": state["blocks.0.ffn.0.weight"].shape[0],
-        "num_layers": 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
+        "num_layers": count_blocks(state, TRANSFORMER),
     }
     if "siglip_feat_mlp.fc1.weight" in state:
+        need(state, TRANSFORMER, {"siglip_feat_mlp.fc1.weight": 2})
         config["semantic_hidden_dim"], config["semantic_dim"] = state["siglip_feat_mlp.fc1.weight"].shape
     return config
 
 
-# What the shapes of weights do not say; a file of ours has it in its header.
-HEADER_KEY = "sama_config"
-HEADER_CONFIG = ("num_attention_heads", "semantic_rope", "semantic_prediction")
+def count_blocks(state: StateDict, what: str) -> int:
+    """Raises UserError unless they are numbered from 0 without a gap."""
+    numbers = {int(match[1]) for key in state if (match := re.match(r"blocks\.(\d{1,6})\.", key))}
+    if not numbers or numbers != set(range(len(numbers))):
+        lacking = sorted(set(range(max(numbers, default=0))) - numbers)
+        raise UserError(f"this is not {what}; nothing was converted. missing blocks: {listed(map(str, lacking))}")
+    return len(numbers)
 
 
-def official_transformer_header(model: SamaTransformer3DModel) -> dict[str, str]:
-    """For the file of [`official_transformer_state`]; the official release does not read it."""
-    config = {name: model.config[name] for name in HEADER_CONFIG}
-    return {"format": "pt", HEADER_KEY: json.dumps(config)}
+def _unwrapped(weights: Weights, anchors: tuple[str, ...]) -> StateDict:
+    """The tensors below whatever prefix a tool put before all names, such as `model.diffusion_model.`.
+
+    The model is recognised by one of its names, an anchor.
+
+    Raises:
+        UserError: for several models in one file.
+    """
+    found = [(key, anchor) for key in weights.state for anchor in anchors if f".{key}".endswith(f".{anchor}")]
+    prefixes = {key.removesuffix(anchor) for key, anchor in found}
+    if len(prefixes) > 1:
+        raise UserError(f"{weights.where} holds several models: {listed(prefixes)}; save one of them alone")
+    prefix = prefixes.pop() if prefixes else ""
+    others = {key.split(".")[0] for key in weights.state if not key.startswith(prefix)}
+    if others:
+        weights.notes.append(f"{weights.where.name} also holds other parts, which were left out: {listed(others)}")
+    return {key.removeprefix(prefix): value for key, value in weights.state.items() if key.startswith(prefix)}
 
 
-def _read_transformer_header(path: str | Path) -> dict[str, Any]:
-    path = Path(path)
-    if not path.is_file() or path.suffix != ".safetensors":
-        return {}
-    return read_header(path, HEADER_KEY)
+def _as_weights(path: str | Path | Weights) -> Weights:
+    return path if isinstance(path, Weights) else read_weights(path)
 
 
-def read_header(path: Path, key: str) -> dict[str, Any]:
-    """What a safetensors file's header holds as JSON under `key`; empty without it."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get(key, "{}"))
-
-
-def load_official_transformer(path: str | Path, num_attention_heads: int | None = None) -> SamaTransformer3DModel:
-    """A released SAMA checkpoint, or an original Wan text-to-video one (then SAMA's parts start anew).
+def load_official_transformer(
+    path: str | Path | Weights, num_attention_heads: int | None = None
+) -> SamaTransformer3DModel:
+    """A released SAMA checkpoint, or an original Wan text-to-video one (then SAMA's parts start untrained).
 
     Args:
-        path: safetensors or PyTorch file, or a folder of shards, with DiffSynth's key names.
+        path: file, folder of shards, or what was read from them, with DiffSynth's key names.
         num_attention_heads: of a file whose header does not say it; width / 128 when None.
 
     Raises:
-        UserError: listing every key that is unknown, missing or misshapen.
+        UserError: listing every key that does not fit, or saying what else the file is.
     """
-    what = "a SAMA or Wan text-to-video transformer"
-    state, header = read_state_dict(path), _read_transformer_header(path)
-    config = infer_transformer_config(state, header.get("num_attention_heads") or num_attention_heads) | header
-    state = _rename_all(state, _renamer(TRANSFORMER_KEYS), what)
-    with init_empty_weights():
-        model = SamaTransformer3DModel(**config)
+    weights = _as_weights(path)
+    state = _unwrapped(weights, ("patch_embedding.weight",))
+    refuse_foreign(state, weights.where, TRANSFORMER)
+    if "condition_embedder.text_embedder.linear_1.weight" in state:
+        raise UserError(
+            f"{weights.where} has diffusers' names, and its settings are in the config.json that came with it; give "
+            "the folder that holds both"
+        )
+    header = header_entry(weights.header, HEADER_KEY)
+    heads = header.get("num_attention_heads", num_attention_heads)
+    if not isinstance(heads, int | None):
+        raise UserError(f"the header of {weights.where} says {heads!r} attention heads; get the file again")
+    config = _whole_config(infer_transformer_config(state, heads), header, heads is not None, weights)
+    _check_channels(config, weights.where)
+    return build_transformer(rename_all(state, renamer(TRANSFORMER_KEYS), TRANSFORMER), config)
+
+
+def _whole_config(
+    inferred: Mapping[str, Any], header: Mapping[str, Any], heads_are_known: bool, weights: Weights
+) -> dict[str, Any]:
+    """What shapes tell; for the rest what the header says, else what the preset of these sizes has."""
+    name = preset_of(inferred)
+    known = {} if name is None else dict(PRESETS[name].transformer)
+    config = known | dict(header) | dict(inferred)
+    if heads_are_known:
+        return config
+    if known:
+        return config | {key: known[key] for key in ("num_attention_heads", "attention_head_dim")}
+    weights.notes.append(
+        f"{weights.where.name} does not say its number of heads, and its size is none that is known; "
+        f"{config['num_attention_heads']} heads of width {config['attention_head_dim']} were assumed: pass "
+        "--num-attention-heads if that is wrong"
+    )
+    return config
+
+
+def _check_channels(config: Mapping[str, Any], where: Path) -> None:
+    given, taken = config["in_channels"], config["out_channels"]
+    if given != taken:
+        raise UserError(
+            f"{where} is an image-to-video, inpainting or control model: it takes {given} channels for {taken} that it "
+            f"predicts; SAMA has no place for the others; convert the text-to-video model"
+        )
+
+
+def build_transformer(state: StateDict, config: Mapping[str, Any]) -> SamaTransformer3DModel:
+    """Of a state under diffusers' names; a plain Wan's gets new parts that leave it Wan.
+
+    Raises:
+        UserError: listing every key that does not fit.
+    """
+    model = made(SamaTransformer3DModel, config, TRANSFORMER)
     plain_wan = not any(key.startswith(SAMA_KEYS) for key in state)
-    _load_strictly(model, state, what, may_miss=SAMA_KEYS if plain_wan else ())
+    load_strictly(model, state, TRANSFORMER, may_miss=SAMA_KEYS if plain_wan else ())
     # The rotary tables are buffers that no checkpoint holds.
     model.rope = WanRotaryPosEmbed(
         model.config.attention_head_dim, model.config.patch_size, model.config.rope_max_seq_len
@@ -266,44 +184,7 @@ def official_transformer_state(model: SamaTransformer3DModel) -> StateDict:
             f"the official names are for type embeddings and a source by token, and this model has "
             f"roles={model.config.roles}, source={model.config.source}; keep its diffusers folder"
         )
-    return _rename_all(model.state_dict(), _renamer(TRANSFORMER_KEYS, reverse=True), "a SAMA transformer")
-
-
-def _vae_keys(wan22: bool) -> tuple[tuple[str, str], ...]:
-    """(official, diffusers) stems of Wan's VAE. Wan2.2 nests its levels, Wan2.1 counts its layers through."""
-    residual = (
-        ("residual.0", "norm1"),
-        ("residual.2", "conv1"),
-        ("residual.3", "norm2"),
-        ("residual.6", "conv2"),
-        ("shortcut", "conv_shortcut"),
-    )
-    resample = (("resample.1", "resample.1"), ("time_conv", "time_conv"))
-    keys = [("conv1", "quant_conv"), ("conv2", "post_quant_conv")]
-    for side in ("encoder", "decoder"):
-        keys += [(f"{side}.conv1", f"{side}.conv_in"), (f"{side}.head.0", f"{side}.norm_out")]
-        keys += [(f"{side}.head.2", f"{side}.conv_out")]
-        keys += [(f"{side}.middle.0.{a}", f"{side}.mid_block.resnets.0.{b}") for a, b in residual]
-        keys += [(f"{side}.middle.2.{a}", f"{side}.mid_block.resnets.1.{b}") for a, b in residual]
-        keys += [(f"{side}.middle.1.{a}", f"{side}.mid_block.attentions.0.{a}") for a in ("norm", "to_qkv", "proj")]
-    for level in range(4):
-        for layer in range(4):
-            down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{level}"
-            if wan22:
-                old_down = f"encoder.downsamples.{level}.downsamples.{layer}"
-                old_up = f"decoder.upsamples.{level}.upsamples.{layer}"
-                keys += [(f"{old_down}.{a}", f"{down}.resnets.{layer}.{b}") for a, b in residual]
-                if layer == 2:  # after two residual blocks
-                    keys += [(f"{old_down}.{a}", f"{down}.downsampler.{b}") for a, b in resample]
-                if layer == 3:  # after three
-                    keys += [(f"{old_up}.{a}", f"{up}.upsampler.{b}") for a, b in resample]
-            else:
-                flat = 4 * level + layer
-                old_down, old_up = f"encoder.downsamples.{flat}", f"decoder.upsamples.{flat}"
-                keys += [(f"{old_down}.{a}", f"encoder.down_blocks.{flat}.{b}") for a, b in residual + resample]
-                keys += [(f"{old_up}.{a}", f"{up}.upsamplers.0.{b}") for a, b in resample]
-            keys += [(f"{old_up}.{a}", f"{up}.resnets.{layer}.{b}") for a, b in residual]
-    return tuple(keys)
+    return rename_all(model.state_dict(), renamer(TRANSFORMER_KEYS, reverse=True), "a SAMA transformer")
 
 
 # Of Wan2.2's VAE, from its release; Wan2.1's are diffusers' defaults.
@@ -325,121 +206,109 @@ def _is_wan22_vae(state: StateDict) -> bool:
     return any(key.startswith("encoder.downsamples.0.downsamples.") for key in state)
 
 
-def load_official_vae(path: str | Path) -> AutoencoderKLWan:
-    """`Wan2.1_VAE.pth` or `Wan2.2_VAE.pth` (or the same keys in safetensors) as diffusers' class.
+def load_official_vae(path: str | Path | Weights) -> AutoencoderKLWan:
+    """`Wan2.1_VAE.pth` or `Wan2.2_VAE.pth` (or the same keys in another file) as diffusers' class.
 
     Raises:
-        UserError: listing every key that is unknown, missing or misshapen.
+        UserError: listing every key that does not fit, or saying what else the file is.
     """
-    what = "a Wan VAE"
-    state = {key.removeprefix("model."): value for key, value in read_state_dict(path).items()}
-    _need(state, what, "conv1.weight", "conv2.weight", "encoder.conv1.weight", "decoder.head.2.weight")
+    weights = _as_weights(path)
+    state = _unwrapped(weights, ("encoder.conv1.weight",))
+    refuse_foreign(state, weights.where, VAE)
+    sizes = ("encoder.conv1.weight", "decoder.head.2.weight", "conv1.weight", "conv2.weight")
+    need(state, VAE, dict.fromkeys(sizes, 5))
+    config = header_entry(weights.header, HEADER_KEY) or _infer_vae_config(state)
+    state = rename_all(state, renamer(vae_keys(_is_wan22_vae(state))), VAE)
+    return build_vae(AutoencoderKLWan, state, config)
+
+
+def _infer_vae_config(state: StateDict) -> dict[str, Any]:
     config: dict[str, Any] = {
         "base_dim": state["encoder.conv1.weight"].shape[0],
         "z_dim": state["conv2.weight"].shape[0],
     }
-    wan22 = _is_wan22_vae(state)
-    if wan22:
-        config |= {
-            "decoder_base_dim": state["decoder.head.2.weight"].shape[1],
-            "in_channels": 12,
-            "out_channels": 12,
-            "patch_size": 2,
-            "is_residual": True,
-            "scale_factor_spatial": 16,
-        }
-        if config["z_dim"] == len(_WAN22_LATENTS_MEAN):
-            config |= {"latents_mean": list(_WAN22_LATENTS_MEAN), "latents_std": list(_WAN22_LATENTS_STD)}
-    state = _rename_all(state, _renamer(_vae_keys(wan22)), what)
-    with init_empty_weights():
-        vae = AutoencoderKLWan(**config)
-    _load_strictly(vae, state, what)
+    if not _is_wan22_vae(state):
+        return config
+    config |= {
+        "decoder_base_dim": state["decoder.head.2.weight"].shape[1],
+        "in_channels": 12,
+        "out_channels": 12,
+        "patch_size": 2,
+        "is_residual": True,
+        "scale_factor_spatial": 16,
+    }
+    if config["z_dim"] == len(_WAN22_LATENTS_MEAN):
+        config |= {"latents_mean": list(_WAN22_LATENTS_MEAN), "latents_std": list(_WAN22_LATENTS_STD)}
+    return config
+
+
+def build_vae(vae_class: type, state: StateDict, config: Mapping[str, Any]) -> Any:
+    """Of a state under diffusers' names.
+
+    Raises:
+        UserError: listing every key that does not fit.
+    """
+    vae = made(vae_class, config, VAE)
+    load_strictly(vae, state, VAE)
     return vae.eval()
 
 
 def official_vae_state(vae: AutoencoderKLWan) -> StateDict:
     """The VAE's state dict under Wan's names, the inverse of [`load_official_vae`]."""
-    keys = _vae_keys(wan22=bool(vae.config.is_residual))
-    return _rename_all(vae.state_dict(), _renamer(keys, reverse=True), "a Wan VAE")
+    keys = vae_keys(wan22=bool(vae.config.is_residual))
+    return rename_all(vae.state_dict(), renamer(keys, reverse=True), VAE)
 
 
-def load_official_text_encoder(path: str | Path) -> UMT5EncoderModel:
-    """`models_t5_umt5-xxl-enc-bf16.pth` (or the same keys in safetensors) as transformers' class.
+def load_official_text_encoder(path: str | Path | Weights) -> UMT5EncoderModel:
+    """`models_t5_umt5-xxl-enc-bf16.pth` as transformers' class; ComfyUI's files, of transformers' names, too.
 
     Raises:
-        UserError: listing every key that is unknown, missing or misshapen.
+        UserError: listing every key that does not fit, or saying what else the file is.
     """
-    what = "a UMT5 encoder of Wan's release"
-    state = read_state_dict(path)
-    _need(state, what, "token_embedding.weight", "blocks.0.ffn.fc1.weight", "blocks.0.attn.q.weight")
-    _need(state, what, "blocks.0.pos_embedding.embedding.weight")
+    weights = _as_weights(path)
+    state = _unwrapped(weights, ("token_embedding.weight", "shared.weight"))
+    refuse_foreign(state, weights.where, TEXT_ENCODER)
+    if "shared.weight" in state:
+        # ComfyUI puts the tokenizer in as well.
+        plain = {key: value for key, value in state.items() if key not in (TIED, "spiece_model")}
+        state = rename_all(plain, renamer(TEXT_ENCODER_KEYS, reverse=True), TEXT_ENCODER)
+    sizes = {"token_embedding.weight": 2, "blocks.0.ffn.fc1.weight": 2, "blocks.0.attn.q.weight": 2}
+    need(state, TEXT_ENCODER, sizes | {"blocks.0.pos_embedding.embedding.weight": 2})
+    config = header_entry(weights.header, HEADER_KEY) or _infer_text_encoder_config(state)
+    return build_text_encoder(rename_all(state, renamer(TEXT_ENCODER_KEYS), TEXT_ENCODER), config)
+
+
+def _infer_text_encoder_config(state: StateDict) -> dict[str, Any]:
     buckets, heads = state["blocks.0.pos_embedding.embedding.weight"].shape
     vocab_size, width = state["token_embedding.weight"].shape
-    config = UMT5Config(
-        vocab_size=vocab_size,
-        d_model=width,
-        d_kv=state["blocks.0.attn.q.weight"].shape[0] // heads,
-        d_ff=state["blocks.0.ffn.fc1.weight"].shape[0],
-        num_layers=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
-        num_heads=heads,
-        relative_attention_num_buckets=buckets,
-        feed_forward_proj="gated-gelu",
-        dropout_rate=0.0,
-    )
-    state = _rename_all(state, _renamer(TEXT_ENCODER_KEYS), what)
-    state["encoder.embed_tokens.weight"] = state["shared.weight"]
-    with init_empty_weights():
-        text_encoder = UMT5EncoderModel(config)
-    _load_strictly(text_encoder, state, what)
+    return {
+        "vocab_size": vocab_size,
+        "d_model": width,
+        "d_kv": state["blocks.0.attn.q.weight"].shape[0] // heads,
+        "d_ff": state["blocks.0.ffn.fc1.weight"].shape[0],
+        "num_layers": count_blocks(state, TEXT_ENCODER),
+        "num_heads": heads,
+        "relative_attention_num_buckets": buckets,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.0,
+    }
+
+
+def build_text_encoder(state: StateDict, config: Mapping[str, Any]) -> UMT5EncoderModel:
+    """Of a state under transformers' names.
+
+    Raises:
+        UserError: listing every key that does not fit.
+    """
+    text_encoder = made(lambda **arguments: UMT5EncoderModel(UMT5Config.from_dict(arguments)), config, TEXT_ENCODER)
+    if "shared.weight" in state:
+        state = state | {TIED: state["shared.weight"]}
+    load_strictly(text_encoder, state, TEXT_ENCODER)
     text_encoder.tie_weights()
     return text_encoder.eval()
 
 
 def official_text_encoder_state(text_encoder: UMT5EncoderModel) -> StateDict:
     """The encoder's state dict under Wan's names, the inverse of [`load_official_text_encoder`]."""
-    state = {key: value for key, value in text_encoder.state_dict().items() if key != "encoder.embed_tokens.weight"}
-    return _rename_all(state, _renamer(TEXT_ENCODER_KEYS, reverse=True), "a UMT5 encoder")
-
-
-def convert_lora_state(state: StateDict) -> StateDict:
-    """A LoRA's state dict under diffusers' names (`transformer.<module>.lora_A.weight`).
-
-    Accepted: DiffSynth (`blocks.0.self_attn.q.lora_A.default.weight`), ComfyUI (prefix `diffusion_model.`), `lora_down`
-    and `lora_up` for A and B with `alpha` (folded into B), and diffusers' own names. SAMA's small parts may lie beside
-    them, whole.
-
-    Raises:
-        UserError: listing keys of modules that the transformer does not have.
-    """
-    what = "a LoRA of a Wan or SAMA transformer"
-    rename = _renamer(TRANSFORMER_KEYS)
-    names = {new for _, new in TRANSFORMER_KEYS}
-    converted, whole, alphas, unknown = {}, {}, {}, []
-    for key, value in state.items():
-        plain = re.sub(r"^(diffusion_model|pipe\.dit|transformer|base_model\.model)\.", "", key)
-        module, _, leaf = plain.partition(".lora_")
-        if not leaf and plain.startswith(FULL_KEYS):
-            whole[f"transformer.{plain}"] = value
-            continue
-        if not leaf and module.endswith(".alpha"):
-            module, leaf = module.removesuffix(".alpha"), "alpha"
-        is_diffusers = re.sub(r"\.\d+\.", ".{i}.", module, count=1) in names
-        module = module if is_diffusers else rename(module)
-        leaf = {"A": "lora_A", "down": "lora_A", "B": "lora_B", "up": "lora_B"}.get(leaf.split(".")[0], leaf)
-        if module is None or leaf not in ("lora_A", "lora_B", "alpha"):
-            unknown.append(key)
-        elif leaf == "alpha":
-            alphas[module] = float(value)
-        else:
-            converted[f"transformer.{module}.{leaf}.weight"] = value
-    modules = {key.rsplit(".lora_", 1)[0] for key in converted}
-    missing = [f"{m}.{x}" for m in modules for x in ("lora_A", "lora_B") if f"{m}.{x}.weight" not in converted]
-    if unknown or missing or not converted:
-        raise UserError(
-            f"this is not {what}; nothing was converted. unknown: {_listed(sorted(unknown)) or 'none'}; "
-            f"missing: {_listed(sorted(missing)) or 'none'}"
-        )
-    for module, alpha in alphas.items():
-        up = f"transformer.{module}.lora_B.weight"
-        converted[up] = converted[up] * (alpha / converted[up].shape[1])
-    return converted | whole
+    state = {key: value for key, value in text_encoder.state_dict().items() if key != TIED}
+    return rename_all(state, renamer(TEXT_ENCODER_KEYS, reverse=True), TEXT_ENCODER)

@@ -1,16 +1,46 @@
-"""Model sizes by name, with the parameter counts they must have.
+"""Model sizes by name, with the parameter counts they must have and the settings they were trained for.
 
 A preset says how large a model is. Weights come from a folder or a hub id; only `nano` ships with the package.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..shapes import LatentShape, VideoShape, fit_size, nearest_multiple
 
 ASSETS = Path(__file__).parent.parent / "assets"
 NANO_SIGLIP = ASSETS / "nano_siglip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """What a pipeline's `model_index.json` says beside its parts. These defaults are the released model's.
+
+    Args:
+        prompt_prefix: put before prompt and negative prompt.
+        max_sequence_length: text tokens.
+        num_semantic_tokens: tokens of the semantic stream at inference.
+        native_area: pixels per frame it was trained at.
+        native_num_frames: frames it was trained at (4k+1).
+        default_num_inference_steps, default_guidance_scale, default_flow_shift: its usual sampling.
+    """
+
+    prompt_prefix: str = "[Video edit] "
+    max_sequence_length: int = 512
+    num_semantic_tokens: int = 65
+    native_area: int = 480 * 832
+    native_num_frames: int = 81
+    default_num_inference_steps: int = 50
+    default_guidance_scale: float = 5.0
+    default_flow_shift: float = 5.0
+
+    @classmethod
+    def of(cls, index: Mapping[str, Any]) -> "PipelineSettings":
+        """From a `model_index.json`; what it does not say is the released model's."""
+        return cls(**{each.name: index[each.name] for each in fields(cls) if each.name in index})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,21 +51,14 @@ class Preset:
         transformer: arguments of `SamaTransformer3DModel`.
         num_parameters: of that transformer, exactly.
         spatial_factor: pixels per latent, of its VAE.
-        native_area: pixels per frame it was trained at.
-        native_num_frames: frames it was trained at (4k+1).
-        num_inference_steps, guidance_scale: its usual sampling.
-        num_semantic_tokens: tokens of the semantic stream at inference.
-        weights: folder that ships with the package, if any.
+        settings: of its pipeline.
+        weights: folder that holds them, if any.
     """
 
-    transformer: dict
+    transformer: Mapping[str, Any]
     num_parameters: int
     spatial_factor: int = 8
-    native_area: int = 480 * 832
-    native_num_frames: int = 81
-    num_inference_steps: int = 50
-    guidance_scale: float = 5.0
-    num_semantic_tokens: int = 65
+    settings: PipelineSettings = field(default_factory=PipelineSettings)
     weights: Path | None = None
 
 
@@ -65,29 +88,63 @@ PRESETS: dict[str, Preset] = {
             "semantic_rope": "identity",
         },
         num_parameters=15_905_088,
-        native_area=128 * 128,
-        native_num_frames=33,
-        num_inference_steps=6,
-        guidance_scale=1.0,
-        num_semantic_tokens=0,
+        settings=PipelineSettings(
+            prompt_prefix="",
+            max_sequence_length=32,
+            num_semantic_tokens=0,
+            native_area=128 * 128,
+            native_num_frames=33,
+            default_num_inference_steps=6,
+            default_guidance_scale=1.0,
+            default_flow_shift=3.0,
+        ),
         weights=ASSETS / "nano",
     ),
-    "wan2.1-1.3b": Preset(transformer=_wan(12, 30, 8960), num_parameters=1_423_532_480),
+    # Sampling of the others: Wan's own (its README for 1.3B, its configurations for the rest).
+    "wan2.1-1.3b": Preset(
+        transformer=_wan(12, 30, 8960),
+        num_parameters=1_423_532_480,
+        settings=PipelineSettings(default_guidance_scale=6.0, default_flow_shift=8.0),
+    ),
     "wan2.2-5b": Preset(
         transformer=_wan(24, 30, 14336, channels=48),
         num_parameters=5_007_674_944,
         spatial_factor=16,
-        native_area=704 * 1280,
-        native_num_frames=121,
+        settings=PipelineSettings(native_area=704 * 1280, native_num_frames=121),
     ),
     "wan2.1-14b": Preset(transformer=_wan(40, 40, 13824), num_parameters=14_300_847_552),
 }
+RELEASED, WITH_WAN22_VAE = "wan2.1-14b", "wan2.2-5b"
+WAN_TEXT_DIM = 4096
+
+
+def preset_of(transformer: Mapping[str, Any]) -> str | None:
+    """The preset whose sizes a transformer's configuration has.
+
+    Heads do not count, since weights do not tell their number, nor does the semantic stream, which a plain Wan model
+    has not got yet.
+    """
+    sizes = ("num_layers", "ffn_dim", "in_channels", "out_channels", "text_dim")
+    for name, preset in PRESETS.items():
+        own = {"text_dim": WAN_TEXT_DIM} | dict(preset.transformer)
+        if all(transformer[size] == own[size] for size in sizes) and width_of(transformer) == width_of(own):
+            return name
+    return None
+
+
+def width_of(transformer: Mapping[str, Any]) -> int:
+    return transformer["num_attention_heads"] * transformer["attention_head_dim"]
+
+
+def nearest_preset(spatial_factor: int) -> str:
+    """For a model of no known size: the one that shares its VAE, else the released one."""
+    return WITH_WAN22_VAE if spatial_factor == PRESETS[WITH_WAN22_VAE].spatial_factor else RELEASED
 
 
 def estimate(
-    name: str, height: int | None = None, width: int | None = None, num_frames: int | None = None
+    name: str, preset: Preset, height: int | None = None, width: int | None = None, num_frames: int | None = None
 ) -> list[str]:
-    """Lines on a preset at a clip size: sizes, tokens, memory.
+    """Lines on a model at a clip size: sizes, tokens, memory, settings.
 
     Memory: weights in bfloat16 plus one block's live activations for one branch of guidance; the VAE and the text
     encoder come on top unless they are offloaded.
@@ -95,36 +152,38 @@ def estimate(
     Raises:
         UserError: for a size that the model cannot take.
     """
-    preset = PRESETS[name]
-    model = preset.transformer
+    model, settings = preset.transformer, preset.settings
     multiple = 2 * preset.spatial_factor
     if (height is None) != (width is None):
         raise UserError("give both --height and --width, or neither")
     if height is None or width is None:
-        height, width = fit_size(9, 16, preset.native_area, multiple)
+        height, width = fit_size(9, 16, settings.native_area, multiple)
     if height % multiple or width % multiple or min(height, width) < 1:
         raise UserError(
             f"height and width must be multiples of {multiple}, got {height}x{width}; use "
             f"{nearest_multiple(height, multiple)}x{nearest_multiple(width, multiple)}"
         )
-    frames = preset.native_num_frames if num_frames is None else num_frames
+    frames = settings.native_num_frames if num_frames is None else num_frames
     try:
         shape = LatentShape.from_video(VideoShape(num_frames=frames, height=height, width=width), preset.spatial_factor)
     except ValueError as error:
         raise UserError(str(error)) from error
-    per_clip = shape.num_tokens()
-    total = 2 * per_clip + preset.num_semantic_tokens
-    inner = model["num_attention_heads"] * model["attention_head_dim"]
-    activations = total * (8 * inner + model["ffn_dim"]) * 2
+    per_clip, semantic = shape.num_tokens(), settings.num_semantic_tokens
+    inner = width_of(model)
+    activations = (2 * per_clip + semantic) * (8 * inner + model["ffn_dim"]) * 2
     weights = preset.num_parameters * 2
+    where = "shipped with the package" if name in PRESETS else f"in {preset.weights}"
     return [
-        f"preset       {name}",
+        f"{'preset' if name in PRESETS else 'model':12} {name}",
         f"transformer  {preset.num_parameters:,} parameters, width {inner}, {model['num_layers']} layers",
         f"clip         {width}x{height}, {frames} frames",
         f"latents      {model['in_channels']} channels, {shape.frames} x {shape.height} x {shape.width}",
-        f"tokens       {total:,} = source {per_clip:,} + semantic {preset.num_semantic_tokens} + target {per_clip:,}",
+        f"tokens       {2 * per_clip + semantic:,} = source {per_clip:,} + semantic {semantic} + target {per_clip:,}",
         f"memory       about {(weights + activations) / 2**30:.1f} GiB: weights {weights / 2**30:.1f} in bfloat16, "
         f"activations {activations / 2**30:.1f}",
-        f"sampling     {preset.num_inference_steps} steps, guidance {preset.guidance_scale:g}",
-        f"weights      {'shipped with the package' if preset.weights else 'not shipped: see docs/weights.md'}",
+        f"trained at   {settings.native_area:,} pixels per frame, {settings.native_num_frames} frames",
+        f"sampling     {settings.default_num_inference_steps} steps, guidance {settings.default_guidance_scale:g}, "
+        f"flow shift {settings.default_flow_shift:g}",
+        f"text         {settings.max_sequence_length} tokens, prompts begin with {settings.prompt_prefix!r}",
+        f"weights      {where if preset.weights else 'not shipped: see docs/weights.md'}",
     ]

@@ -183,7 +183,7 @@ def _described(problems: Mapping[str, Iterable[Any]]) -> str:
 @torch.no_grad()
 def check_finite(tensors: Mapping[str, torch.Tensor], where: object) -> None:
     """Raises UserError, by name, for tensors of which a value is NaN or infinite."""
-    bad = sorted(key for key, value in tensors.items() if not _is_finite(value))
+    bad = sorted(key for key, value in tensors.items() if not is_finite(value))
     if bad:
         raise UserError(
             f"{where} holds values that are no finite numbers (NaN or infinite in "
@@ -192,7 +192,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], where: object) -> None:
         )
 
 
-def _is_finite(value: torch.Tensor) -> bool:
+def is_finite(value: torch.Tensor) -> bool:
     if not value.is_floating_point() or value.numel() == 0:
         return True
     if value.dtype.itemsize == 1:  # float8 has no comparisons

@@ -15,8 +15,8 @@ PICKLE_STEMS = {DIFFUSERS_STEM: "diffusion_pytorch_model", TRANSFORMERS_STEM: "p
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
-    """Names in a sentence, the first ones and how many more."""
-    names = list(names)
+    """Names in a sentence, in order: the first ones and how many more."""
+    names = sorted(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

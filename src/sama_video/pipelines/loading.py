@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 
 from ..errors import UserError
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
-from ..models.convert_checkpoint import FULL_KEYS, SAMA_KEYS
 from ..models.latents import VideoAutoencoder
+from ..models.official_names import FULL_KEYS, SAMA_KEYS
 from ..models.strict_loading import check_finite, load_part, quiet_libraries
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import first_line, read_json_object

@@ -1,28 +1,33 @@
 """LoRA files: low-rank adapters, and the small parts that were trained in full beside them.
 
-A file holds diffusers' keys (`transformer.<module>.lora_A.weight`) and, under their own names
-(`transformer.type_embedding.weight`), weights that take the place of the model's. Its header says how the streams came
-in (`SETTINGS`). DiffSynth's and ComfyUI's names are read as well.
+A file holds diffusers' keys (`transformer.<module>.lora_A.weight`), under their own names
+(`transformer.type_embedding.weight`) weights that take the place of the model's, and changes of whole weights and
+biases (`transformer.<module>.diff`, `.diff_b`). Its header says how the streams came in (`SETTINGS`). Files of other
+trainers are read as `models/lora_namings.py` says.
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders import WanLoraLoaderMixin
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, _fetch_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import nn
 
-from ..models.convert_checkpoint import StateDict, convert_lora_state, read_header, read_state_dict
+from ..models.checkpoint_files import StateDict, header_entry, read_weights
+from ..models.lora_namings import convert_lora_state
+from ..models.weight_files import listed, read_json_object
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
-PREFIX = "sama."
+PEFT_CONFIG = "adapter_config.json"  # what peft's own `save_pretrained` writes beside the weights
+PREFIX, TRANSFORMER = "sama.", "transformer."
+DIFFERENCES = (".diff", ".diff_b")
 # Of the transformer's configuration and the pipeline's, what a LoRA is trained with.
 SETTINGS = ("roles", "source", "semantic_prediction", "num_semantic_tokens")
 
@@ -32,12 +37,14 @@ class LoraFile:
     """What a LoRA file holds.
 
     Args:
-        state: under diffusers' names.
-        metadata: entries of its header: peft's (`transformer.r`) and ours (`sama.roles`).
+        state: under one set of names, with all scales in it (`convert_lora_state`).
+        metadata: entries of its header that are ours (`sama.roles`).
+        notes: sentences on what was done to read it.
     """
 
     state: StateDict
     metadata: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         header = {"format": "pt"}
@@ -50,50 +57,108 @@ class LoraFile:
         """From a file or folder.
 
         Raises:
-            UserError: for what is no LoRA of this model's modules.
+            UserError: for what is no LoRA of this model's modules, saying what it is.
         """
-        return cls(state=convert_lora_state(read_state_dict(path)), metadata=_read_header(path))
+        weights = read_weights(path)
+        metadata = header_entry(weights.header, LORA_ADAPTER_METADATA_KEY)
+        beside = (path if path.is_dir() else path.parent) / PEFT_CONFIG
+        return cls.of(
+            weights.state, read_json_object(beside) if beside.is_file() else metadata, metadata, weights.notes
+        )
+
+    @classmethod
+    def of(
+        cls, state: StateDict, config: Mapping[str, Any], metadata: Mapping[str, Any], notes: Iterable[str] = ()
+    ) -> "LoraFile":
+        """From a state of any trainer's names; `config` is peft's."""
+        plain = {key.removeprefix(TRANSFORMER): value for key, value in config.items()}
+        ours = {key: value for key, value in metadata.items() if key.startswith(PREFIX)}
+        return cls(state=convert_lora_state(state, plain), metadata=ours, notes=tuple(notes))
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not files or files[0].suffix != ".safetensors":
-        return {}
-    return read_header(files[0], LORA_ADAPTER_METADATA_KEY)
+@dataclass(frozen=True, kw_only=True)
+class FullChanges:
+    """What one adapter does to whole parameters: takes their place, and adds to them."""
+
+    trained: StateDict
+    differences: StateDict
+
+    @classmethod
+    def of(cls, state: StateDict, parameters: Mapping[str, torch.Tensor]) -> "FullChanges":
+        """Raises ValueError for parameters that the model does not have."""
+        trained = {key: value for key, value in state.items() if not key.endswith(DIFFERENCES)}
+        differences = {_parameter_of(key, parameters): state[key] for key in state.keys() - trained.keys()}
+        changed = (*trained.items(), *differences.items())
+        unfit = [key for key, value in changed if key not in parameters or parameters[key].shape != value.shape]
+        if unfit:
+            raise ValueError(f"the model has no weights of these names and shapes: {listed(unfit)}")
+        return cls(trained=trained, differences=differences)
+
+    @property
+    def names(self) -> set[str]:
+        return self.trained.keys() | self.differences.keys()
+
+
+def _parameter_of(key: str, parameters: Mapping[str, torch.Tensor]) -> str:
+    """`blocks.0.norm2.diff` changes `blocks.0.norm2.weight`; a table that is no module's changes itself."""
+    module, _, leaf = key.rpartition(".")
+    if leaf == "diff_b":
+        return f"{module}.bias"
+    return module if module in parameters else f"{module}.weight"
+
+
+def _own_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
+    """By the names that they have without adapters."""
+    return {name.replace(".base_layer.", "."): value for name, value in transformer.named_parameters()}
 
 
 class FullParts:
-    """Weights of LoRA files that take the place of the model's, as far as their adapters count.
+    """Parameters that LoRA files change beside their low-rank changes, as far as their adapters count.
 
-    A weight is `base + sum over adapters of scale * (trained - base)`, as it is with low-rank changes.
+    One is `base + sum over adapters of scale * (trained - base)`, or `... scale * difference`, as it is with low-rank
+    changes.
     """
 
     def __init__(self) -> None:
         self.base: StateDict = {}
-        self.trained: dict[str, StateDict] = {}
+        self.changes: dict[str, FullChanges] = {}
 
     def add(self, transformer: nn.Module, adapter: str, state: StateDict) -> None:
         """Raises ValueError for weights that the model does not have."""
-        weights = dict(transformer.named_parameters())
-        unfit = [key for key, value in state.items() if key not in weights or weights[key].shape != value.shape]
-        if unfit:
-            raise ValueError(f"the model has no weights of these names and shapes: {', '.join(sorted(unfit))}")
-        for key in state.keys() - self.base.keys():
-            self.base[key] = weights[key].detach().clone()
-        self.trained[adapter] = state
+        parameters = _own_parameters(transformer)
+        changes = FullChanges.of(state, parameters)
+        for key in changes.names - self.base.keys():
+            self.base[key] = parameters[key].detach().clone()
+        self.changes[adapter] = changes
 
     @torch.no_grad()
     def mix(self, transformer: nn.Module, scales: Mapping[str, float]) -> None:
-        """Give the model its weights for these adapters; without any, its own."""
-        weights = dict(transformer.named_parameters())
+        """Give the model its parameters for these adapters; without any, its own."""
+        parameters = _own_parameters(transformer) if self.base else {}
         for key, base in self.base.items():
             mixed = base.float()
             for adapter, scale in scales.items():
-                if key in self.trained.get(adapter, {}):
-                    trained = self.trained[adapter][key].to(base.device, torch.float32)
+                changes = self.changes.get(adapter)
+                if changes is not None and key in changes.trained:
+                    trained = changes.trained[key].to(base.device, torch.float32)
                     # Exactly the trained weight for a single adapter of scale 1.
                     mixed = torch.lerp(base.float(), trained, scale) + (mixed - base.float())
-            weights[key].copy_(mixed)
+                if changes is not None and key in changes.differences:
+                    mixed = mixed + scale * changes.differences[key].to(base.device, torch.float32)
+            parameters[key].copy_(mixed)
+
+
+def _fetched(repository: str, **kwargs: Any) -> tuple[StateDict, dict[str, Any], dict[str, Any]]:
+    """State and header of a hub repository's LoRA, before diffusers' converters, which drop what they do not know."""
+    names = ("weight_name", "local_files_only", "cache_dir", "force_download", "proxies", "token", "revision")
+    state, metadata = _fetch_state_dict(
+        repository,
+        **{name: kwargs.get(name) for name in (*names, "subfolder")},
+        use_safetensors=True,
+        user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
+        allow_pickle=False,
+    )
+    return state, metadata or {}, metadata or {}
 
 
 class SamaLoraLoaderMixin(WanLoraLoaderMixin):
@@ -121,12 +186,11 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
         with_metadata = kwargs.pop("return_lora_metadata", False)
         source = pretrained_model_name_or_path_or_dict
         if isinstance(source, dict):
-            lora = LoraFile(state=convert_lora_state(source), metadata={})
-        elif (path := Path(source) / (kwargs.get("weight_name") or "")).exists():
+            lora = LoraFile.of(source, {}, {})
+        elif (path := Path(source, kwargs.get("subfolder") or "", kwargs.get("weight_name") or "")).exists():
             lora = LoraFile.read(path)
         else:
-            state, metadata = super().lora_state_dict(str(source), return_lora_metadata=True, **kwargs)
-            lora = LoraFile(state=convert_lora_state(state), metadata=metadata or {})
+            lora = LoraFile.of(*_fetched(str(source), **kwargs))
         return (lora.state, lora.metadata) if with_metadata else lora.state
 
     def load_lora_weights(
@@ -152,15 +216,16 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
             pretrained_model_name_or_path_or_dict, return_lora_metadata=True, **kwargs
         )
         adapter_name = adapter_name or f"default_{len(self._adapters())}"
-        full = {key.removeprefix("transformer."): value for key, value in state.items() if ".lora_" not in key}
-        self._put_streams({key.removeprefix(PREFIX): metadata[key] for key in metadata if key.startswith(PREFIX)})
+        full = {key.removeprefix(TRANSFORMER): value for key, value in state.items() if ".lora_" not in key}
+        low_rank = {key: value for key, value in state.items() if ".lora_" in key}
+        self._put_streams({key.removeprefix(PREFIX): value for key, value in metadata.items()})
         try:
             self.full_parts.add(self.transformer, adapter_name, full)
+            self._check_low_rank(low_rank)
             self.load_lora_into_transformer(
-                {key: value for key, value in state.items() if ".lora_" in key},
+                low_rank or self._no_low_rank(),
                 transformer=self.transformer,
                 adapter_name=adapter_name,
-                metadata={key: metadata[key] for key in metadata if not key.startswith(PREFIX)} or None,
                 _pipeline=self,
                 low_cpu_mem_usage=low_cpu_mem_usage,
                 hotswap=hotswap,
@@ -175,6 +240,9 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
         self._mix_full_parts()
 
     def disable_lora(self) -> None:
+        """The model without adapters; those that are fused are taken out of the weights."""
+        if self._is_fused:
+            self.unfuse_lora()
         super().disable_lora()
         self._mix_full_parts()
 
@@ -186,14 +254,30 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
         super().delete_adapters(adapter_names)
         self._settle()
 
-    def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
+    def fuse_lora(
+        self,
+        components: list[str] | None = None,
+        lora_scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """As diffusers'; full parts count as much as the adapters, and stay when these are unloaded."""
-        super().fuse_lora(*args, **kwargs)
+        # Before the low-rank changes, which may go into the same weights.
+        scales = {name: scale * lora_scale for name, scale in self._scales().items()}
+        self.full_parts.mix(
+            self.transformer, {name: scales[name] for name in scales if name in (adapter_names or scales)}
+        )
+        super().fuse_lora(components or ["transformer"], lora_scale, safe_fusing, adapter_names, **kwargs)
+
+    def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
+        """As diffusers'; full parts are again as their adapters count."""
+        super().unfuse_lora(components or ["transformer"], **kwargs)
         self._mix_full_parts()
 
     def unload_lora_weights(self) -> None:
         """The model as it was before, or, after `fuse_lora`, with all that was fused."""
-        fused = any(layer.merged for layer in self._lora_layers())
+        fused = self._is_fused
         super().unload_lora_weights()
         if fused:
             self.forget_adapters()
@@ -204,6 +288,39 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
 
     def _lora_layers(self) -> Iterator[LoraLayer]:
         return (module for module in self.transformer.modules() if isinstance(module, LoraLayer))
+
+    @property
+    def _is_fused(self) -> bool:
+        return any(layer.merged for layer in self._lora_layers())
+
+    def _check_low_rank(self, state: StateDict) -> None:
+        """Raises ValueError for modules that the model does not have; peft leaves them out and only warns."""
+        unfit = []
+        for key, value in state.items():
+            name, _, leaf = key.removeprefix(TRANSFORMER).rpartition(".lora_")
+            shape = self._weight_shape(name)
+            fits = shape is not None and (
+                value.shape[1:] == shape[1:] if leaf.startswith("A") else value.shape[0] == shape[0]
+            )
+            unfit += [] if fits else [f"{name} {tuple(value.shape)}"]
+        if unfit:
+            raise ValueError(f"the model has no modules of these names and sizes: {listed(unfit)}")
+
+    def _weight_shape(self, name: str) -> tuple[int, ...] | None:
+        try:
+            module = self.transformer.get_submodule(name)
+        except AttributeError:
+            return None
+        module = module.get_base_layer() if isinstance(module, LoraLayer) else module
+        if isinstance(module, nn.Linear):  # also quantised ones, whose weights are packed
+            return module.out_features, module.in_features
+        return tuple(module.weight.shape) if isinstance(module, nn.Conv3d) else None
+
+    def _no_low_rank(self) -> StateDict:
+        """A change by zero, for a file without any: peft knows adapters only by their layers."""
+        out_features, in_features = self.transformer.proj_out.weight.shape
+        key = f"{TRANSFORMER}proj_out.lora_"
+        return {f"{key}A.weight": torch.zeros(1, in_features), f"{key}B.weight": torch.zeros(out_features, 1)}
 
     @property
     def streams(self) -> dict[str, Any]:
@@ -230,14 +347,18 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
             self._put_streams(self.own_streams)
             self.forget_adapters()
 
+    def _scales(self) -> dict[str, float]:
+        """How much each active adapter counts; none while adapters are disabled."""
+        scales: dict[str, float] = {}
+        for layer in self._lora_layers():
+            if not layer.disable_adapters:
+                for name in layer.active_adapters:
+                    if name in layer.scaling:
+                        # A layer's factor is the adapter's scale times alpha / rank.
+                        scales.setdefault(name, layer.scaling[name] * layer.r[name] / layer.lora_alpha[name])
+        return scales
+
     def _mix_full_parts(self) -> None:
-        layer = next(self._lora_layers(), None)
-        scales = {}
-        if layer is not None and not layer.disable_adapters:
-            # A layer's factor is the adapter's scale times alpha / rank.
-            scales = {
-                name: layer.scaling[name] * layer.r[name] / layer.lora_alpha[name]
-                for name in layer.active_adapters
-                if name in layer.scaling
-            }
-        self.full_parts.mix(self.transformer, scales)
+        # What is fused stays as it is until it is taken out: low-rank changes may be in the same weights.
+        if not self._is_fused:
+            self.full_parts.mix(self.transformer, self._scales())

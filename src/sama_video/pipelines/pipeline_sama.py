@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
+from ..models.presets import PipelineSettings
 from ..models.strict_loading import no_empty_warnings
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..shapes import TEMPORAL_FACTOR, LatentShape, VideoShape, neighbouring_num_frames
@@ -100,14 +101,14 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         text_encoder: UMT5EncoderModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         scheduler: FlowMatchEulerDiscreteScheduler | None = None,
-        prompt_prefix: str = "[Video edit] ",
-        max_sequence_length: int = 512,
-        num_semantic_tokens: int = 65,
-        native_area: int = ModelFacts.native_area,
-        native_num_frames: int = ModelFacts.native_num_frames,
-        default_num_inference_steps: int = ModelFacts.default_num_inference_steps,
-        default_guidance_scale: float = ModelFacts.default_guidance_scale,
-        default_flow_shift: float = ModelFacts.default_flow_shift,
+        prompt_prefix: str = PipelineSettings.prompt_prefix,
+        max_sequence_length: int = PipelineSettings.max_sequence_length,
+        num_semantic_tokens: int = PipelineSettings.num_semantic_tokens,
+        native_area: int = PipelineSettings.native_area,
+        native_num_frames: int = PipelineSettings.native_num_frames,
+        default_num_inference_steps: int = PipelineSettings.default_num_inference_steps,
+        default_guidance_scale: float = PipelineSettings.default_guidance_scale,
+        default_flow_shift: float = PipelineSettings.default_flow_shift,
         trained_for: Mapping[str, Sequence[str]] | None = None,
     ):
         super().__init__()

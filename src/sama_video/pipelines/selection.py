@@ -1,5 +1,6 @@
 """Which model, and what is known of it before any weight is read. Imports no torch."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import hash_configuration, hash_file, hash_weights
-from ..models.presets import PRESETS
+from ..models.presets import PRESETS, PipelineSettings, Preset
 from ..models.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, find_weight_files, first_line, read_json_object
 from .configuration import (
     FACTS,
@@ -41,18 +42,18 @@ class ModelFacts:
         pixel_multiple: what height and width must divide by: the VAE's factor times the transformer's patch.
         trained_for: kinds of edits, each with instructions that the model was trained on; empty if it does not say.
 
-    The others are the pipeline's arguments of the same names, and own these arguments' defaults: the release's.
+    The others are the pipeline's settings of the same names (`PipelineSettings`).
 
     Raises:
         ValueError: for what no model can have.
     """
 
     pixel_multiple: int
-    native_area: int = 480 * 832
-    native_num_frames: int = 81
-    default_num_inference_steps: int = 50
-    default_guidance_scale: float = 5.0
-    default_flow_shift: float = 5.0
+    native_area: int = PipelineSettings.native_area
+    native_num_frames: int = PipelineSettings.native_num_frames
+    default_num_inference_steps: int = PipelineSettings.default_num_inference_steps
+    default_guidance_scale: float = PipelineSettings.default_guidance_scale
+    default_flow_shift: float = PipelineSettings.default_flow_shift
     trained_for: TrainedFor = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -266,6 +267,32 @@ def read_configs(model: str) -> Configs:
         check_text_encoder(f"{model}/text_encoder/config.json", text_encoder)
     check_together(model, transformer, vae, text_encoder)
     return Configs(index=index, components=components, transformer=transformer, vae=vae, text_encoder=text_encoder)
+
+
+def read_preset(folder: Path) -> Preset:
+    """The sizes and settings of a pipeline folder, from its configurations and the headers of its weights.
+
+    Raises:
+        UserError: for a folder that is no pipeline, lacks them, or holds damaged weights.
+    """
+    configs = read_configs(str(folder))
+    return Preset(
+        transformer=configs.transformer,
+        num_parameters=sum(_count(file) for file in (folder / "transformer").glob("*.safetensors")),
+        spatial_factor=configs.vae.get("scale_factor_spatial", WAN_SCALE_FACTOR_SPATIAL),
+        settings=PipelineSettings.of(configs.index),
+        weights=folder,
+    )
+
+
+def _count(file: Path) -> int:
+    """Numbers in a safetensors file, from its header."""
+    try:
+        with open(file, "rb") as stream:
+            entries = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        return sum(math.prod(entry["shape"]) for name, entry in entries.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+        raise UserError(f"{file} is damaged or cut off: download it again") from error
 
 
 def read_config(model: str, name: str) -> dict[str, Any]:

@@ -32,7 +32,6 @@ from .mixture import build_engine
 logger = logging.getLogger(__name__)
 
 TEXT_TOKENS = 48
-SIGMA_SHIFT = 3.0
 MAX_BATCH = 512  # samples that a step may take, which keeps the steps' samples apart
 
 
@@ -231,20 +230,12 @@ def new_nano(folder: Path, engine: Engine, start_from: Path | None = None) -> No
         old = load_pipeline(str(start_from), device="cpu", dtype="float32")
         transformer, vae = old.transformer, old.vae
         carry_words_over(old, tokenizer, text_encoder)
-    preset = PRESETS["nano"]
     pipe = SamaPipeline(
         transformer=transformer,
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        prompt_prefix="",
-        max_sequence_length=TEXT_TOKENS,
-        num_semantic_tokens=65,
-        native_area=preset.native_area,
-        native_num_frames=preset.native_num_frames,
-        default_num_inference_steps=preset.num_inference_steps,
-        default_guidance_scale=preset.guidance_scale,
-        default_flow_shift=SIGMA_SHIFT,
+        **vars(PRESETS["nano"].settings) | {"max_sequence_length": TEXT_TOKENS, "num_semantic_tokens": 65},
     )
     with written_aside(folder) as aside:
         pipe.save_pretrained(aside)
