@@ -242,7 +242,7 @@ def test_an_index_says_which_files_count(tmp_path):
     save({"of another model": torch.ones(2)}, folder / "vae.safetensors")
     assert equal(as_read(folder), load_file(DIT))
     (folder / "a-00002-of-00002.safetensors").unlink()
-    refused(folder, "is incomplete, a-00002-of-00002.safetensors is missing")
+    refused(folder, "lacks a-00002-of-00002.safetensors: the download is incomplete")
 
 
 @pytest.mark.parametrize(
@@ -250,11 +250,11 @@ def test_an_index_says_which_files_count(tmp_path):
               '{"weight_map": null}', "[" * 100_000, '{"weight_map": {"a": null}}']
 )  # fmt: skip
 def test_a_broken_index(index, tmp_path):
-    refused(shards(tmp_path / "shards", index), "is damaged: it does not say which shard holds what")
+    refused(shards(tmp_path / "shards", index), ".index.json ")
 
 
 def test_other_folders(tmp_path):
-    refused(shards(tmp_path / "outside", '{"weight_map": {"a": "../x.safetensors"}}'), "files outside its folder")
+    refused(shards(tmp_path / "outside", '{"weight_map": {"a": "../x.safetensors"}}'), "which is no file beside it")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "no weights at")
     refused(tmp_path / "nothing.safetensors", "no weights at")
@@ -299,7 +299,7 @@ def more_channels(state):
         (lambda s: s | {"patch_embedding.weight": torch.ones(3)}, ["misshapen: patch_embedding.weight (3,)"]),
         (lambda s: s | {"patch_embedding.weight": torch.ones(96, 16, 1, 0, 2)}, ["misshapen: patch_embedding.weight"]),
         (lambda s: s | {"head.head.bias": s["head.head.bias"] * torch.inf}, ["not finite: proj_out.bias"]),
-        (lambda s: s | {"head.head.bias": s["head.head.bias"].int()}, ["not floating point: proj_out.bias"]),
+        (lambda s: s | {"head.head.bias": s["head.head.bias"].int()}, ["not floating-point: proj_out.bias"]),
     ],
 )  # fmt: skip
 def test_other_models_are_named(change, words, tmp_path):

@@ -263,10 +263,8 @@ def test_other_kinds_are_named(key, words):
         assert "\n" not in str(caught.value)
 
 
-PAIR = {
-    "blocks.0.self_attn.q.lora_A.weight": torch.ones(2, 48),
-    "blocks.0.self_attn.q.lora_B.weight": torch.ones(48, 2),
-}
+Q = "blocks.0.self_attn.q"
+PAIR = {f"{Q}.lora_A.weight": torch.ones(2, 48), f"{Q}.lora_B.weight": torch.ones(48, 2)}
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,8 @@ FOREIGN = (
 
 def is_lora(names: list[str]) -> bool:
     """Whether weights of these names are a change of a model, of any kind, and not a model."""
-    signs = (
-        r"[._]lora[._]|^lora_|\.(lokr|hada|ia3|oft|boft|glora)_|\.dora_scale$|\.(diff|diff_b|diff_m|w_norm|set_weight)$"
-    )
+    kinds = r"[._]lora[._]|^lora_|\.(lokr|hada|ia3|oft|boft|glora)_"
+    signs = rf"{kinds}|\.(dora_scale|diff|diff_b|diff_m|w_norm|set_weight)$"
     return any(re.search(signs, name) for name in names)
 
 

@@ -151,9 +151,10 @@ class FullParts:
 def _fetched(repository: str, **kwargs: Any) -> tuple[StateDict, dict[str, Any], dict[str, Any]]:
     """State and header of a hub repository's LoRA, before diffusers' converters, which drop what they do not know."""
     names = ("weight_name", "local_files_only", "cache_dir", "force_download", "proxies", "token", "revision")
+    options: dict[str, Any] = {name: kwargs.get(name) for name in (*names, "subfolder")}
     state, metadata = _fetch_state_dict(
         repository,
-        **{name: kwargs.get(name) for name in (*names, "subfolder")},
+        **options,
         use_safetensors=True,
         user_agent={"file_type": "attn_procs_weights", "framework": "pytorch"},
         allow_pickle=False,

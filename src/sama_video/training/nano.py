@@ -8,6 +8,7 @@ and `nano_finetuning` to begin with; `--start-from` carries over what an earlier
 import argparse
 import logging
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -230,12 +231,10 @@ def new_nano(folder: Path, engine: Engine, start_from: Path | None = None) -> No
         old = load_pipeline(str(start_from), device="cpu", dtype="float32")
         transformer, vae = old.transformer, old.vae
         carry_words_over(old, tokenizer, text_encoder)
+    # It trains with a semantic stream; what ships samples without.
+    settings = replace(PRESETS["nano"].settings, max_sequence_length=TEXT_TOKENS, num_semantic_tokens=65)
     pipe = SamaPipeline(
-        transformer=transformer,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        **vars(PRESETS["nano"].settings) | {"max_sequence_length": TEXT_TOKENS, "num_semantic_tokens": 65},
+        transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, **vars(settings)
     )
     with written_aside(folder) as aside:
         pipe.save_pretrained(aside)
