@@ -217,29 +217,22 @@ class _Carrier:
         if _changes(packets):
             raise ValueError("it changes its form on the way")
         kept = []
-        for packet, (start, end) in zip(packets, spans(packets), strict=True):
+        for packet, (start, end) in zip(packets, spans(stream, packets), strict=True):
             begun = self.piece.end is None or start - self.piece.origin < self.piece.end
             if begun and end - self.piece.origin > -PREROLL:
-                kept.append(self._moved(packet, end - start))
+                kept.append(self._moved(packet, start, end - start))
         if not kept or kept[-1].end <= 0:
             raise _LeftOut("nothing of it is heard in this piece")
-        if any(b.dts <= a.dts for a, b in itertools.pairwise(kept)):
+        if any(b.pts <= a.pts for a, b in itertools.pairwise(kept)):
             raise ValueError("its times do not increase")
         return self._track(stream, "sound", label, kept, lambda c: c.add_stream_from_template(stream, opaque=True))
 
-    def _moved(self, packet: av.Packet, duration: Fraction) -> Timed:
-        """A packet on the result's clock, which is as fine as the sound's samples: some sources' are packets long."""
+    def _moved(self, packet: av.Packet, start: Fraction, duration: Fraction) -> Timed:
+        """A packet on the result's clock, as fine as the sound's samples: some sources' clocks tick once a packet."""
         rate = getattr(packet.stream, "rate", None)
         time_base = Fraction(1, rate) if rate else min(packet.time_base, FINE)
-
-        def ticks(time: Fraction) -> int:
-            return round(time / time_base)
-
-        pts, dts = (
-            ticks((packet.pts if at is None else at) * packet.time_base - self.piece.origin)
-            for at in (packet.pts, packet.dts)
-        )
-        return Timed(packet=packet, pts=pts, dts=dts, duration=ticks(duration), time_base=time_base)
+        pts, ticks = round((start - self.piece.origin) / time_base), round(duration / time_base)
+        return Timed(packet=packet, pts=pts, dts=pts, duration=ticks, time_base=time_base)
 
     def _encoded_sound(
         self,
@@ -251,7 +244,7 @@ class _Carrier:
         problem: str | None,
     ) -> tuple[Track, list[str]]:
         stream.codec_context.flush_buffers()
-        sound = encode_again(Decoded(stream, packets), way, self.piece)
+        sound = encode_again(Decoded(stream, packets, all_channels=way != "aac"), way, self.piece)
         if sound is None:
             raise _LeftOut("nothing of it is heard in this piece")
         track = self._track(stream, "sound", label, sound.packets, encoded_stream(sound))
@@ -298,14 +291,15 @@ class _Carrier:
         for packet in packets:
             if packet.pts is None or (stream.name == "mov_text" and packet.size <= 2):  # a pause between lines
                 continue
-            timed = self._moved(packet, (packet.duration or 0) * packet.time_base)
+            times = (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
+            timed = self._moved(packet, *times)
             start, end = max(timed.pts, 0), timed.pts + timed.duration
             if self.piece.end is not None:
                 end = min(end, int(self.piece.end / timed.time_base))
             if timed.duration and end > start:
                 kept.append(replace(timed, pts=start, dts=start, duration=end - start))
             elif not timed.duration and timed.pts >= 0 and (self.piece.end is None or timed.time < self.piece.end):
-                kept.append(replace(timed, dts=timed.pts))
+                kept.append(timed)
         if not kept:
             raise _LeftOut("nothing of it is shown in this piece")
         return self._track(stream, "subtitle", label, kept, lambda c: c.add_stream_from_template(stream, opaque=True))

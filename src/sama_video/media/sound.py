@@ -17,6 +17,8 @@ from .packets import Piece, Timed
 # Seconds by which sound may leave the place that its times say before it is put back there. Containers blur times, so
 # less would tear sound apart that has no hole; more would be seen (ITU-R BT.1359 finds 45 ms early just noticeable).
 DRIFT = Fraction(3, 100)
+# Seconds by which containers round times: Matroska, FLV and ASF count milliseconds.
+ROUNDED = Fraction(2, 1000)
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1")
 # What a file means that only says how many channels it has: the order that WAV and its kin use.
@@ -73,10 +75,15 @@ def _speakers(layout: str) -> set[str]:
 
 @dataclass
 class Decoded:
-    """A track's frames with their times in seconds of the source's clock; counts the packets that were broken."""
+    """A track's frames with their times in seconds of the source's clock; counts the packets that were broken.
+
+    Args:
+        all_channels: keep more than eight, as only plain samples can.
+    """
 
     stream: av.AudioStream
     packets: Sequence[av.Packet]
+    all_channels: bool = False
     broken: int = 0
 
     def frames(self) -> Iterator[tuple[Fraction, av.AudioFrame]]:
@@ -92,7 +99,8 @@ class Decoded:
                     continue
                 if frame.pts is not None:
                     time = frame.pts * (frame.time_base or self.stream.time_base)
-                yield time, with_named_speakers(frame)
+                many = self.all_channels and len(frame.layout.channels) > 8
+                yield time, frame if many else with_named_speakers(frame)
                 time += Fraction(frame.samples, frame.sample_rate)
 
 
@@ -242,9 +250,21 @@ def _timed(packet: av.Packet, time_base: Fraction) -> Timed:
     return Timed(packet=packet, pts=pts, dts=dts, duration=packet.duration or 0, time_base=time_base)
 
 
-def spans(packets: Sequence[av.Packet]) -> list[tuple[Fraction, Fraction]]:
-    """(start, end) of packets with times; one without a duration lasts until the next."""
+def spans(stream: av.AudioStream, packets: Sequence[av.Packet]) -> list[tuple[Fraction, Fraction]]:
+    """(start, end) of packets with times, in seconds; where a container rounded them, as they were before.
+
+    A packet without a duration lasts as long as its codec's packets do, or until the next.
+    """
     starts = [packet.pts * packet.time_base for packet in packets if packet.pts is not None]
-    durations = [(packet.duration or 0) * packet.time_base for packet in packets if packet.pts is not None]
-    following = [b - a for a, b in itertools.pairwise(starts)] + [Fraction(0)]
-    return [(a, a + (d or max(f, Fraction(0)))) for a, d, f in zip(starts, durations, following, strict=True)]
+    usual = Fraction(stream.codec_context.frame_size, stream.rate) if stream.rate else Fraction(0)
+    exact: list[tuple[Fraction, Fraction]] = []
+    for packet, start, following in zip(packets, starts, [*starts[1:], None], strict=True):
+        duration = (packet.duration or 0) * packet.time_base or usual
+        if not duration and following is not None:
+            duration = max(following - start, Fraction(0))
+        if usual and abs(duration - usual) < ROUNDED:
+            duration = usual
+        if exact and abs(start - exact[-1][1]) < ROUNDED:
+            start = exact[-1][1]
+        exact.append((start, start + duration))
+    return exact
