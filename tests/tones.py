@@ -170,7 +170,9 @@ def heard(path: Path, track: int = 0, rate: int = 44100, seconds: float = 8) -> 
     with av.open(str(path)) as container:
         due, resampler = None, av.AudioResampler("flt", "mono", rate)
         for frame in container.decode(container.streams.audio[track]):
-            time = frame.pts * frame.time_base - origin
+            time = due or Fraction(0)
+            if frame.pts is not None:
+                time = frame.pts * frame.time_base - origin
             if due is None or abs(time - due) > 0.005:  # containers round times
                 at = round(time * rate)
                 due = time

@@ -213,7 +213,7 @@ def test_sound_whose_form_changes_on_the_way(tmp_path):
     first = Sound(noise(1.0, 48000, seed=1), 48000, "aac", "stereo")
     second = Sound(noise(1.0, 32000, seed=2), 32000, "aac", "mono")
     for name, sound in (("a.ts", first), ("b.ts", second)):
-        write_pictures_and_sounds(tmp_path / name, [sound], 25, first=Fraction(0 if name == "a.ts" else 1))
+        write_pictures_and_sounds(tmp_path / name, [sound], 25)
     (tmp_path / "two.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
     notes = carry_beside(tmp_path / "two.ts", tmp_path / "out.mp4", 50)
     assert any("changes its form" in note for note in notes)

@@ -20,6 +20,7 @@ import numpy as np
 from av.subtitles.stream import SubtitleStream
 
 from ..errors import UserError
+from ..files import FULL
 from .containers import (
     CONTAINER_NAMES,
     COPIED_SUBTITLES,
@@ -365,20 +366,22 @@ def _rehearse(tracks: Tracks, container: str, picture: Picture) -> None:
     """
     height, width = picture.size
     black = np.zeros((height, width, 3), np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"rehearsal{container}"
-        try:
-            options = {"crf": picture.crf, "time_base": picture.time_base, "tracks": tracks}
+    options = {"crf": picture.crf, "time_base": picture.time_base, "tracks": tracks}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"rehearsal{container}"
             with VideoWriter(path, height, width, picture.fps, **options) as writer:
                 for index in range(3):
                     writer.write(Frame(black, index / picture.fps, 1 / picture.fps))
             _check_written(path, tracks)
-        except (av.error.FFmpegError, ValueError, OSError) as error:
-            name = CONTAINER_NAMES[container]
-            raise UserError(
-                f"{name} with pictures of {width}x{height} at {float(picture.fps):g} frames a second cannot be written "
-                f"({_reason(error)}); try another --output or --output-size model"
-            ) from error
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise UserError(f"the disk is full: free some space in {tempfile.gettempdir()}") from error
+        name = CONTAINER_NAMES[container]
+        raise UserError(
+            f"{name} with pictures of {width}x{height} at {float(picture.fps):g} frames a second cannot be written "
+            f"({_reason(error)}); try another --output or --output-size model"
+        ) from error
 
 
 def _check_written(path: Path, tracks: Tracks) -> None:

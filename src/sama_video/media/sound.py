@@ -17,6 +17,7 @@ from .packets import Piece, Timed
 # Seconds by which sound may leave the place that its times say before it is put back there. Containers blur times, so
 # less would tear sound apart that has no hole; more would be seen (ITU-R BT.1359 finds 45 ms early just noticeable).
 DRIFT = Fraction(3, 100)
+FAR = Fraction(1, 2)
 # Seconds by which containers round times: Matroska, FLV and ASF count milliseconds.
 ROUNDED = Fraction(2, 1000)
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -87,8 +88,12 @@ class Decoded:
     broken: int = 0
 
     def frames(self) -> Iterator[tuple[Fraction, av.AudioFrame]]:
-        time = Fraction(0)
+        time = None
         for packet in (*self.packets, None):
+            if packet is not None and packet.pts is not None:
+                due = packet.pts * packet.time_base
+                # Decoders that tell no times are followed by counting, unless that leads far away.
+                time = due if time is None or abs(due - time) > FAR else time
             try:
                 frames = self.stream.codec_context.decode(packet)
             except (av.error.FFmpegError, ValueError):
@@ -100,6 +105,7 @@ class Decoded:
                 if frame.pts is not None:
                     time = frame.pts * (frame.time_base or self.stream.time_base)
                 many = self.all_channels and len(frame.layout.channels) > 8
+                time = time or Fraction(0)
                 yield time, frame if many else with_named_speakers(frame)
                 time += Fraction(frame.samples, frame.sample_rate)
 
