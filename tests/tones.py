@@ -65,6 +65,8 @@ def write_pictures_and_sounds(
         stream = container.add_stream(video, rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if video == "mjpeg" else "yuv420p"
         tracks = [(sound, _add(container, sound)) for sound in sounds]
+        for index, (_, track) in enumerate(tracks):
+            track.disposition = int(index == 0)  # the first is the default
         finish = extra(container) if extra is not None else None
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture(index, 48, 64), format="rgb24")

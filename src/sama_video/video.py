@@ -9,6 +9,7 @@ from .media.writer import (
     VideoWriter,
     check_output_suffix,
     check_picture_size,
+    check_times,
     regular_time_base,
     write_lossless,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "carry_tracks",
     "check_output_suffix",
     "check_picture_size",
+    "check_times",
     "regular_time_base",
     "write_image",
     "write_lossless",

@@ -26,7 +26,7 @@ def write(path, times, last=Fraction(1, 25), **options):
 
 def test_times_that_do_not_increase_are_an_error_and_not_a_broken_file(tmp_path):
     for times in ([0, 1, 1], [0, 2, 1]):
-        with pytest.raises(UserError, match="times do not increase: one at 0.0.* is followed by one at 0.04"):
+        with pytest.raises(UserError, match=r"times do not increase: one at 0\.0.* is followed by one at 0\.04"):
             write(tmp_path / "a.mp4", [Fraction(time, 25) for time in times])
 
 

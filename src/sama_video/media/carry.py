@@ -30,7 +30,7 @@ from .containers import (
     holders,
     sound_codecs,
 )
-from .packets import Piece, Timed, gather_packets
+from .packets import UNUSABLE, Piece, Timed, gather_packets
 from .reader import Frame
 from .sound import Decoded, encode_again, spans
 from .subtitles import TEXT_CODECS, cut_lines, encode_lines, one_at_a_time, read_lines
@@ -90,9 +90,13 @@ def carry_tracks(path: Path, output: Path, picture: Picture, piece: Piece) -> Tr
     # Times of tracks count from the beginning of the result's file.
     moved = replace(piece, origin=piece.origin - lead, end=None if piece.end is None else piece.end + lead)
     carrier = _Carrier(container, picture, moved, tracks, {s.index: n for n, s in _numbered(source)})
-    for stream in (*sounds, *subtitles):
-        carrier.carry(stream, packets.get(stream.index, []))
-    _rehearse(tracks, container, picture)
+    try:
+        for stream in (*sounds, *subtitles):
+            carrier.carry(stream, packets.get(stream.index, []))
+        _rehearse(tracks, container, picture)
+    except UserError:
+        source.close()
+        raise
     return tracks
 
 
@@ -202,7 +206,7 @@ class _Carrier:
                     track, remarks = self._copied_sound(stream, packets, label), []
                 else:
                     track, remarks = self._encoded_sound(stream, packets, way, codec, label, problem)
-            except (av.error.FFmpegError, ValueError, OSError) as error:
+            except UNUSABLE as error:
                 problem = _reason(error)
                 continue
             problem = self._problem(track)
@@ -280,7 +284,7 @@ class _Carrier:
                 track = self._copied_subtitle(stream, packets, label)
             else:
                 track = self._written_subtitle(stream, packets, label)
-        except (av.error.FFmpegError, ValueError, OSError) as error:
+        except UNUSABLE as error:
             raise _LeftOut(f"it cannot be read ({_reason(error)})") from error
         problem = self._problem(track)
         if problem is not None:
@@ -328,6 +332,8 @@ class _Carrier:
         metadata = {tag: text for tag, text in stream.metadata.items() if tag in TRACK_TAGS}
         if metadata.get("handler_name") in USUAL_HANDLERS:
             del metadata["handler_name"]
+        if "title" in metadata and self.container != ".mkv":
+            metadata["handler_name"] = metadata["title"]  # where MP4 and its kin have room for it
         if self.container == ".mov" and "language" in metadata:
             metadata["language"] = QUICKTIME_LANGUAGES.get(metadata["language"], metadata["language"])
         disposition = int(stream.disposition)
@@ -374,7 +380,7 @@ def _rehearse(tracks: Tracks, container: str, picture: Picture) -> None:
                 for index in range(3):
                     writer.write(Frame(black, index / picture.fps, 1 / picture.fps))
             _check_written(path, tracks)
-    except (av.error.FFmpegError, ValueError, OSError) as error:
+    except UNUSABLE as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise UserError(f"the disk is full: free some space in {tempfile.gettempdir()}") from error
         name = CONTAINER_NAMES[container]

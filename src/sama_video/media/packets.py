@@ -16,6 +16,10 @@ INTERLEAVING = Fraction(30)
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 
 
+# What reading a broken or hostile track may end in.
+UNUSABLE = (av.error.FFmpegError, ValueError, OSError, LookupError, ArithmeticError)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Piece:
     """The piece of a source that a result shows.
@@ -57,10 +61,12 @@ class Timed:
         _set(packet, *before)  # muxers change them, and the packet may be written or decoded again
 
 
-def _set(packet: av.Packet, stream: av.stream.Stream, time_base: Fraction, *times: int | None) -> None:
+def _set(packet: av.Packet, stream: av.stream.Stream | None, time_base: Fraction | None, *times: int | None) -> None:
+    # What a packet never had it cannot be given back, and needs not.
     if stream is not None:
         packet.stream = stream
-    packet.time_base = time_base
+    if time_base is not None:
+        packet.time_base = time_base
     packet.pts, packet.dts, packet.duration = times
 
 
@@ -111,7 +117,7 @@ def gather_packets(
                 found[packet.stream.index].append((run, packet))
             if run == 0 and piece.end is not None and _all_read(clocks, picture, piece.origin + piece.end):
                 break
-    except (av.error.FFmpegError, OSError):  # cut off: what is there is used
+    except UNUSABLE:  # cut off or damaged: what is there is used
         pass
     return {index: _on_one_clock(runs, clocks[index], clocks[picture.index]) for index, runs in found.items()}
 

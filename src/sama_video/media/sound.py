@@ -17,6 +17,8 @@ from .packets import Piece, Timed
 # Seconds by which sound may leave the place that its times say before it is put back there. Containers blur times, so
 # less would tear sound apart that has no hole; more would be seen (ITU-R BT.1359 finds 45 ms early just noticeable).
 DRIFT = Fraction(3, 100)
+# Seconds without sound that are believed; a longer leap is a broken clock's, and the sound goes on.
+LONGEST_HOLE = 1800
 FAR = Fraction(1, 2)
 # Seconds by which containers round times: Matroska, FLV and ASF count milliseconds.
 ROUNDED = Fraction(2, 1000)
@@ -143,7 +145,8 @@ class _Run:
     samples: int = 0
 
     def takes(self, key: tuple[str, str, int], time: Fraction) -> bool:
-        return key == self.key and abs(self.start + Fraction(self.samples, key[2]) - time) < DRIFT
+        leap = abs(self.start + Fraction(self.samples, key[2]) - time)
+        return key == self.key and not DRIFT <= leap <= LONGEST_HOLE
 
     def convert(self, frame: av.AudioFrame | None) -> Iterator[tuple[int, np.ndarray]]:
         """(position, block) of the next frame, None for the end of the run."""
@@ -179,7 +182,9 @@ def _blocks(
         yield from run.convert(None)
 
 
-def _without_holes(blocks: Iterator[tuple[int, np.ndarray]], last: int | None) -> Iterator[tuple[int, np.ndarray]]:
+def _without_holes(
+    blocks: Iterator[tuple[int, np.ndarray]], last: int | None, longest_hole: int
+) -> Iterator[tuple[int, np.ndarray]]:
     """The samples in `0 .. last`: holes become silence, of what overlaps the first stays."""
     cursor, begun = 0, False
     for position, block in blocks:
@@ -190,6 +195,8 @@ def _without_holes(blocks: Iterator[tuple[int, np.ndarray]], last: int | None) -
             block = block[: max(0, last - position)]
         if not len(block):
             continue
+        if position - cursor > longest_hole:
+            raise ValueError("its times leap too far")
         if begun:
             yield from _silence(cursor, position, block)
         yield position, block
@@ -230,8 +237,9 @@ def encode_again(decoded: Decoded, codec: str, piece: Piece) -> EncodedSound | N
     channels = len(decoded.stream.codec_context.layout.channels)
     encoding = encoding_of(codec, first[1])
     last = None if piece.end is None else round(piece.end * encoding.rate)
+    longest_hole = LONGEST_HOLE * encoding.rate
     blocks = _blocks(itertools.chain([first], frames), encoding, piece.origin)
-    packets = list(_encode(_without_holes(blocks, last), encoding))
+    packets = list(_encode(_without_holes(blocks, last, longest_hole), encoding))
     if not packets:
         return None
     return EncodedSound(encoding=encoding, packets=packets, broken=decoded.broken, channels=channels)
