@@ -211,7 +211,7 @@ def shift_and_likeness(found: np.ndarray, wanted: np.ndarray, begin: float, end:
     part = wanted[first:last]
     low = max(0, first - reach)
     window = found[low : last + reach]
-    size = len(window) + len(part)
+    size = 1 << (len(window) + len(part)).bit_length()
     products = np.fft.irfft(np.fft.rfft(window, size) * np.conj(np.fft.rfft(part, size)), size)
     at = int(products[: len(window) - len(part) + 1].argmax())
     there = window[at : at + len(part)]

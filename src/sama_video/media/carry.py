@@ -40,7 +40,7 @@ from .writer import VideoWriter
 SHORT_LEAD = Fraction(1, 10)
 # More sound than this before the first picture is a broken clock.
 LONGEST_LEAD = Fraction(10)
-# Seconds of copied sound before its beginning that are written and hidden, for decoders to be in their stride.
+# Seconds of copied sound before its beginning that are written and hidden, for decoders to settle.
 PREROLL = Fraction(1, 10)
 # Seconds by which a container may round a time.
 ROUNDING = Fraction(3, 1000)
@@ -74,8 +74,30 @@ def carry_tracks(path: Path, output: Path, picture: Picture, piece: Piece) -> Tr
         UserError: if not even the pictures can be written.
     """
     container = container_of(output)
-    # Names of tracks may be in any encoding; "file:" keeps a colon in the name from being read as a protocol.
-    source = av.open(f"file:{path}", metadata_errors="replace")
+    source = _open(path)
+    tracks = Tracks() if source is None else _tracks_of(source, container, picture, piece)
+    try:
+        _rehearse(tracks, container, picture)
+    except UserError:
+        with tracks:  # closes the source
+            raise
+    return tracks
+
+
+def _open(path: Path) -> av.container.InputContainer | None:
+    """The source; None for pictures that move, which FFmpeg may not know: they have no tracks."""
+    try:
+        # Names of tracks may be in any encoding; "file:" keeps a colon in the name from being read as a protocol.
+        source = av.open(f"file:{path}", metadata_errors="replace")
+    except UNUSABLE:
+        return None
+    if source.streams.video:
+        return source
+    source.close()
+    return None
+
+
+def _tracks_of(source: av.container.InputContainer, container: str, picture: Picture, piece: Piece) -> Tracks:
     shown = _picture_stream(source)
     sounds, subtitles = list(source.streams.audio), list(source.streams.subtitles)
     packets = gather_packets(source, [s for s in (*sounds, *subtitles) if s.codec_context], shown, piece)
@@ -90,13 +112,8 @@ def carry_tracks(path: Path, output: Path, picture: Picture, piece: Piece) -> Tr
     # Times of tracks count from the beginning of the result's file.
     moved = replace(piece, origin=piece.origin - lead, end=None if piece.end is None else piece.end + lead)
     carrier = _Carrier(container, picture, moved, tracks, {s.index: n for n, s in _numbered(source)})
-    try:
-        for stream in (*sounds, *subtitles):
-            carrier.carry(stream, packets.get(stream.index, []))
-        _rehearse(tracks, container, picture)
-    except UserError:
-        source.close()
-        raise
+    for stream in (*sounds, *subtitles):
+        carrier.carry(stream, packets.get(stream.index, []))
     return tracks
 
 
@@ -132,7 +149,7 @@ def _audible(packet: av.Packet) -> Fraction:
     skipped = 0
     if packet.has_sidedata("skip_samples") and packet.stream.rate:
         skipped = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[:4], "little")
-    return packet.pts * packet.time_base + Fraction(skipped, packet.stream.rate or 1)
+    return (packet.pts or 0) * packet.time_base + Fraction(skipped, packet.stream.rate or 1)
 
 
 def _chapters(source: av.container.InputContainer, piece: Piece, lead: Fraction) -> list[dict]:
@@ -401,7 +418,8 @@ def _check_written(path: Path, tracks: Tracks) -> None:
         first: dict[int, Fraction] = {}
         for packet in written.demux(found):
             if packet.pts is not None:
-                first[packet.stream.index] = min(first.get(packet.stream.index, packet.pts), packet.pts)
+                at = packet.pts * packet.time_base
+                first[packet.stream.index] = min(first.get(packet.stream.index, at), at)
         for stream, time in zip(found, due, strict=True):
-            if abs(first[stream.index] * stream.time_base - time) > ROUNDING:
+            if abs(first[stream.index] - time) > ROUNDING:
                 raise ValueError(f"{CONTAINER_NAMES[container_of(path)]} cannot begin within a packet")

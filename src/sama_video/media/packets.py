@@ -6,12 +6,16 @@ from fractions import Fraction
 
 import av
 
-# Seconds that a clock must jump back to have begun again (two files joined with `cat`), rather than to be blurred.
-JOINT = Fraction(1, 4)
-# Seconds of packets before the piece that are kept: decoders need a few to be in their stride.
+# A clock that falls back this far (seconds), or to where it began, has begun again (files joined with `cat`).
+RESTART = Fraction(1, 2)
+# Transport and program streams also leap ahead where recordings are joined.
+LEAP = 10
+LEAPING_FORMATS = {"mpegts", "mpeg"}
+# Seconds of packets before the piece that are kept: decoders need a few to settle.
 WARM_UP = Fraction(5)
 # Seconds that tracks of one file may lie apart in it.
 INTERLEAVING = Fraction(30)
+FALLBACK = Fraction(1, 90_000)  # a stream without a clock
 # Only these formats have an index to seek by, and a clock that never begins again.
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 
@@ -74,8 +78,10 @@ def _set(packet: av.Packet, stream: av.stream.Stream | None, time_base: Fraction
 class _Clock:
     """When one stream's clock began and ended, again each time it was set back."""
 
+    leaps: bool
     starts: list[Fraction] = field(default_factory=list)
     ends: list[Fraction] = field(default_factory=list)
+    first: Fraction = Fraction(0)
     highest: Fraction | None = None
 
     def follow(self, packet: av.Packet) -> int:
@@ -85,14 +91,18 @@ class _Clock:
             return max(0, len(self.starts) - 1)
         shown = (packet.pts if packet.pts is not None else ticks) * packet.time_base
         decoded = ticks * packet.time_base
-        if self.highest is None or decoded < self.highest - JOINT:
+        if self.highest is None or self._begins_again(decoded, self.highest):
             self.starts.append(shown)
             self.ends.append(shown)
-            self.highest = decoded
+            self.first = self.highest = decoded
         self.highest = max(self.highest, decoded)
         self.starts[-1] = min(self.starts[-1], shown)
         self.ends[-1] = max(self.ends[-1], shown + (packet.duration or 0) * packet.time_base)
         return len(self.starts) - 1
+
+    def _begins_again(self, time: Fraction, highest: Fraction) -> bool:
+        fell = highest - time > RESTART or (time < highest and time <= self.first)
+        return fell or (self.leaps and time - highest > LEAP)
 
 
 def gather_packets(
@@ -105,11 +115,12 @@ def gather_packets(
 
     Reading stops where the file does, or breaks off.
     """
-    clocks = {stream.index: _Clock() for stream in (picture, *streams)}
+    leaps = container.format.name in LEAPING_FORMATS
+    clocks = {stream.index: _Clock(leaps and stream.type != "subtitle") for stream in (picture, *streams)}
     found: dict[int, list[tuple[int, av.Packet]]] = {stream.index: [] for stream in streams}
     earliest = piece.origin - WARM_UP
     if container.format.name == INDEXED and earliest > INTERLEAVING and not piece.from_start:
-        container.seek(int(earliest / picture.time_base), stream=picture)
+        container.seek(int(earliest / (picture.time_base or FALLBACK)), stream=picture)
     try:
         for packet in container.demux(picture, *streams):
             run = clocks[packet.stream.index].follow(packet)

@@ -17,8 +17,9 @@ from .packets import Piece, Timed
 # Seconds by which sound may leave the place that its times say before it is put back there. Containers blur times, so
 # less would tear sound apart that has no hole; more would be seen (ITU-R BT.1359 finds 45 ms early just noticeable).
 DRIFT = Fraction(3, 100)
-# Seconds without sound that are believed; a longer leap is a broken clock's, and the sound goes on.
+# Seconds without sound that are believed; a longer leap is a broken clock's, and the sound continues.
 LONGEST_HOLE = 1800
+# Seconds that counted times may lie from those of the packets where a decoder tells none.
 FAR = Fraction(1, 2)
 # Seconds by which containers round times: Matroska, FLV and ASF count milliseconds.
 ROUNDED = Fraction(2, 1000)
@@ -105,7 +106,7 @@ class Decoded:
                 if not frame.samples or not frame.sample_rate:
                     continue
                 if frame.pts is not None:
-                    time = frame.pts * (frame.time_base or self.stream.time_base)
+                    time = frame.pts * (frame.time_base or self.stream.time_base or Fraction(1, frame.sample_rate))
                 many = self.all_channels and len(frame.layout.channels) > 8
                 time = time or Fraction(0)
                 yield time, frame if many else with_named_speakers(frame)
