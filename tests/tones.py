@@ -2,13 +2,23 @@
 
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import imageio_ffmpeg
 import numpy as np
+
+from sama_video.video import (
+    Frame,
+    Picture,
+    Piece,
+    VideoReader,
+    VideoWriter,
+    carry_tracks,
+    regular_time_base,
+)
 
 from .clips import picture
 
@@ -55,6 +65,8 @@ def write_pictures_and_sounds(
         stream = container.add_stream(video, rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if video == "mjpeg" else "yuv420p"
         tracks = [(sound, _add(container, sound)) for sound in sounds]
+        for index, (_, track) in enumerate(tracks):
+            track.disposition = int(index == 0)  # the first is the default
         finish = extra(container) if extra is not None else None
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture(index, 48, 64), format="rgb24")
@@ -69,11 +81,53 @@ def write_pictures_and_sounds(
     return path
 
 
+def write_with_ffmpeg(path: Path, sound: Sound, *options: str) -> Path:
+    """The same two seconds by FFmpeg's command, for encoders that PyAV is built without."""
+    plain = write_pictures_and_sounds(path.with_suffix(".plain.mov"), [replace(sound, codec="pcm_s16le")])
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(plain), *options, "-strict", "-2", str(path)]
+    subprocess.run(command, check=True)
+    return path
+
+
+def carry(source: Path, output: Path, start: float = 0.0, num_frames: int | None = None) -> list[str]:
+    """The source's pictures (small and grey) and all its tracks into a new file, as an edit does it; the notes."""
+    reader = VideoReader(source)
+    frames = list(reader.frames(start, num_frames, size=(48, 64)))
+    begin, last = frames[0].time, frames[-1]
+    times = [frame.time - begin for frame in frames]
+    cut = num_frames is not None and len(frames) == num_frames
+    piece = Piece(
+        origin=reader.start_pts * reader.time_base + begin,
+        end=last.time + last.duration - begin if cut else None,
+        from_start=begin == 0,
+    )
+    time_base = regular_time_base(times, reader.info.fps)
+    look = Picture(size=(48, 64), fps=reader.info.fps, time_base=time_base, crf=16)
+    with carry_tracks(source, output, look, piece) as tracks:
+        with VideoWriter(output, 48, 64, reader.info.fps, time_base=time_base, tracks=tracks) as writer:
+            for time, frame in zip(times, frames, strict=True):
+                writer.write(Frame(frame.pixels, time, frame.duration))
+        return tracks.notes
+
+
+def carry_beside(source: Path, output: Path, num_frames: int) -> list[str]:
+    """All tracks of a source beside so many black pictures at 25 a second; the notes."""
+    with av.open(str(source)) as container:
+        first = next(container.decode(container.streams.video[0]))
+        piece = Piece(origin=(first.pts or 0) * first.time_base)
+    look = Picture(size=(48, 64), fps=FPS, time_base=1 / FPS, crf=16)
+    with carry_tracks(source, output, look, piece) as tracks:
+        with VideoWriter(output, 48, 64, FPS, time_base=1 / FPS, tracks=tracks) as writer:
+            for index in range(num_frames):
+                writer.write(Frame(np.zeros((48, 64, 3), np.uint8), index / FPS, 1 / FPS))
+        return tracks.notes
+
+
 def _add(container: av.container.OutputContainer, sound: Sound) -> av.AudioStream:
     stream = container.add_stream(sound.codec, rate=sound.rate)
     stream.codec_context.layout = sound.layout
     stream.metadata.update(sound.metadata)
-    if sound.codec in ("truehd", "dca", "vorbis", "opus"):
+    if sound.codec == "vorbis":
         stream.codec_context.options["strict"] = "experimental"
     return stream
 
@@ -114,11 +168,13 @@ def heard(path: Path, track: int = 0, rate: int = 44100, seconds: float = 8) -> 
     result = np.zeros(round(seconds * rate))
     with av.open(str(path)) as container:
         first = next(container.decode(container.streams.video[0]))
-        origin = first.pts * first.time_base
+        origin = (first.pts or 0) * first.time_base
     with av.open(str(path)) as container:
         due, resampler = None, av.AudioResampler("flt", "mono", rate)
         for frame in container.decode(container.streams.audio[track]):
-            time = frame.pts * frame.time_base - origin
+            time = due or Fraction(0)
+            if frame.pts is not None:
+                time = frame.pts * frame.time_base - origin
             if due is None or abs(time - due) > 0.005:  # containers round times
                 at = round(time * rate)
                 due = time
@@ -139,10 +195,14 @@ def _lay(result: np.ndarray, samples: np.ndarray, at: int) -> None:
 
 
 def heard_by_ffmpeg(path: Path, track: int = 0, rate: int = 44100) -> np.ndarray:
-    """The same as FFmpeg's own command hears it, from the beginning of the file."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-map", f"0:a:{track}"]
+    """The same as FFmpeg's own command hears it."""
+    with av.open(str(path)) as container:
+        first = next(container.decode(container.streams.video[0]))
+        late = round((first.pts or 0) * first.time_base * rate)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-copyts", "-i", str(path), "-map", f"0:a:{track}"]
     command += ["-af", "aresample=async=1:first_pts=0", "-ac", "1", "-ar", str(rate), "-f", "f32le", "-"]
-    return np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, np.float32).astype(float)
+    samples = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(samples, np.float32).astype(float)[late:]
 
 
 def shift_and_likeness(found: np.ndarray, wanted: np.ndarray, begin: float, end: float, rate: int = 44100):
@@ -151,7 +211,7 @@ def shift_and_likeness(found: np.ndarray, wanted: np.ndarray, begin: float, end:
     part = wanted[first:last]
     low = max(0, first - reach)
     window = found[low : last + reach]
-    size = len(window) + len(part)
+    size = 1 << (len(window) + len(part)).bit_length()
     products = np.fft.irfft(np.fft.rfft(window, size) * np.conj(np.fft.rfft(part, size)), size)
     at = int(products[: len(window) - len(part) + 1].argmax())
     there = window[at : at + len(part)]

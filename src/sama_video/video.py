@@ -11,6 +11,7 @@ from .media.writer import (
     VideoWriter,
     check_output_suffix,
     check_picture_size,
+    check_times,
     regular_time_base,
     write_lossless,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "carry_tracks",
     "check_output_suffix",
     "check_picture_size",
+    "check_times",
     "regular_time_base",
     "result_suffix",
     "write_image",

@@ -28,6 +28,7 @@ from ..video import (
     VideoWriter,
     carry_tracks,
     check_picture_size,
+    check_times,
     regular_time_base,
     write_image,
 )
@@ -243,6 +244,7 @@ def _other_tracks(reader: VideoReader, plan: EditPlan, clip: ReadClip, settings:
         return Tracks()
     fps = plan.info.fps
     picture = Picture(size=plan.output_size, fps=fps, time_base=regular_time_base(clip.times, fps), crf=settings.crf)
+    check_times(clip.times, picture.time_base)
     # Sound that outlasts the pictures stays, unless the clip was cut.
     to_the_end = not reader.damaged and (settings.num_frames is None or len(clip.frames) < settings.num_frames)
     piece = Piece(

@@ -20,6 +20,7 @@ import numpy as np
 from av.subtitles.stream import SubtitleStream
 
 from ..errors import UserError
+from ..files import FULL
 from .containers import (
     CONTAINER_NAMES,
     COPIED_SUBTITLES,
@@ -29,7 +30,7 @@ from .containers import (
     holders,
     sound_codecs,
 )
-from .packets import Piece, Timed, gather_packets
+from .packets import UNUSABLE, Piece, Timed, gather_packets
 from .reader import Frame
 from .sound import Decoded, encode_again, spans
 from .subtitles import TEXT_CODECS, cut_lines, encode_lines, one_at_a_time, read_lines
@@ -39,7 +40,7 @@ from .writer import VideoWriter
 SHORT_LEAD = Fraction(1, 10)
 # More sound than this before the first picture is a broken clock.
 LONGEST_LEAD = Fraction(10)
-# Seconds of copied sound before its beginning that are written and hidden, for decoders to be in their stride.
+# Seconds of copied sound before its beginning that are written and hidden, for decoders to settle.
 PREROLL = Fraction(1, 10)
 # Seconds by which a container may round a time.
 ROUNDING = Fraction(3, 1000)
@@ -73,8 +74,30 @@ def carry_tracks(path: Path, output: Path, picture: Picture, piece: Piece) -> Tr
         UserError: if not even the pictures can be written.
     """
     container = container_of(output)
-    # Names of tracks may be in any encoding; "file:" keeps a colon in the name from being read as a protocol.
-    source = av.open(f"file:{path}", metadata_errors="replace")
+    source = _open(path)
+    tracks = Tracks() if source is None else _tracks_of(source, container, picture, piece)
+    try:
+        _rehearse(tracks, container, picture)
+    except UserError:
+        with tracks:  # closes the source
+            raise
+    return tracks
+
+
+def _open(path: Path) -> av.container.InputContainer | None:
+    """The source; None for pictures that move, which FFmpeg may not know: they have no tracks."""
+    try:
+        # Names of tracks may be in any encoding; "file:" keeps a colon in the name from being read as a protocol.
+        source = av.open(f"file:{path}", metadata_errors="replace")
+    except UNUSABLE:
+        return None
+    if source.streams.video:
+        return source
+    source.close()
+    return None
+
+
+def _tracks_of(source: av.container.InputContainer, container: str, picture: Picture, piece: Piece) -> Tracks:
     shown = _picture_stream(source)
     sounds, subtitles = list(source.streams.audio), list(source.streams.subtitles)
     packets = gather_packets(source, [s for s in (*sounds, *subtitles) if s.codec_context], shown, piece)
@@ -91,7 +114,6 @@ def carry_tracks(path: Path, output: Path, picture: Picture, piece: Piece) -> Tr
     carrier = _Carrier(container, picture, moved, tracks, {s.index: n for n, s in _numbered(source)})
     for stream in (*sounds, *subtitles):
         carrier.carry(stream, packets.get(stream.index, []))
-    _rehearse(tracks, container, picture)
     return tracks
 
 
@@ -127,7 +149,7 @@ def _audible(packet: av.Packet) -> Fraction:
     skipped = 0
     if packet.has_sidedata("skip_samples") and packet.stream.rate:
         skipped = int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[:4], "little")
-    return packet.pts * packet.time_base + Fraction(skipped, packet.stream.rate or 1)
+    return (packet.pts or 0) * packet.time_base + Fraction(skipped, packet.stream.rate or 1)
 
 
 def _chapters(source: av.container.InputContainer, piece: Piece, lead: Fraction) -> list[dict]:
@@ -201,7 +223,7 @@ class _Carrier:
                     track, remarks = self._copied_sound(stream, packets, label), []
                 else:
                     track, remarks = self._encoded_sound(stream, packets, way, codec, label, problem)
-            except (av.error.FFmpegError, ValueError, OSError) as error:
+            except UNUSABLE as error:
                 problem = _reason(error)
                 continue
             problem = self._problem(track)
@@ -217,29 +239,22 @@ class _Carrier:
         if _changes(packets):
             raise ValueError("it changes its form on the way")
         kept = []
-        for packet, (start, end) in zip(packets, spans(packets), strict=True):
+        for packet, (start, end) in zip(packets, spans(stream, packets), strict=True):
             begun = self.piece.end is None or start - self.piece.origin < self.piece.end
             if begun and end - self.piece.origin > -PREROLL:
-                kept.append(self._moved(packet, end - start))
+                kept.append(self._moved(packet, start, end - start))
         if not kept or kept[-1].end <= 0:
             raise _LeftOut("nothing of it is heard in this piece")
-        if any(b.dts <= a.dts for a, b in itertools.pairwise(kept)):
+        if any(b.pts <= a.pts for a, b in itertools.pairwise(kept)):
             raise ValueError("its times do not increase")
         return self._track(stream, "sound", label, kept, lambda c: c.add_stream_from_template(stream, opaque=True))
 
-    def _moved(self, packet: av.Packet, duration: Fraction) -> Timed:
-        """A packet on the result's clock, which is as fine as the sound's samples: some sources' are packets long."""
+    def _moved(self, packet: av.Packet, start: Fraction, duration: Fraction) -> Timed:
+        """A packet on the result's clock, as fine as the sound's samples: some sources' clocks tick once a packet."""
         rate = getattr(packet.stream, "rate", None)
         time_base = Fraction(1, rate) if rate else min(packet.time_base, FINE)
-
-        def ticks(time: Fraction) -> int:
-            return round(time / time_base)
-
-        pts, dts = (
-            ticks((packet.pts if at is None else at) * packet.time_base - self.piece.origin)
-            for at in (packet.pts, packet.dts)
-        )
-        return Timed(packet=packet, pts=pts, dts=dts, duration=ticks(duration), time_base=time_base)
+        pts, ticks = round((start - self.piece.origin) / time_base), round(duration / time_base)
+        return Timed(packet=packet, pts=pts, dts=pts, duration=ticks, time_base=time_base)
 
     def _encoded_sound(
         self,
@@ -251,7 +266,7 @@ class _Carrier:
         problem: str | None,
     ) -> tuple[Track, list[str]]:
         stream.codec_context.flush_buffers()
-        sound = encode_again(Decoded(stream, packets), way, self.piece)
+        sound = encode_again(Decoded(stream, packets, all_channels=way != "aac"), way, self.piece)
         if sound is None:
             raise _LeftOut("nothing of it is heard in this piece")
         track = self._track(stream, "sound", label, sound.packets, encoded_stream(sound))
@@ -286,7 +301,7 @@ class _Carrier:
                 track = self._copied_subtitle(stream, packets, label)
             else:
                 track = self._written_subtitle(stream, packets, label)
-        except (av.error.FFmpegError, ValueError, OSError) as error:
+        except UNUSABLE as error:
             raise _LeftOut(f"it cannot be read ({_reason(error)})") from error
         problem = self._problem(track)
         if problem is not None:
@@ -298,14 +313,15 @@ class _Carrier:
         for packet in packets:
             if packet.pts is None or (stream.name == "mov_text" and packet.size <= 2):  # a pause between lines
                 continue
-            timed = self._moved(packet, (packet.duration or 0) * packet.time_base)
+            times = (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
+            timed = self._moved(packet, *times)
             start, end = max(timed.pts, 0), timed.pts + timed.duration
             if self.piece.end is not None:
                 end = min(end, int(self.piece.end / timed.time_base))
             if timed.duration and end > start:
                 kept.append(replace(timed, pts=start, dts=start, duration=end - start))
             elif not timed.duration and timed.pts >= 0 and (self.piece.end is None or timed.time < self.piece.end):
-                kept.append(replace(timed, dts=timed.pts))
+                kept.append(timed)
         if not kept:
             raise _LeftOut("nothing of it is shown in this piece")
         return self._track(stream, "subtitle", label, kept, lambda c: c.add_stream_from_template(stream, opaque=True))
@@ -333,6 +349,8 @@ class _Carrier:
         metadata = {tag: text for tag, text in stream.metadata.items() if tag in TRACK_TAGS}
         if metadata.get("handler_name") in USUAL_HANDLERS:
             del metadata["handler_name"]
+        if "title" in metadata and self.container != ".mkv":
+            metadata["handler_name"] = metadata["title"]  # where MP4 and its kin have room for it
         if self.container == ".mov" and "language" in metadata:
             metadata["language"] = QUICKTIME_LANGUAGES.get(metadata["language"], metadata["language"])
         disposition = int(stream.disposition)
@@ -371,20 +389,22 @@ def _rehearse(tracks: Tracks, container: str, picture: Picture) -> None:
     """
     height, width = picture.size
     black = np.zeros((height, width, 3), np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"rehearsal{container}"
-        try:
-            options = {"crf": picture.crf, "time_base": picture.time_base, "tracks": tracks}
+    options = {"crf": picture.crf, "time_base": picture.time_base, "tracks": tracks}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"rehearsal{container}"
             with VideoWriter(path, height, width, picture.fps, **options) as writer:
                 for index in range(3):
                     writer.write(Frame(black, index / picture.fps, 1 / picture.fps))
             _check_written(path, tracks)
-        except (av.error.FFmpegError, ValueError, OSError) as error:
-            name = CONTAINER_NAMES[container]
-            raise UserError(
-                f"{name} with pictures of {width}x{height} at {float(picture.fps):g} frames a second cannot be written "
-                f"({_reason(error)}); try another --output or --output-size model"
-            ) from error
+    except UNUSABLE as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise UserError(f"the disk is full: free some space in {tempfile.gettempdir()}") from error
+        name = CONTAINER_NAMES[container]
+        raise UserError(
+            f"{name} with pictures of {width}x{height} at {float(picture.fps):g} frames a second cannot be written "
+            f"({_reason(error)}); try another --output or --output-size model"
+        ) from error
 
 
 def _check_written(path: Path, tracks: Tracks) -> None:
@@ -398,7 +418,8 @@ def _check_written(path: Path, tracks: Tracks) -> None:
         first: dict[int, Fraction] = {}
         for packet in written.demux(found):
             if packet.pts is not None:
-                first[packet.stream.index] = min(first.get(packet.stream.index, packet.pts), packet.pts)
+                at = packet.pts * packet.time_base
+                first[packet.stream.index] = min(first.get(packet.stream.index, at), at)
         for stream, time in zip(found, due, strict=True):
-            if abs(first[stream.index] * stream.time_base - time) > ROUNDING:
+            if abs(first[stream.index] - time) > ROUNDING:
                 raise ValueError(f"{CONTAINER_NAMES[container_of(path)]} cannot begin within a packet")

@@ -27,6 +27,7 @@ PCM_SOUND = {
     },
     ".mkv": {"pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"},
 }
+LOSSLESS_SOUND = {"flac", "alac"}  # that FFmpeg encodes
 TELEPHONE_SOUND = {"pcm_mulaw", "pcm_alaw", "pcm_vidc"}
 COPIED_SUBTITLES = {
     ".mp4": {"mov_text"},
@@ -50,11 +51,11 @@ def container_of(path: Path) -> str:
 
 def sound_codecs(codec: str, container: str) -> list[str]:
     """How a track of `codec` may be written, the best first: "copy", or the codec that it is encoded by."""
-    ways = []
-    if codec in COPIED_SOUND[container]:
+    copied = codec in COPIED_SOUND[container]
+    # Lossless sound loses nothing when it is encoded again, and then begins at the very sample.
+    ways = [codec] if copied and codec in LOSSLESS_SOUND else []
+    if copied:
         ways.append("copy")
-    if codec in ("flac", "alac") and ways:
-        ways.append(codec)
     known = PCM_SOUND[container]
     if codec in known or (known and codec.startswith("pcm_") and codec not in TELEPHONE_SOUND):
         ways.append(_pcm(codec, container))

@@ -6,14 +6,22 @@ from fractions import Fraction
 
 import av
 
-# Seconds that a clock must jump back to have begun again (two files joined with `cat`), rather than to be blurred.
-JOINT = Fraction(1, 4)
-# Seconds of packets before the piece that are kept: decoders need a few to be in their stride.
+# A clock that falls back this far (seconds), or to where it began, has begun again (files joined with `cat`).
+RESTART = Fraction(1, 2)
+# Transport and program streams also leap ahead where recordings are joined.
+LEAP = 10
+LEAPING_FORMATS = {"mpegts", "mpeg"}
+# Seconds of packets before the piece that are kept: decoders need a few to settle.
 WARM_UP = Fraction(5)
 # Seconds that tracks of one file may lie apart in it.
 INTERLEAVING = Fraction(30)
+FALLBACK = Fraction(1, 90_000)  # a stream without a clock
 # Only these formats have an index to seek by, and a clock that never begins again.
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
+
+
+# What reading a broken or hostile track may end in.
+UNUSABLE = (av.error.FFmpegError, ValueError, OSError, LookupError, ArithmeticError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +65,12 @@ class Timed:
         _set(packet, *before)  # muxers change them, and the packet may be written or decoded again
 
 
-def _set(packet: av.Packet, stream: av.stream.Stream, time_base: Fraction, *times: int | None) -> None:
+def _set(packet: av.Packet, stream: av.stream.Stream | None, time_base: Fraction | None, *times: int | None) -> None:
+    # What a packet never had it cannot be given back, and needs not.
     if stream is not None:
         packet.stream = stream
-    packet.time_base = time_base
+    if time_base is not None:
+        packet.time_base = time_base
     packet.pts, packet.dts, packet.duration = times
 
 
@@ -68,25 +78,36 @@ def _set(packet: av.Packet, stream: av.stream.Stream, time_base: Fraction, *time
 class _Clock:
     """When one stream's clock began and ended, again each time it was set back."""
 
+    leaps: bool
     starts: list[Fraction] = field(default_factory=list)
     ends: list[Fraction] = field(default_factory=list)
+    is_new: bool = True  # the next packet begins a run
+    first: Fraction | None = None  # decoding time of the run
     highest: Fraction | None = None
 
     def follow(self, packet: av.Packet) -> int:
         """Which run of the clock a packet belongs to."""
-        ticks = packet.dts if packet.dts is not None else packet.pts
-        if ticks is None:
+        times = [None if ticks is None else ticks * packet.time_base for ticks in (packet.pts, packet.dts)]
+        shown, decoded = times[0] if times[0] is not None else times[1], times[1]
+        if shown is None:
             return max(0, len(self.starts) - 1)
-        shown = (packet.pts if packet.pts is not None else ticks) * packet.time_base
-        decoded = ticks * packet.time_base
-        if self.highest is None or decoded < self.highest - JOINT:
+        if self.is_new or self._begins_again(shown, decoded):
             self.starts.append(shown)
             self.ends.append(shown)
-            self.highest = decoded
-        self.highest = max(self.highest, decoded)
+            self.is_new, self.first, self.highest = False, decoded, decoded
+        if decoded is not None:
+            self.first = decoded if self.first is None else self.first
+            self.highest = decoded if self.highest is None else max(self.highest, decoded)
         self.starts[-1] = min(self.starts[-1], shown)
         self.ends[-1] = max(self.ends[-1], shown + (packet.duration or 0) * packet.time_base)
         return len(self.starts) - 1
+
+    def _begins_again(self, shown: Fraction, decoded: Fraction | None) -> bool:
+        # Pictures are not in the order in which they are shown, and the first of them may have no other times.
+        if decoded is None or self.first is None or self.highest is None:
+            return self.ends[-1] - shown > RESTART
+        fell = self.highest - decoded > RESTART or (decoded < self.highest and decoded <= self.first)
+        return fell or (self.leaps and decoded - self.highest > LEAP)
 
 
 def gather_packets(
@@ -99,11 +120,12 @@ def gather_packets(
 
     Reading stops where the file does, or breaks off.
     """
-    clocks = {stream.index: _Clock() for stream in (picture, *streams)}
+    leaps = container.format.name in LEAPING_FORMATS
+    clocks = {stream.index: _Clock(leaps and stream.type != "subtitle") for stream in (picture, *streams)}
     found: dict[int, list[tuple[int, av.Packet]]] = {stream.index: [] for stream in streams}
     earliest = piece.origin - WARM_UP
     if container.format.name == INDEXED and earliest > INTERLEAVING and not piece.from_start:
-        container.seek(int(earliest / picture.time_base), stream=picture)
+        container.seek(int(earliest / (picture.time_base or FALLBACK)), stream=picture)
     try:
         for packet in container.demux(picture, *streams):
             run = clocks[packet.stream.index].follow(packet)
@@ -111,7 +133,7 @@ def gather_packets(
                 found[packet.stream.index].append((run, packet))
             if run == 0 and piece.end is not None and _all_read(clocks, picture, piece.origin + piece.end):
                 break
-    except (av.error.FFmpegError, OSError):  # cut off: what is there is used
+    except UNUSABLE:  # cut off or damaged: what is there is used
         pass
     return {index: _on_one_clock(runs, clocks[index], clocks[picture.index]) for index, runs in found.items()}
 
@@ -124,9 +146,9 @@ def _may_be_needed(packet: av.Packet, run: int, earliest: Fraction, piece: Piece
 
 def _all_read(clocks: dict[int, _Clock], picture: av.VideoStream, end: Fraction) -> bool:
     """Whether nothing before `end` can come any more."""
-    highest = [clock.highest for clock in clocks.values() if clock.highest is not None]
-    at = clocks[picture.index].highest
-    return at is not None and at > end + (1 if min(highest) > end else INTERLEAVING)
+    reached = {index: clock.ends[-1] for index, clock in clocks.items() if clock.ends}
+    at = reached.get(picture.index)
+    return at is not None and at > end + (1 if min(reached.values()) > end else INTERLEAVING)
 
 
 def _on_one_clock(runs: list[tuple[int, av.Packet]], own: _Clock, picture: _Clock) -> list[av.Packet]:

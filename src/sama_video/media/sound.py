@@ -17,6 +17,12 @@ from .packets import Piece, Timed
 # Seconds by which sound may leave the place that its times say before it is put back there. Containers blur times, so
 # less would tear sound apart that has no hole; more would be seen (ITU-R BT.1359 finds 45 ms early just noticeable).
 DRIFT = Fraction(3, 100)
+# Seconds without sound that are believed; a longer leap is a broken clock's, and the sound continues.
+LONGEST_HOLE = 1800
+# Seconds that counted times may lie from those of the packets where a decoder tells none.
+FAR = Fraction(1, 2)
+# Seconds by which containers round times: Matroska, FLV and ASF count milliseconds.
+ROUNDED = Fraction(2, 1000)
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1")
 # What a file means that only says how many channels it has: the order that WAV and its kin use.
@@ -73,15 +79,24 @@ def _speakers(layout: str) -> set[str]:
 
 @dataclass
 class Decoded:
-    """A track's frames with their times in seconds of the source's clock; counts the packets that were broken."""
+    """A track's frames with their times in seconds of the source's clock; counts the packets that were broken.
+
+    Args:
+        all_channels: keep more than eight, as only plain samples can.
+    """
 
     stream: av.AudioStream
     packets: Sequence[av.Packet]
+    all_channels: bool = False
     broken: int = 0
 
     def frames(self) -> Iterator[tuple[Fraction, av.AudioFrame]]:
-        time = Fraction(0)
+        time = None
         for packet in (*self.packets, None):
+            if packet is not None and packet.pts is not None:
+                due = packet.pts * packet.time_base
+                # Decoders that tell no times are followed by counting, unless that leads far away.
+                time = due if time is None or abs(due - time) > FAR else time
             try:
                 frames = self.stream.codec_context.decode(packet)
             except (av.error.FFmpegError, ValueError):
@@ -91,8 +106,10 @@ class Decoded:
                 if not frame.samples or not frame.sample_rate:
                     continue
                 if frame.pts is not None:
-                    time = frame.pts * (frame.time_base or self.stream.time_base)
-                yield time, with_named_speakers(frame)
+                    time = frame.pts * (frame.time_base or self.stream.time_base or Fraction(1, frame.sample_rate))
+                many = self.all_channels and len(frame.layout.channels) > 8
+                time = time or Fraction(0)
+                yield time, frame if many else with_named_speakers(frame)
                 time += Fraction(frame.samples, frame.sample_rate)
 
 
@@ -129,7 +146,8 @@ class _Run:
     samples: int = 0
 
     def takes(self, key: tuple[str, str, int], time: Fraction) -> bool:
-        return key == self.key and abs(self.start + Fraction(self.samples, key[2]) - time) < DRIFT
+        leap = abs(self.start + Fraction(self.samples, key[2]) - time)
+        return key == self.key and not DRIFT <= leap <= LONGEST_HOLE
 
     def convert(self, frame: av.AudioFrame | None) -> Iterator[tuple[int, np.ndarray]]:
         """(position, block) of the next frame, None for the end of the run."""
@@ -165,7 +183,9 @@ def _blocks(
         yield from run.convert(None)
 
 
-def _without_holes(blocks: Iterator[tuple[int, np.ndarray]], last: int | None) -> Iterator[tuple[int, np.ndarray]]:
+def _without_holes(
+    blocks: Iterator[tuple[int, np.ndarray]], last: int | None, longest_hole: int
+) -> Iterator[tuple[int, np.ndarray]]:
     """The samples in `0 .. last`: holes become silence, of what overlaps the first stays."""
     cursor, begun = 0, False
     for position, block in blocks:
@@ -176,6 +196,8 @@ def _without_holes(blocks: Iterator[tuple[int, np.ndarray]], last: int | None) -
             block = block[: max(0, last - position)]
         if not len(block):
             continue
+        if position - cursor > longest_hole:
+            raise ValueError("its times leap too far")
         if begun:
             yield from _silence(cursor, position, block)
         yield position, block
@@ -216,8 +238,9 @@ def encode_again(decoded: Decoded, codec: str, piece: Piece) -> EncodedSound | N
     channels = len(decoded.stream.codec_context.layout.channels)
     encoding = encoding_of(codec, first[1])
     last = None if piece.end is None else round(piece.end * encoding.rate)
+    longest_hole = LONGEST_HOLE * encoding.rate
     blocks = _blocks(itertools.chain([first], frames), encoding, piece.origin)
-    packets = list(_encode(_without_holes(blocks, last), encoding))
+    packets = list(_encode(_without_holes(blocks, last, longest_hole), encoding))
     if not packets:
         return None
     return EncodedSound(encoding=encoding, packets=packets, broken=decoded.broken, channels=channels)
@@ -242,9 +265,21 @@ def _timed(packet: av.Packet, time_base: Fraction) -> Timed:
     return Timed(packet=packet, pts=pts, dts=dts, duration=packet.duration or 0, time_base=time_base)
 
 
-def spans(packets: Sequence[av.Packet]) -> list[tuple[Fraction, Fraction]]:
-    """(start, end) of packets with times; one without a duration lasts until the next."""
+def spans(stream: av.AudioStream, packets: Sequence[av.Packet]) -> list[tuple[Fraction, Fraction]]:
+    """(start, end) of packets with times, in seconds; where a container rounded them, as they were before.
+
+    A packet without a duration lasts as long as its codec's packets do, or until the next.
+    """
     starts = [packet.pts * packet.time_base for packet in packets if packet.pts is not None]
-    durations = [(packet.duration or 0) * packet.time_base for packet in packets if packet.pts is not None]
-    following = [b - a for a, b in itertools.pairwise(starts)] + [Fraction(0)]
-    return [(a, a + (d or max(f, Fraction(0)))) for a, d, f in zip(starts, durations, following, strict=True)]
+    usual = Fraction(stream.codec_context.frame_size, stream.rate) if stream.rate else Fraction(0)
+    exact: list[tuple[Fraction, Fraction]] = []
+    for packet, start, following in zip(packets, starts, [*starts[1:], None], strict=True):
+        duration = (packet.duration or 0) * packet.time_base or usual
+        if not duration and following is not None:
+            duration = max(following - start, Fraction(0))
+        if usual and abs(duration - usual) < ROUNDED:
+            duration = usual
+        if exact and abs(start - exact[-1][1]) < ROUNDED:
+            start = exact[-1][1]
+        exact.append((start, start + duration))
+    return exact

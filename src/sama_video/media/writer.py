@@ -1,6 +1,8 @@
 """Video files out: frames with exact times -> H.264 with the tracks that go with them."""
 
 import contextlib
+import itertools
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -64,30 +66,16 @@ class VideoWriter:
         options = {"movflags": "+faststart", "video_track_timescale": ticks} if path.suffix != ".mkv" else {}
         # "file:" keeps a colon in the name from being read as a protocol.
         self.container = av.open(f"file:{path}", "w", options=options)
-        encoding = {"crf": str(crf), "preset": "veryfast"}
-        if time_base != 1 / fps:
-            encoding["bf"] = "0"  # MP4 sums durations in decoding order: reordered frames of unequal length blur them
-        stream = self.container.add_stream("libx264", rate=fps, options=encoding)
-        stream.height, stream.width = height + self.pad[0], width + self.pad[1]
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.time_base = time_base
-        context.flags |= Flags.frame_duration  # the last picture lasts as long as it did
-        context.color_primaries = context.color_trc = context.colorspace = BT709
-        context.color_range = ColorRange.MPEG
-        self.stream = stream
+        self.stream = _add_pictures(self.container, height + self.pad[0], width + self.pad[1], fps, crf, time_base)
         self.lead = tracks.lead if tracks is not None else Fraction(0)
         self.tracks = TracksWriter(tracks or Tracks(), self.container)
-        self._last: tuple[int, Fraction] | None = None
+        self._last: Fraction | None = None
 
     def write(self, frame: Frame) -> None:
         pts = round((frame.time + self.lead) / self.time_base)
-        if self._last is not None and pts <= self._last[0]:
-            raise UserError(
-                f"the frames' times do not increase: one at {float(self._last[1]):.6f} s is followed by one at "
-                f"{float(frame.time):.6f} s; give the clip even times first: ffmpeg -i CLIP -fps_mode cfr EVEN.mp4"
-            )
-        self._last = (pts, frame.time)
+        if self._last is not None:
+            check_times([self._last, frame.time], self.time_base)
+        self._last = frame.time
         pixels = frame.pixels
         if any(self.pad):
             pixels = np.pad(pixels, ((0, self.pad[0]), (0, self.pad[1]), (0, 0)), mode="edge")
@@ -118,6 +106,33 @@ class VideoWriter:
         else:
             with contextlib.suppress(Exception):
                 self.container.close()
+
+
+def check_times(times: Sequence[Fraction], time_base: Fraction) -> None:
+    """Raises UserError unless the times of frames increase, on the clock that they are written with."""
+    for one, other in itertools.pairwise(times):
+        if round(other / time_base) <= round(one / time_base):
+            raise UserError(
+                f"the frames' times do not increase: one at {float(one):.6f} s is followed by one at "
+                f"{float(other):.6f} s; give the clip even times first: ffmpeg -i CLIP -fps_mode cfr EVEN.mp4"
+            )
+
+
+def _add_pictures(
+    container: av.container.OutputContainer, height: int, width: int, fps: Fraction, crf: int, time_base: Fraction
+) -> av.VideoStream:
+    encoding = {"crf": str(crf), "preset": "veryfast"}
+    if time_base != 1 / fps:
+        encoding["bf"] = "0"  # MP4 sums durations in decoding order: reordered frames of unequal length blur them
+    stream = container.add_stream("libx264", rate=fps, options=encoding)
+    stream.height, stream.width = height, width
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    context.time_base = time_base
+    context.flags |= Flags.frame_duration  # the last picture lasts as long as it did
+    context.color_primaries = context.color_trc = context.colorspace = BT709
+    context.color_range = ColorRange.MPEG
+    return stream
 
 
 def check_picture_size(height: int, width: int) -> None:
