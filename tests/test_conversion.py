@@ -316,16 +316,16 @@ def test_other_pipelines_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("transformer", {"_class_name": "WanVACETransformer3DModel"}, "of the class 'WanVACETransformer3DModel'"),
+        ("transformer", {"_class_name": "WanVACETransformer3DModel"}, "of class 'WanVACETransformer3DModel'"),
         ("transformer", {"image_dim": 1280}, "is an image-to-video model"),
         ("transformer", {"num_layers": 3}, "missing: blocks.2"),
         ("transformer", {"num_layers": 10**9}, "num_layers is 1000000000"),
-        ("transformer", {"num_layers": "two"}, "the configuration does not fit"),
-        ("transformer", {"patch_size": 0}, "the configuration does not fit"),
-        ("transformer", {"semantic_rope": "none"}, "semantic_rope must be"),
-        ("vae", {"_class_name": "AutoencoderKL"}, "of the class 'AutoencoderKL'"),
-        ("vae", {"base_dim": 0}, "the configuration does not fit|misshapen"),
-        ("text_encoder", {"model_type": "t5"}, "a model of type 't5'"),
+        ("transformer", {"num_layers": "two"}, "num_layers is 'two' and must be a whole number"),
+        ("transformer", {"patch_size": 0}, "patch_size is 0 and must be a list of 3"),
+        ("transformer", {"semantic_rope": "none"}, "semantic_rope is 'none' and must be 'zero' or 'identity'"),
+        ("vae", {"_class_name": "AutoencoderKL"}, "of class 'AutoencoderKL'"),
+        ("vae", {"base_dim": 0}, "base_dim is 0 and must be a whole number"),
+        ("text_encoder", {"model_type": "t5"}, "model_type is 't5' and must be 'umt5'"),
         ("text_encoder", {"d_model": 32}, "misshapen"),
         ("scheduler", {"_class_name": "Nothing"}, "unknown class: 'Nothing'"),
         ("scheduler", {"shift": "wide"}, "scheduler's configuration"),
@@ -372,7 +372,7 @@ def test_a_broken_tokenizer(tmp_path):
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{")
     options = {"vae": VAE, "tokenizer": tmp_path / "tokenizer", "num_attention_heads": HEADS}
-    refused(DIT, tmp_path, "cannot load the tokenizer", **options)
+    refused(DIT, tmp_path, "tokenizer.json is not JSON", **options)
 
 
 def test_overwrite_replaces_a_model_and_nothing_else(tmp_path):

@@ -124,7 +124,8 @@ def load_official_transformer(
         raise UserError(f"the header of {weights.where} says {heads!r} attention heads; get the file again")
     config = _whole_config(infer_transformer_config(state, heads), header, heads is not None, weights)
     _check_channels(config, weights.where)
-    return build_transformer(rename_all(state, renamer(TRANSFORMER_KEYS), TRANSFORMER), config)
+    state = rename_all(state, renamer(TRANSFORMER_KEYS), TRANSFORMER)
+    return build_transformer(state, config, is_stock=not any(key.startswith(SAMA_KEYS) for key in state))
 
 
 def _whole_config(
@@ -155,20 +156,19 @@ def _check_channels(config: Mapping[str, Any], where: Path) -> None:
         )
 
 
-def build_transformer(state: StateDict, config: Mapping[str, Any]) -> SamaTransformer3DModel:
-    """Of a state under diffusers' names; a plain Wan's gets new parts that leave it Wan.
+def build_transformer(state: StateDict, config: Mapping[str, Any], *, is_stock: bool) -> SamaTransformer3DModel:
+    """Of a state under diffusers' names; a stock Wan's gets new parts that leave it Wan.
 
     Raises:
         UserError: listing every key that does not fit.
     """
     model = made(SamaTransformer3DModel, config, TRANSFORMER)
-    plain_wan = not any(key.startswith(SAMA_KEYS) for key in state)
-    load_strictly(model, state, TRANSFORMER, may_miss=SAMA_KEYS if plain_wan else ())
+    load_strictly(model, state, TRANSFORMER, may_miss=SAMA_KEYS if is_stock else ())
     # The rotary tables are buffers that no checkpoint holds.
     model.rope = WanRotaryPosEmbed(
         model.config.attention_head_dim, model.config.patch_size, model.config.rope_max_seq_len
     )
-    if plain_wan:
+    if is_stock:
         model.reset_new_parts(like=model.proj_out.weight)
     return model.eval()
 

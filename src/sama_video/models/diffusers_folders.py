@@ -16,10 +16,12 @@ from .checkpoint_files import Weights, read_weights
 from .convert_checkpoint import TIED, build_text_encoder, build_transformer, build_vae
 from .foreign_weights import TEXT_ENCODER, TRANSFORMER, VAE, refuse_foreign
 from .latents import VideoAutoencoder
+from .official_names import SAMA_KEYS
 from .transformer_sama import SamaTransformer3DModel
-from .weight_files import read_json_object
+from .weight_files import listed, read_json_object
 
-TRANSFORMERS = ("SamaTransformer3DModel", "WanTransformer3DModel")
+STOCK = "WanTransformer3DModel"
+TRANSFORMERS = ("SamaTransformer3DModel", STOCK)
 VAES = {model.__name__: model for model in (AutoencoderKLWan, AutoencoderSamaNano)}
 
 
@@ -33,8 +35,13 @@ def load_transformer_folder(folder: Path, notes: list[str]) -> SamaTransformer3D
     _check_class(config, TRANSFORMERS, folder)
     if config.get("image_dim") or config.get("added_kv_proj_dim"):
         raise UserError(f"{folder} is an image-to-video model; SAMA has no place for its image parts")
-    weights = _weights(folder, TRANSFORMER, notes)
-    return build_transformer(weights.state, _arguments(SamaTransformer3DModel, config, folder, notes))
+    state = _weights(folder, TRANSFORMER, notes).state
+    if config["_class_name"] == STOCK and (new := [key for key in state if key.startswith(SAMA_KEYS)]):
+        raise UserError(
+            f"{folder} is of stock Wan's class and has SAMA's weights too: {listed(new)}; correct its config"
+        )
+    arguments = _arguments(SamaTransformer3DModel, config, folder, notes)
+    return build_transformer(state, arguments, is_stock=config["_class_name"] == STOCK)
 
 
 def load_vae_folder(folder: Path, notes: list[str]) -> VideoAutoencoder:

@@ -191,8 +191,8 @@ def _load_loras(pipe: SamaPipeline, entries: list[str]) -> None:
         name = f"lora_{number}"
         try:
             pipe.load_lora_weights(path, adapter_name=name)
-        except UserError:
-            raise
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         except Exception as error:  # whatever a library says of what came from outside
             raise UserError(f"the LoRA {path} does not fit this model ({first_line(error)})") from error
         weights = pipe.transformer.named_parameters()
