@@ -295,6 +295,7 @@ def test_the_two_commands_take_the_same_settings(tmp_path, monkeypatch):
         "model.train_text_encoder": "false",
         "data.datasets": "pairs.csv",
         "data.cache": tmp_path / "cached",
+        "data.cache_dtype": "float32",
         "data.frame_counts": "1,5",
         "data.area": 64 * 64,
         "data.image_batch_size": 1,
@@ -307,7 +308,7 @@ def test_the_two_commands_take_the_same_settings(tmp_path, monkeypatch):
     def options(**changes):
         return [part for name, value in (settings | changes).items() for part in ("--set", f"{name}={value}")]
 
-    assert "1 samples, 4 entries, 4 of them new" in sama("data", "cache", "nano-finetuning", *options())
+    assert "1 samples, 4 entries in float32, 4 of them new" in sama("data", "cache", "nano-finetuning", *options())
     files = [file.stat().st_mtime_ns for file in sorted((tmp_path / "cached").rglob("*")) if file.is_file()]
     sama("train", "nano-finetuning", "--out", tmp_path / "run", *options())
     assert (tmp_path / "run" / "nano_finetuning" / "export").is_dir()

@@ -125,6 +125,9 @@ class ManifestDataset:
 
     def metadata(self, index: int) -> ClipMetadata:
         row = self.rows[index]
+        # What a row lacks is said before the first step, not when its turn comes.
+        _target_of(row)
+        _prompt_of(row)
         num_frames, height, width = _told_shape(row) or self._found_shape(row)
         return ClipMetadata(num_frames=num_frames, height=height, width=width, has_source=row.src_video is not None)
 
@@ -181,7 +184,7 @@ def _target_of(row: Row) -> str:
 
 
 def _prompt_of(row: Row) -> str:
-    if row.prompt is None:
+    if row.prompt is None or not row.prompt.strip():
         raise UserError(f"row {row.id} has no prompt; fill it or remove the row")
     return row.prompt
 

@@ -1,7 +1,7 @@
 """The synthetic engine's samples as files: source, target and mask of each, and a manifest of them all.
 
-A set grows in several processes and may be stopped at any time: what is complete stays, the same command goes on. Since
-a seed determines every sample, the manifest is written from the plans alone, once all files are there.
+A set grows in several processes and may be stopped at any time: what is complete stays, the same command continues.
+Since a seed determines every sample, the manifest is written from the plans alone, once all files are there.
 """
 
 import json
@@ -92,10 +92,14 @@ def write_engine_set(
     progress("samples", done, count)
     chunks = [missing[first : first + CHUNK] for first in range(0, len(missing), CHUNK)]
     workers = min(workers or os.cpu_count() or 1, max(len(chunks), 1))
-    with worker_pool(workers) as pool:
+    pool = worker_pool(workers)
+    try:
         for future in as_completed([pool.submit(_write_samples, config, out, chunk) for chunk in chunks]):
             done += future.result()
             progress("samples", done, count)
+    finally:
+        # After an interruption the workers finish the chunk that they are at, and begin no other.
+        pool.shutdown(cancel_futures=True)
     write_manifest(manifest, [_row(config, out, plan) for plan in plans])
     return manifest
 

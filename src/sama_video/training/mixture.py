@@ -1,5 +1,6 @@
 """A run's datasets from its config."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,15 +11,19 @@ from ..data.datasets import EngineDataset, ManifestDataset, TrainingDataset
 from ..data.facts import FileFacts
 from ..data.manifest import read_manifest
 from ..data.plan import BatchConfig, DatasetTable, WeightedDataset, join_shares, tabulate
+from ..data.store import TensorStore
 from ..errors import UserError
+from ..files import written_aside
 from ..models.semantic_encoder import find_semantic_encoder
 from ..pipelines.selection import resolve_model
+from ..precision import Precision, choose_precision
 from ..synth.engine import Engine
 from ..synth.footage import find_footage
 from .config import DataConfig, DatasetConfig, EngineConfig, TrainConfig
 from .parallel import Parallel
 
 FACTS = "facts"
+CACHE_PRECISION = "precision.json"
 
 
 def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
@@ -85,10 +90,40 @@ def encoder_identity(config: TrainConfig) -> EncoderIdentity:
     semantic = config.model.semantic_encoder
     return EncoderIdentity.of_folders(
         _local_folder(config.model.init),
-        dtype=getattr(torch, config.data.cache_dtype),
+        dtype=getattr(torch, cache_precision(config)),
         siglip=None if semantic is None else find_semantic_encoder(semantic),
         num_anchors=config.objective.num_anchors,
     )
+
+
+def cache_precision(config: TrainConfig) -> Precision:
+    """Of the encoders that fill a run's cache. What "auto" became is noted in its folder: the entries are found by it,
+    also on a machine that would choose otherwise.
+
+    Raises:
+        UserError: for a note that is damaged.
+    """
+    assert config.data.cache is not None
+    if config.data.cache_dtype != "auto":
+        return config.data.cache_dtype
+    note = Path(config.data.cache) / CACHE_PRECISION
+    if not note.exists():
+        return "float32"  # filled before there was a choice, or not at all
+    try:
+        found = json.loads(note.read_text())
+    except ValueError:
+        found = None
+    if found not in ("float32", "bfloat16"):
+        raise UserError(f'{note} is damaged; write "float32" or "bfloat16" into it, what the cache was filled with')
+    return found
+
+
+def settle_cache_precision(config: TrainConfig, device: str) -> None:
+    """Before a cache is filled for the first time: decide "auto" for the device that fills it."""
+    folder = Path(str(config.data.cache))
+    if config.data.cache_dtype == "auto" and not (folder / CACHE_PRECISION).exists() and not len(TensorStore(folder)):
+        with written_aside(folder / CACHE_PRECISION) as aside:
+            aside.write_text(json.dumps(choose_precision(device)))
 
 
 def _local_folder(model: str) -> Path:
