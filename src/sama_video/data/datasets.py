@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..synth.engine import Engine
 from ..video import VideoReader
 from .facts import FileFacts, told_by_name
-from .manifest import Row, local_file
+from .manifest import SHAPE_COLUMNS, Row, local_file
 from .pretext import TEXT_TO_VIDEO
 
 EDIT = "edit"
@@ -170,7 +170,7 @@ class ManifestDataset:
 
 def _told_shape(row: Row) -> tuple[int, int, int] | None:
     """What a manifest's own columns say; millions of files need not be opened then."""
-    told = [row.extra.get(name, "") for name in ("num_frames", "height", "width")]
+    told = [row.extra.get(name, "") for name in SHAPE_COLUMNS]
     if not all(value.isdecimal() and int(value) > 0 for value in told):
         return None
     num_frames, height, width = map(int, told)

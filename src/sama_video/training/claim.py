@@ -90,6 +90,8 @@ def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
     free = ["validation", "num_workers", "prefetch_factor"]
     free += ["cache_dtype"] if settings["data"]["cache"] is None else []
     data = {name: value for name, value in settings["data"].items() if name not in free}
+    # Written by earlier versions, which had no such setting.
+    data["datasets"] = [{"columns": [], **dataset} for dataset in data["datasets"]]
     model = {name: value for name, value in settings["model"].items() if name != "preset"}
     return {
         "name": settings["name"],

@@ -69,12 +69,14 @@ class DatasetConfig:
 
     Args:
         weight: how often an epoch holds each sample.
+        columns: FIELD=COLUMN of a manifest whose columns no layout knows, such as src_video=before,prompt=what.
     """
 
     name: str
     weight: float = 1.0
     manifest: str | None = None
     catalogue: str | None = None
+    columns: tuple[str, ...] = ()
     engine: EngineConfig | None = None
 
     def __post_init__(self) -> None:
@@ -91,6 +93,7 @@ class ValidationConfig:
     """The fixed set that a run is tried on every `loop.validate_every` steps, with the averaged weights.
 
     Args:
+        columns: as in `DatasetConfig`.
         manifest: held-out pairs, with masks if there are any; None: the engine's validation split, whose targets and
             masks are exact. With `data.pretext`, captioned clips become one case for each pretext task.
         num_samples: of each family and each pretext task; rows from the beginning of a manifest.
@@ -100,6 +103,7 @@ class ValidationConfig:
     """
 
     manifest: str | None = None
+    columns: tuple[str, ...] = ()
     num_samples: int = 1
     size: tuple[int, int] = (480, 832)
     num_frames: int = 33

@@ -9,7 +9,7 @@ from ..data.cache import EncoderIdentity, LatentCache
 from ..data.catalogue import read_dataset
 from ..data.datasets import EngineDataset, ManifestDataset, TrainingDataset
 from ..data.facts import FileFacts
-from ..data.manifest import read_manifest
+from ..data.manifest import CAPTIONED, parse_column_map, read_manifest
 from ..data.plan import BatchConfig, DatasetTable, WeightedDataset, join_shares, tabulate
 from ..data.store import TensorStore
 from ..errors import UserError
@@ -32,8 +32,8 @@ def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
     return Engine(split=split, seed=config.seed, families=config.families, loose=config.loose, footage=footage)
 
 
-def build_dataset(config: DatasetConfig, out: Path, facts: FileFacts) -> TrainingDataset:
-    """Raises UserError for a manifest or folder that cannot be used."""
+def build_dataset(config: DatasetConfig, number: int, out: Path, facts: FileFacts) -> TrainingDataset:
+    """Dataset `number` of a run. Raises UserError for a manifest or folder that cannot be used."""
     if config.engine is not None:
         return EngineDataset(
             build_engine(config.engine, "train", out / "films"),
@@ -42,9 +42,13 @@ def build_dataset(config: DatasetConfig, out: Path, facts: FileFacts) -> Trainin
             text_to_video=config.engine.text_to_video,
         )
     assert config.manifest is not None
+    option = f"--set data.datasets.{number}.columns="
+    columns = parse_column_map(config.columns, option)
     if config.catalogue is not None:
-        return ManifestDataset(read_dataset(config.catalogue, config.manifest), facts)
-    return ManifestDataset(read_manifest(config.manifest, required=("tgt_video", "prompt")), facts)
+        rows = read_dataset(config.catalogue, config.manifest, column_map=columns, map_option=option)
+    else:
+        rows = read_manifest(config.manifest, column_map=columns, required=CAPTIONED, map_option=option)
+    return ManifestDataset(rows, facts)
 
 
 def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
@@ -55,8 +59,8 @@ def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
     """
     facts = FileFacts((out.parent if config.cache is None else Path(config.cache)) / FACTS)
     return [
-        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, out, facts), weight=dataset.weight)
-        for dataset in config.datasets
+        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, number, out, facts), weight=dataset.weight)
+        for number, dataset in enumerate(config.datasets)
     ]
 
 
