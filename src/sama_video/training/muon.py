@@ -32,6 +32,12 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
         self.dtype = dtype
 
+    def make_state(self) -> None:
+        """Momenta of zero, as a first step would make them, without its arithmetic."""
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] (no closures)
         """One step of all matrices that have a gradient."""

@@ -49,7 +49,10 @@ class Optimizer:
         for parameter in self.parameters.values():
             parameter.grad = torch.zeros_like(parameter)
         for part in self.parts:
-            part.step()  # at a rate of zero
+            if isinstance(part, Muon):
+                part.make_state()
+            else:
+                part.step()  # at a rate of zero
         for values in self.state().values():
             for value in values.values():
                 value.zero_()
