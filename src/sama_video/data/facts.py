@@ -3,8 +3,7 @@
 A fact is remembered under the file's path and its version (a local file's size and times, what a server says of a
 URL), so a changed file is looked at again. A URL of which its server says nothing is looked at once in every run. The
 memory is a folder of JSON lines; every process appends to a file of its own there, as machines that share a disk must.
-It may
-be deleted at any time.
+It may be deleted at any time.
 """
 
 import contextlib
