@@ -1,5 +1,7 @@
 """What stops a run: it says why, the state before it is there, and going on loses nothing."""
 
+import builtins
+import errno
 import json
 import math
 import multiprocessing
@@ -13,11 +15,13 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sama_video.data.encoding import Encoder
 from sama_video.data.loader import BatchLoader
 from sama_video.errors import UserError
 from sama_video.models.presets import PRESETS
+from sama_video.pipelines.pipeline_sama import SamaPipeline
 from sama_video.training import parallel
 from sama_video.training.checkpoint import checkpoints
 from sama_video.training.config import (
@@ -356,3 +360,58 @@ def disagree_and_train(config, out):
     parallel.choose_precision = lambda _: ("bfloat16", "float32")[rank]
     one = processes.trainer(config, out)
     (out / f"{rank}.txt").write_text(one.precision)
+
+
+def fail_with_a_full_disk(monkeypatch, kind, name, when=lambda *_: True):
+    method = getattr(kind, name)
+
+    def full(*arguments, **options):
+        if when(*arguments):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+        return method(*arguments, **options)
+
+    monkeypatch.setattr(kind, name, full)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "when"),
+    [
+        (builtins, "open", lambda path, *_: str(path).endswith("environment.jsonl")),
+        (Path, "write_text", lambda path, *_: "provenance" in path.name),
+        (Path, "write_text", lambda path, *_: path.name == "metrics.json"),
+        (SamaPipeline, "save_pretrained", lambda *_: True),
+    ],
+    ids=["environment", "provenance", "validation", "export"],
+)
+def test_a_full_disk_is_one_sentence_and_resuming_loses_nothing(tiny_init, tmp_path, monkeypatch, kind, name, when):
+    tried = ValidationConfig(size=(64, 64), num_frames=1, num_inference_steps=1, families=("local_add",))
+    config = processes.config(tiny_init, loop={"num_steps": 2, "validate_every": 2}, data={"validation": tried})
+    undisturbed = run_stages([config], tmp_path / "undisturbed", resume=False)
+    with monkeypatch.context() as patched:
+        fail_with_a_full_disk(patched, kind, name, when)
+        with pytest.raises(UserError, match=r"disk is full|No space left"):
+            run_stages([config], tmp_path / "run", resume=False)
+    exported = run_stages([config], tmp_path / "run", resume=True)
+    assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
+    steps = [[r["loss"] for r in processes.records(out.parent) if "loss" in r] for out in (exported, undisturbed)]
+    assert steps[0] == steps[1]
+    tried = [[r for r in processes.records(out.parent) if "validation" in r] for out in (exported, undisturbed)]
+    assert tried[0] == tried[1]
+    file = Path("transformer") / "diffusion_pytorch_model.safetensors"
+    tensors = [load_file(out / file) for out in (exported, undisturbed)]
+    torch.testing.assert_close(*tensors, atol=0.0, rtol=0)
+
+
+def test_who_waits_for_the_end_gets_the_validation_on_resuming(tiny_init, tmp_path, monkeypatch):
+    tried = ValidationConfig(size=(64, 64), num_frames=1, num_inference_steps=1, families=("local_add",))
+    config = processes.config(tiny_init, loop={"num_steps": 2, "validate_every": 1}, data={"validation": tried})
+    undisturbed = run_stages([config], tmp_path / "undisturbed", resume=False).parent
+    with monkeypatch.context() as patched:
+        interrupt_on(patched, Trainer, "forward_backward")
+        patched.setattr(Validation, "sample", None)  # nobody waits for it
+        with pytest.raises(TrainingStoppedError, match="step 1 is saved"):
+            run_stages([config], tmp_path / "run", resume=False)
+    run = run_stages([config], tmp_path / "run", resume=True).parent
+    found, expected = ([r for r in processes.records(out) if "validation" in r] for out in (run, undisturbed))
+    assert found == expected
+    assert len(found) == 2

@@ -30,12 +30,12 @@ def data() -> None:
 
 @contextmanager
 def _resumable(kept: str) -> Iterator[None]:
-    """Ctrl-C ends a command of which nothing is lost: one sentence, exit code 130."""
+    """A command of which Ctrl-C loses nothing: the note is what the user is told."""
     try:
         yield
-    except KeyboardInterrupt:
-        typer.echo(f"sama: stopped by Ctrl-C; {kept}, and the same command continues from there", err=True)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"stopped; {kept}, and the same command continues from there")
+        raise
 
 
 @data_app.command()
@@ -182,11 +182,14 @@ def cache(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Encode the clips, texts and anchor frames of a training once, for all its epochs."""
-    from ..training.caching import CacheJob, fill_cache
     from ..training.recipes import find_stages
     from .progress import ProgressBar
 
-    jobs = [CacheJob(run=stage, device=device, workers=workers) for stage in find_stages(recipe, settings or [])]
+    stages = find_stages(recipe, settings or [])
+
+    from ..training.caching import CacheJob, fill_cache  # imports torch
+
+    jobs = [CacheJob(run=stage, device=device, workers=workers) for stage in stages]
     for job in jobs:
         with _resumable("what was encoded is kept"), ProgressBar() as progress:
             report = fill_cache(job, progress)

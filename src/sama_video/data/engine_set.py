@@ -92,14 +92,10 @@ def write_engine_set(
     progress("samples", done, count)
     chunks = [missing[first : first + CHUNK] for first in range(0, len(missing), CHUNK)]
     workers = min(workers or os.cpu_count() or 1, max(len(chunks), 1))
-    pool = worker_pool(workers)
-    try:
+    with worker_pool(workers) as pool:
         for future in as_completed([pool.submit(_write_samples, config, out, chunk) for chunk in chunks]):
             done += future.result()
             progress("samples", done, count)
-    finally:
-        # After an interruption the workers finish the chunk that they are at, and begin no other.
-        pool.shutdown(cancel_futures=True)
     write_manifest(manifest, [_row(config, out, plan) for plan in plans])
     return manifest
 

@@ -168,6 +168,7 @@ class Trainer:
         self.checkpoints = Checkpoints(out, parallel, loop.keep_checkpoints)
         self.step = 0
         self.seconds = 0.0
+        self.unvalidated = False  # whether the validation of `step` is still to be made
 
         # 4. What it is tried on: here, so that a set that cannot be used is no surprise after hours
         self.validation = None
@@ -182,11 +183,13 @@ class Trainer:
             return False
         self.loader.load_state_dict(progress["data"])
         self.step, self.seconds = progress["step"], progress["seconds"]
+        self.unvalidated = progress.get("unvalidated", False)
         return True
 
     def save(self, score: float | None = None) -> None:
         """Write a checkpoint while training goes on; `score` is its validation's, more is better."""
         progress = {"step": self.step, "seconds": self.seconds, "data": self.loader.state_dict()}
+        progress["unvalidated"] = self.unvalidated
         self.checkpoints.save(self.step, self.state, progress, score)
 
     def export(self, folder: Path) -> None:
@@ -229,12 +232,15 @@ class Trainer:
                 num_steps=self.config.loop.num_steps,
                 log_every=self.config.loop.log_every,
                 writes=is_first(),
+                unvalidated=self.unvalidated,
             )
         told = "sama: saving after the step under way; Ctrl-C again stops at once" if is_first() else ""
         with log, stop_requests(told) as request:
             self._train(log, request)
 
     def _train(self, log: RunLog, request: StopRequest) -> None:
+        if self.unvalidated:
+            self.validate(log)
         saved = time.monotonic()
         batches = self._batches()
         while self.step < self.config.loop.num_steps:
@@ -248,9 +254,11 @@ class Trainer:
                 place = self.loader.epoch, self.loader.batches_done
                 with self.parallel.agreed():
                     log.step(self.step, metrics)
-                # Before a checkpoint of the same step: what a checkpoint has behind it is never validated again.
+                # Before a checkpoint of the same step: only what says "unvalidated" is validated after resuming.
                 if self.validation is not None and self._is_due(self.config.loop.validate_every):
-                    score = self.validate(self.validation, log)
+                    self.unvalidated = True
+                    if not self.parallel.any(bool(request.number)):  # who waits for the end gets it on resuming
+                        score = self.validate(log)
             except (UserError, TrainingStoppedError):
                 self.loader.epoch, self.loader.batches_done = place
                 self._save_if_sound()
@@ -406,21 +414,25 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.loop.num_steps
 
-    def validate(self, validation: Validation, log: RunLog) -> float | None:
+    def validate(self, log: RunLog) -> float | None:
         """Try the averaged weights on the fixed set; all processes take part, the first writes.
 
-        Returns the PSNR of its edits; None where there are none, and in the other processes.
+        Returns the PSNR of its edits; None where there are none, without a set, and in the other processes.
         """
+        validation = self.validation
+        if validation is None:
+            return None
         with self.ema.applied(), self._encoders_at_hand():
             sampled = validation.sample(self.model)
             # What the first does alone comes when no other waits for it in the middle of a forward pass.
+            report = None
             with self.parallel.agreed():
-                if not is_first():
-                    return None
-                report = validation.report(self.step, sampled)
-                write_report(report, self.out)
-                log.validation(self.step, report.families)
-        return report.families.get("all", {}).get("psnr")
+                if is_first():
+                    report = validation.report(self.step, sampled)
+                    write_report(report, self.out)
+                    log.validation(self.step, report.families)
+        self.unvalidated = False
+        return None if report is None else report.families.get("all", {}).get("psnr")
 
 
 def _stopped(asked: signal.Signals, step: int) -> TrainingStoppedError:
