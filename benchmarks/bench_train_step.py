@@ -1,8 +1,9 @@
 """A training step (forward, backward, optimizer, average of the weights) against a plain loop of stock diffusers.
 
 Ours: `Trainer.train_step` on encoded batches, source and target in one sequence. Baseline: accelerate, AdamW and stock
-`WanTransformer3DModel` of the same size over as many tokens (twice the frames), bfloat16 autocast, no average. Each
-contender runs in processes of its own, in turn. Memory is the peak beyond what the process held after its imports.
+`WanTransformer3DModel` of the same size over as many tokens (twice the frames), no average. Both run in what this
+machine is fast in (`precision.py`): under bfloat16 autocast or in float32. Each contender runs in processes of its own,
+in turn. Memory is the peak beyond what the process held after its imports.
 """
 
 import argparse
@@ -18,10 +19,12 @@ import torch
 from common import setting
 
 from sama_video.models.presets import PRESETS
+from sama_video.precision import choose_precision
 from sama_video.system import peak_memory
 
 FRAMES, SIDE, BATCH, TEXT = 5, 16, 8, 32  # latent frames of one stream, latent side, samples, text rows
 STEPS, ROUNDS = 6, 5
+PRECISION = choose_precision("cpu")
 
 
 def clips(channels: int, frames: int) -> torch.Tensor:
@@ -57,7 +60,7 @@ def ours() -> tuple[float, float]:
     from sama_video.training.trainer import Trainer
 
     settings = ("model.semantic_encoder=none", "model.train_text_encoder=false", "optimizer.kind=adamw")
-    settings += ("model.init=nano", "data.num_workers=0")
+    settings += ("model.init=nano", "data.num_workers=0", "loop.validate_every=0", f"loop.precision={PRECISION}")
     config = with_settings(find_recipe("nano_finetuning")[0], settings)
     imported = held()
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +87,7 @@ def baseline() -> tuple[float, float]:
 
     imported = held()
     arguments = {k: v for k, v in PRESETS["nano"].transformer.items() if not k.startswith("semantic")}
-    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    accelerator = Accelerator(mixed_precision="bf16" if PRECISION == "bfloat16" else "no", cpu=True)
     model = WanTransformer3DModel(**arguments)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -119,7 +122,7 @@ def main() -> None:
         return
     tokens = 2 * FRAMES * (SIDE // 2) ** 2
     print(setting())
-    print(f"nano, {BATCH} samples of {tokens} tokens, bfloat16 autocast, AdamW; {ROUNDS} processes each, {STEPS} steps")
+    print(f"nano, {BATCH} samples of {tokens} tokens, {PRECISION}, AdamW; {ROUNDS} processes each, {STEPS} steps")
     pairs = [(measured("ours"), measured("baseline")) for _ in range(ROUNDS)]
     for name, values in zip(("ours", "baseline"), zip(*pairs, strict=True), strict=True):
         seconds, memory = (statistics.median(column) for column in zip(*values, strict=True))

@@ -8,7 +8,7 @@ import sama_video
 ROOT = Path(sama_video.__file__).parent
 LAYERS = (
     {"errors", "system", "workers"},
-    {"files"},
+    {"files", "precision"},
     {"journal"},
     {"media"},
     {"shapes", "video", "detail", "metrics"},

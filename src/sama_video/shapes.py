@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 TEMPORAL_FACTOR = 4
+TOKENS_PER_ANCHOR = 65  # of the semantic stream: 64 local ones and the global one (paper section 4.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,12 @@ class LatentShape:
 
     def num_tokens(self, patch_size: tuple[int, int, int] = (1, 2, 2)) -> int:
         return (self.frames // patch_size[0]) * (self.height // patch_size[1]) * (self.width // patch_size[2])
+
+
+def semantic_tokens(of_video: int, num_frames: int) -> int:
+    """Tokens of the semantic stream of a target of `num_frames`, where a video has `of_video`: a picture has one anchor
+    frame, itself."""
+    return min(of_video, TOKENS_PER_ANCHOR) if num_frames == 1 else of_video
 
 
 def is_valid_num_frames(num_frames: int) -> bool:

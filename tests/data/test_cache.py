@@ -1,3 +1,6 @@
+import errno
+import os
+import random
 import shutil
 import signal
 import subprocess
@@ -28,6 +31,7 @@ from sama_video.models.semantic_encoder import SemanticEncoder
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.training.caching import CacheJob, fill_cache
 from sama_video.training.config import DatasetConfig
+from sama_video.training.mixture import cache_precision
 from tests import tiny
 from tests.clips import write_clip
 from tests.data.fakes import FakeEngine
@@ -54,7 +58,7 @@ def workplace(tmp_path_factory):
     return folder
 
 
-def job(workplace, out, *, model="model", manifest=None, frame_counts=(1, 5, 9), **settings):
+def job(workplace, out, *, model="model", manifest=None, frame_counts=(1, 5, 9), dtype="float32", **settings):
     clips = DatasetConfig(name="clips", manifest=str(manifest or workplace / "clips.jsonl"))
     run = processes.config(
         workplace / model,
@@ -65,6 +69,7 @@ def job(workplace, out, *, model="model", manifest=None, frame_counts=(1, 5, 9),
             "frame_counts": frame_counts,
             "pretext_variants": 2,
             "cache": str(out),
+            "cache_dtype": dtype,
         },
         loop={"seed": 3},
     )
@@ -194,6 +199,94 @@ def test_a_killed_run_goes_on_and_computes_nothing_twice(workplace, filled, tmp_
     assert set(TensorStore(out).shard_of) == expected
 
 
+def test_ctrl_c_keeps_what_was_encoded(workplace, filled, tmp_path):
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        fill_cache(job(workplace, out), progress=interrupt_after(3))
+    left = set(TensorStore(out).shard_of)
+    assert left
+    assert not [*out.glob(".*part*")]
+    report = fill_cache(job(workplace, out))
+    assert report.num_new == report.num_entries - len(left)
+    assert set(TensorStore(out).shard_of) == set(TensorStore(filled[0]).shard_of)
+
+
+def interrupt_after(number):
+    def progress(_, done, __):
+        if done == number:
+            signal.raise_signal(signal.SIGINT)
+
+    return progress
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(workplace, tmp_path, monkeypatch):
+    out = tmp_path / "full"
+    write_bytes = Path.write_bytes
+
+    def write_until_full(path, content):
+        if len([*out.glob("shard-*")]) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_bytes(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", write_until_full)
+        with pytest.raises(UserError, match="disk is full"):
+            fill_cache(job(workplace, out, shard_bytes=1))
+    assert len(TensorStore(out)) == 2
+    assert not [*out.glob(".*part*")]
+    report = fill_cache(job(workplace, out, shard_bytes=1))
+    assert report.num_new == report.num_entries - 2
+
+
+@pytest.mark.slow
+def test_ten_kills_of_a_cache(workplace, filled, tmp_path):
+    """Two processes each time; a rerun ends as an undisturbed one, and nothing of a dead process stays."""
+    out, dice = tmp_path / "killed", random.Random(0)
+    expected = set(TensorStore(filled[0]).shard_of)
+    code = (
+        "import time; from sama_video.training.config import *; from sama_video.training.caching import *\n"
+        "if __name__ == '__main__': "
+        f"fill_cache({job(workplace, out, shard_bytes=1, workers=2)!r}, progress=lambda *_: time.sleep(0.1))"
+    )
+    (tmp_path / "fill.py").write_text(code)
+    for _ in range(10):
+        before = len([*out.glob("shard-*")])
+        with subprocess.Popen([sys.executable, str(tmp_path / "fill.py")]) as process:
+            while process.poll() is None and len([*out.glob("shard-*")]) <= before:
+                time.sleep(0.01)
+            time.sleep(dice.uniform(0, 0.1))
+            process.send_signal(signal.SIGKILL)
+        assert set(TensorStore(out).shard_of) <= expected
+    fill_cache(job(workplace, out, shard_bytes=1))
+    assert set(TensorStore(out).shard_of) == expected
+    assert not [*out.glob(".*part*")]
+
+
+def test_what_auto_became_stays_in_the_cache(workplace, tmp_path, monkeypatch):
+    """Filled where bfloat16 is fast, filled again and read where it is not."""
+    out = tmp_path / "auto"
+    wanted = job(workplace, out, dtype="auto")
+    monkeypatch.setattr("sama_video.training.mixture.choose_precision", lambda _: "bfloat16")
+    report = fill_cache(wanted)
+    assert report.precision == "bfloat16"
+    monkeypatch.setattr("sama_video.training.mixture.choose_precision", lambda _: "float32")
+    assert fill_cache(wanted).num_new == 0
+    assert cache_precision(wanted.run) == "bfloat16"
+    store = TensorStore(out)
+    assert {store[key].dtype for key in store.shard_of} == {torch.bfloat16}
+    (out / "precision.json").write_text("half")
+    with pytest.raises(UserError, match=r"precision.json is damaged"):
+        cache_precision(wanted.run)
+
+
+def test_a_cache_of_an_earlier_version_is_read_in_float32(workplace, filled):
+    out, _ = filled
+    assert not (out / "precision.json").exists()
+    wanted = job(workplace, out, dtype="auto")
+    assert fill_cache(wanted).num_new == 0
+    assert cache_precision(wanted.run) == "float32"
+
+
 def test_a_changed_model_finds_nothing_old(workplace, tmp_path):
     shutil.copytree(workplace / "model", tmp_path / "model")
     shutil.copytree(workplace / "siglip", tmp_path / "siglip")
@@ -295,6 +388,7 @@ def test_the_two_commands_take_the_same_settings(tmp_path, monkeypatch):
         "model.train_text_encoder": "false",
         "data.datasets": "pairs.csv",
         "data.cache": tmp_path / "cached",
+        "data.cache_dtype": "float32",
         "data.frame_counts": "1,5",
         "data.area": 64 * 64,
         "data.image_batch_size": 1,
@@ -307,7 +401,7 @@ def test_the_two_commands_take_the_same_settings(tmp_path, monkeypatch):
     def options(**changes):
         return [part for name, value in (settings | changes).items() for part in ("--set", f"{name}={value}")]
 
-    assert "1 samples, 4 entries, 4 of them new" in sama("data", "cache", "nano-finetuning", *options())
+    assert "1 samples, 4 entries in float32, 4 of them new" in sama("data", "cache", "nano-finetuning", *options())
     files = [file.stat().st_mtime_ns for file in sorted((tmp_path / "cached").rglob("*")) if file.is_file()]
     sama("train", "nano-finetuning", "--out", tmp_path / "run", *options())
     assert (tmp_path / "run" / "nano_finetuning" / "export").is_dir()

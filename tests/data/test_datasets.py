@@ -1,14 +1,18 @@
 import json
 import multiprocessing
+import os
 from dataclasses import replace
+from typing import ClassVar
 
+import fsspec
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 
 from sama_video.data.datasets import EDIT, ClipMetadata, ManifestDataset, read_clip
-from sama_video.data.facts import FileFacts
+from sama_video.data.facts import FileFacts, file_version
 from sama_video.data.manifest import Row
 from sama_video.data.pretext import TEXT_TO_VIDEO
 from sama_video.errors import UserError
@@ -113,8 +117,7 @@ def test_facts_are_remembered_until_the_file_changes(rows, tmp_path):
 def test_processes_remember_in_files_of_their_own(rows, tmp_path):
     memory = tmp_path / "facts"
     (memory).mkdir()
-    size = (tmp_path / "a.mp4").stat()
-    known = [f"shape {size.st_size} {size.st_mtime_ns} {rows[0].src_video}", [3, 4, 5]]
+    known = [f"shape {file_version(rows[0].src_video)} {rows[0].src_video}", [3, 4, 5]]
     (memory / "elsewhere-7.jsonl").write_text(json.dumps(known) + "\n")
     facts = FileFacts(memory)
     assert facts.shape(rows[0].src_video).num_frames == 3
@@ -158,3 +161,76 @@ def test_media_at_a_url(rows, tmp_path):
             look(bad)
         assert bad in str(caught.value)
         assert "media.mp4" not in str(caught.value)
+
+
+class Silent(MemoryFileSystem):
+    """A server that says nothing of a file but its size."""
+
+    protocol = "silent"
+    store: ClassVar[dict] = {}
+
+    def info(self, path, **kwargs):
+        return {name: value for name, value in super().info(path, **kwargs).items() if name != "created"}
+
+
+fsspec.register_implementation("silent", Silent, clobber=True)
+
+
+def put(url, content):
+    with fsspec.open(url, "wb") as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "silent", "file"])
+def test_the_same_url_with_other_content_is_looked_at_again(scheme, tmp_path):
+    """Clips of one size in bytes, so that only the server's word, or reading again, tells them apart."""
+    memory = tmp_path / "facts"
+    url = f"{scheme}://{tmp_path}/served.mp4"
+    first, second = (write_clip(tmp_path / f"{frames}.mp4", frames).read_bytes() for frames in (9, 13))
+    size = max(len(first), len(second))
+    put(url, first.ljust(size, b"\0"))
+    before = FileFacts(memory)
+    assert before.shape(url).num_frames == 9
+    before_hash = before.content_hash(url)
+    put(url, second.ljust(size, b"\0"))
+    after = FileFacts(memory)
+    assert after.shape(url).num_frames == 13
+    assert after.content_hash(url) != before_hash
+    remembered = [line for file in memory.glob("*.jsonl") for line in file.read_text().splitlines()]
+    assert bool(remembered) == (scheme != "silent")
+
+
+def test_a_url_is_asked_once_in_a_run(tmp_path, monkeypatch):
+    url = f"memory://{tmp_path}/served.mp4"
+    put(url, write_clip(tmp_path / "a.mp4", 5).read_bytes())
+    asked = []
+    info = MemoryFileSystem.info
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda *call, **rest: asked.append(call) or info(*call, **rest))
+    facts = FileFacts()
+    facts.shape(url)
+    first = len(asked)
+    for _ in range(3):
+        facts.shape(url)
+    assert len(asked) == first
+
+
+def test_a_file_of_the_same_size_and_time_is_looked_at_again(tmp_path):
+    clip, other = tmp_path / "a.bin", tmp_path / "b.bin"
+    clip.write_bytes(b"one")
+    facts = FileFacts(tmp_path / "facts")
+    before, status = facts.content_hash(str(clip)), clip.stat()
+    other.write_bytes(b"two")
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, clip)
+    assert FileFacts(tmp_path / "facts").content_hash(str(clip)) != before
+
+
+def test_a_row_without_words_is_said_before_training():
+    told = {"num_frames": "9", "height": "96", "width": "128"}
+    for row, message in (
+        (Row(id="7", tgt_video="a.mp4", extra=told), "row 7 has no prompt"),
+        (Row(id="7", tgt_video="a.mp4", prompt="  ", extra=told), "row 7 has no prompt"),
+        (Row(id="7", prompt="x", extra=told), "row 7 has no target video"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ManifestDataset([row]).metadata(0)

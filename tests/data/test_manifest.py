@@ -10,12 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sama_video.data.delimited import find_separator
 from sama_video.data.manifest import (
     EDIT_PAIR,
-    FIELDS,
+    KNOWN,
     LAYOUTS,
     Manifest,
     Row,
+    _plain,
     choose_layout,
     local_file,
     parse_column_map,
@@ -172,7 +174,7 @@ def test_values_that_are_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.txt", b"a", r"a manifest is \.csv, \.json"),
+        ("m.txt", b"a", r"a manifest is \.csv, \.tsv, \.json"),
         ("m.csv", b"", "has no rows"),
         ("m.csv", b"src_video,tgt_video,prompt\n", "has no rows"),
         ("m.csv", b"src_video,tgt_video,prompt\na,b,c\na,b\n", "line 3 has 2 values"),
@@ -247,7 +249,7 @@ rows = st.builds(
     id=texts,
     **dict.fromkeys(("prompt", "type", "task"), st.none() | texts),
     **dict.fromkeys(("src_video", "tgt_video", "ref_image", "mask"), st.none() | media),
-    extra=st.dictionaries(texts.filter(lambda name: name not in FIELDS), texts, max_size=3),
+    extra=st.dictionaries(texts.filter(lambda name: _plain(name) not in KNOWN), texts, max_size=3),
 )
 
 
@@ -287,3 +289,75 @@ def test_where_keeps_rows_and_their_ids(tmp_path):
     kept = manifest.where(pa.array([True, None, True]))
     assert isinstance(kept, Manifest)
     assert [row.id for row in kept] == ["00000001", "00000003"]
+
+
+PROMPT = "Make it red, not blue; please"
+TABLES = {
+    "commas": f'src_video,tgt_video,prompt\na.mp4,b.mp4,"{PROMPT}"\n',
+    "semicolons": f'src_video;tgt_video;prompt\na.mp4;b.mp4;"{PROMPT}"\n',
+    "semicolons, a comma in the prompt": "src_video;tgt_video;prompt\na.mp4;b.mp4;Make it red, not blue\n",
+    "tabs": f"src_video\ttgt_video\tprompt\na.mp4\tb.mp4\t{PROMPT}\n",
+    "bars": f"src_video|tgt_video|prompt\na.mp4|b.mp4|{PROMPT}\n",
+    "told": f'sep=;\nsrc_video;tgt_video;prompt\na.mp4;b.mp4;"{PROMPT}"\n',
+    "a comma in the header": "src_video;tgt_video;prompt;seen, and liked\na.mp4;b.mp4;Make it red, not blue;yes, no\n",
+    "capitals and blanks": f'Src_Video, TGT_VIDEO ,"Prompt "\na.mp4,b.mp4,"{PROMPT}"\n',
+    "words": f'Src Video;Tgt-Video;PROMPT\na.mp4;b.mp4;"{PROMPT}"\n',
+    "numbered rows": f',src_video,tgt_video,prompt\n0,a.mp4,b.mp4,"{PROMPT}"\n',
+}
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"], ids=["unix", "windows"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_of_every_spreadsheet(tmp_path, table, encoding, ends):
+    (tmp_path / "m.csv").write_bytes(TABLES[table].replace("\n", ends).encode(encoding))
+    (row,) = read_manifest(tmp_path / "m.csv")
+    expected = "Make it red, not blue" if "comma in the" in table else PROMPT
+    assert (row.src_video, row.tgt_video, row.prompt) == (str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"), expected)
+
+
+def test_a_tsv_file_and_lines_inside_quotes(tmp_path):
+    (tmp_path / "m.tsv").write_text('src_video\ttgt_video\tprompt\na\tb\t"two\nlines, ""quoted"""\n\nc\td\te\n')
+    assert [row.prompt for row in read_manifest(tmp_path / "m.tsv")] == ['two\nlines, "quoted"', "e"]
+
+
+def test_columns_that_nobody_knows_are_even_in_one_way_only():
+    nobody = lambda _: False  # noqa: E731
+    assert find_separator(["before;after, maybe\n", "a;b\n", "c;d\n"], nobody) == ";"
+    assert find_separator(["alone\n", "a;b,c\n"], nobody) == ","
+    with pytest.raises(UserError, match="may be separated by commas or semicolons"):
+        find_separator(["before;after,later\n", "a;b,c\n"], nobody)
+
+
+def test_names_of_the_column_map_and_of_shapes_are_found_in_any_case(tmp_path):
+    path = write_csv(tmp_path / "m.csv", "Before;After;What;Num_Frames;Other", "a;b;c;9;x")
+    (row,) = read_manifest(path, column_map={"src_video": "before", "tgt_video": "After", "prompt": "what"})
+    assert (row.prompt, row.extra) == ("c", {"num_frames": "9", "Other": "x"})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"Prompt,prompt,src_video,tgt_video\na,b,c,d\n", "'Prompt' and 'prompt' have one meaning"),
+        (b"src_video;tgt_video;prompt\na;b;c;d\n", "line 2 has 4 values.*that hold semicolons"),
+        (b"sep=;\nsrc_video;tgt_video;prompt\na;b;c;d\n", "line 3 has 4 values"),
+        ("src_video,tgt_video,prompt\na,b,c\n".encode("utf-16-le"), "UTF-16 without its mark"),
+        ("src_video,tgt_video,prompt\na,b,schön\n".encode("cp1252"), "it is not UTF-8.*save it as UTF-8"),
+    ],
+)
+def test_tables_that_cannot_be_told(tmp_path, content, message):
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_manifest(tmp_path / "m.csv")
+
+
+def test_the_message_speaks_of_what_the_command_has(tmp_path):
+    path = write_csv(tmp_path / "m.csv", "before,after,what", "a,b,c")
+    for option, said in (
+        ("--column-map ", "name the column with --column-map src_video=COLUMN"),
+        ("--set data.datasets.0.columns=", "name the column with --set data.datasets.0.columns=src_video=COLUMN"),
+        (None, "rename the column"),
+    ):
+        with pytest.raises(UserError) as told:
+            read_manifest(path, map_option=option)
+        assert str(told.value).endswith(said)

@@ -72,7 +72,7 @@ def train(run: TrainConfig, out: Path) -> None:
     except (UserError, TrainingStoppedError) as error:
         with open(out / "errors.txt", "a") as stream:
             stream.write(f"{error}\n")
-        sys.exit(3)
+        sys.exit(getattr(error, "exit_code", 3))
 
 
 def start(function, *arguments, world_size: int = 1) -> list:

@@ -133,6 +133,7 @@ def test_manifests_take_the_place_of_a_recipe_s_datasets():
         ("data.datasets=", "data.datasets"),
         ("data.pretext_variants=0", "data.pretext_variants must be at least 1"),
         ("data.num_workers=-1", "data.num_workers must be at least 0"),
+        ("data.num_workers=1000", "data.num_workers must be at most 256"),
         ("data.prefetch_factor=0", "data.prefetch_factor must be at least 1"),
         ("data.image_batch_size=0", "data.image_batch_size must be at least 1"),
         ("data.video_batch_size=-1", "data.video_batch_size must be at least 1"),

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sama_video.errors import UserError
 from sama_video.models.presets import PRESETS
+from sama_video.precision import choose_precision
 from sama_video.training.config import LoraConfig
 from sama_video.training.estimate import (
     activation_bytes,
@@ -116,11 +117,12 @@ def test_a_text_encoder_that_trains_counts():
 
 
 def test_weights_beside_adapters_take_what_they_take(folder):
-    run = of_tiny(folder, lora=LoraConfig(rank=3))
+    run = of_tiny(folder, lora=LoraConfig(rank=3)).with_precision("bfloat16")
     pipe = tiny.pipeline()
     prepare_transformer(pipe, run.model, run.objective, precision="bfloat16")
     memory = estimate_memory(run, find_model_size(run), 1, estimate_steps(run, find_model_size(run), 1, 1e12))
     held = sum(parameter.nbytes for parameter in pipe.transformer.parameters())
+    assert memory.optimizer > 0
     assert abs(memory.weights / held - 1) < 0.02  # biases and norms of a model as small as this one
 
 
@@ -153,8 +155,33 @@ def test_describe_speaks_of_the_paper_sized_run_without_its_weights():
         describe(sizeless, device="h100-80gb")
     text = "\n".join(describe(config, device="h100-80gb", num_devices=8))
     assert "8 x H100" in text
-    assert " 81 frames 848x480: 4 samples x 66,845 tokens" in text
+    assert "precision bfloat16" in text.splitlines()
+    height, width = max(config.data.buckets(16).sizes, key=lambda side: side[0] * side[1])
+    tokens = 65 + 2 * 21 * (height // 16) * (width // 16)
+    assert f" 81 frames {width}x{height}: 4 samples x {tokens:,} tokens" in text
     with pytest.raises(UserError, match="unknown device"):
         describe(config, device="abacus")
     with pytest.raises(UserError, match="mfu"):
         describe(config, device="h100-80gb", mfu=0.0)
+
+
+def test_sizes_are_those_of_buckets():
+    """848x480, the size of 16:9 video, is none: its aspect ratio is not among the paper's."""
+    config = lora_finetuning()
+    steps = estimate_steps(config, find_model_size(config), 1, 1e12)
+    assert {(step.height, step.width) for step in steps} <= set(config.data.buckets(16).sizes)
+
+
+def test_a_picture_has_the_tokens_of_one_anchor():
+    config = lora_finetuning()
+    config = replace(config, objective=replace(config.objective, num_anchors=3))
+    for step in estimate_steps(config, find_model_size(config), 1, 1e12):
+        plane = (step.height // 16) * (step.width // 16)
+        anchors = 1 if step.num_frames == 1 else 3
+        assert step.tokens_per_sample == 65 * anchors + 2 * ((step.num_frames - 1) // 4 + 1) * plane
+
+
+def test_auto_is_what_the_device_is_fast_in(folder):
+    run = of_tiny(folder)
+    assert "precision bfloat16" in describe(run, device="h100-80gb")
+    assert f"precision {choose_precision('cpu')}" in describe(run, peak_tflops=1.0)

@@ -1,8 +1,13 @@
 """What stops a run: it says why, the state before it is there, and going on loses nothing."""
 
+import builtins
+import errno
+import json
 import math
 import multiprocessing
 import os
+import shutil
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +15,26 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from sama_video.data.encoding import Encoder
 from sama_video.data.loader import BatchLoader
 from sama_video.errors import UserError
 from sama_video.models.presets import PRESETS
+from sama_video.pipelines.pipeline_sama import SamaPipeline
+from sama_video.training import parallel
 from sama_video.training.checkpoint import checkpoints
-from sama_video.training.config import DatasetConfig, LoopConfig, ObjectiveConfig, OptimizerConfig
+from sama_video.training.config import (
+    DatasetConfig,
+    LoopConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    ValidationConfig,
+)
 from sama_video.training.run import run_stages
 from sama_video.training.runlog import RunLog
 from sama_video.training.trainer import Trainer, TrainingStoppedError
+from sama_video.training.validation import Validation
 from tests.training import processes
 
 
@@ -188,8 +204,9 @@ def test_what_may_change_on_the_way(tiny_init, tmp_path):
     assert run_stages([gentler], tmp_path, resume=True).is_dir()
 
 
-def train_and_signal_the_job(config, out):
-    """As a scheduler ends a job: SIGTERM to the run and its loader's workers, here in the middle of the second step."""
+def train_and_signal_the_job(config, out, name="TERM"):
+    """As a scheduler ends a job, or a terminal's Ctrl-C a command: a signal to the run and its loader's workers, here
+    in the middle of the second step."""
     os.setpgid(0, 0)
     multiprocessing.set_start_method("fork", force=True)  # workers are this process's children, as in a plain run
     forward_backward = Trainer.forward_backward
@@ -197,18 +214,204 @@ def train_and_signal_the_job(config, out):
     def signal_once(trainer, micro):
         if trainer.step == 1:
             # By another process: what the run itself sends its workers is meant.
-            subprocess.run(["kill", "-TERM", "--", f"-{os.getpgid(0)}"], check=False)
+            subprocess.run(["kill", f"-{name}", "--", f"-{os.getpgid(0)}"], check=False)
         return forward_backward(trainer, micro)
 
     Trainer.forward_backward = signal_once
     processes.train(config, out)
 
 
-def test_sigterm_saves_and_resuming_ends_as_an_undisturbed_run(tiny_init, tmp_path):
+def test_signals_save_and_resuming_ends_as_an_undisturbed_run(tiny_init, tmp_path):
     config = processes.config(tiny_init, loop={"num_steps": 4}, data={"num_workers": 2})
     assert processes.run(processes.train, config, tmp_path / "undisturbed") == [0]
-    assert processes.run(train_and_signal_the_job, config, tmp_path / "run") == [3]
-    assert "step 2 is saved" in (tmp_path / "run" / "errors.txt").read_text()
-    assert steps_of(tmp_path / "run")[-1] == "step-0000002"
-    assert processes.run(processes.train, config, tmp_path / "run") == [0]
-    assert processes.losses(tmp_path / "run") == processes.losses(tmp_path / "undisturbed")
+    for name, told, code in (("TERM", "stopped by SIGTERM", 3), ("INT", "stopped by Ctrl-C", 130)):
+        out = tmp_path / name
+        assert processes.run(train_and_signal_the_job, config, out, name) == [code]
+        assert (out / "errors.txt").read_text() == f"{told}; step 2 is saved, --resume continues from there\n"
+        assert steps_of(out)[-1] == "step-0000002"
+        assert processes.run(processes.train, config, out) == [0]
+        assert processes.losses(out) == processes.losses(tmp_path / "undisturbed")
+
+
+def interrupt_on(monkeypatch, kind, name):
+    """Ctrl-C when a method is called."""
+    method = getattr(kind, name)
+
+    def interrupted(*arguments, **options):
+        signal.raise_signal(signal.SIGINT)
+        return method(*arguments, **options)
+
+    monkeypatch.setattr(kind, name, interrupted)
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ((Encoder, "__init__"), "no step had been made yet, so there is nothing to save"),
+        ((Trainer, "export"), "step 1 of tiny is saved, --resume continues there"),
+        ((Validation, "sample"), "step 1 is saved, --resume continues from there"),
+    ],
+    ids=["loading", "exporting", "validating"],
+)
+def test_ctrl_c_outside_of_a_step(tiny_init, tmp_path, monkeypatch, place, told):
+    tried = ValidationConfig(size=(64, 64), num_frames=1, num_inference_steps=1, families=("local_add",))
+    config = processes.config(tiny_init, loop={"num_steps": 1, "validate_every": 1}, data={"validation": tried})
+    with monkeypatch.context() as patched:
+        interrupt_on(patched, *place)
+        with pytest.raises(TrainingStoppedError, match=rf"^stopped by Ctrl-C; {told}$") as stopped:
+            run_stages([config], tmp_path, resume=False)
+    assert stopped.value.exit_code == 130
+    assert not list(tmp_path.rglob("*.part*"))
+    assert run_stages([config], tmp_path, resume=True).is_dir()
+    assert [record["step"] for record in processes.records(tmp_path / "tiny")] == [1, 1]  # the step, its validation
+
+
+def test_a_second_ctrl_c_does_not_wait(tiny_init, tmp_path, monkeypatch):
+    monkeypatch.setattr("sama_video.training.interrupts.SECOND_AFTER", 0.0)
+    config = processes.config(tiny_init, loop={"num_steps": 2})
+    forward_backward = Trainer.forward_backward
+
+    def interrupt_twice(trainer, micro):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        return forward_backward(trainer, micro)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "forward_backward", interrupt_twice)
+        with pytest.raises(TrainingStoppedError, match="stopped by Ctrl-C a second time") as stopped:
+            run_stages([config], tmp_path, resume=False)
+    assert stopped.value.exit_code == 130
+    assert run_stages([config], tmp_path, resume=True).is_dir()
+
+
+def hold(config, out, held, let_go):
+    forward_backward = Trainer.forward_backward
+
+    def wait(trainer, micro):
+        held.set()
+        let_go.wait(60)
+        return forward_backward(trainer, micro)
+
+    Trainer.forward_backward = wait
+    run_stages([config], out, resume=False)
+
+
+def test_one_folder_has_one_trainer(tiny_init, tmp_path):
+    config = processes.config(tiny_init, loop={"num_steps": 1})
+    held, let_go = processes.SERVER.Event(), processes.SERVER.Event()
+    (other,) = processes.start(hold, config, tmp_path, held, let_go)
+    assert held.wait(60)
+    for resume in (True, False):
+        with pytest.raises(UserError, match=rf"is training in .*tiny \(process {other.pid} on|holds a run already"):
+            run_stages([config], tmp_path, resume=resume)
+    let_go.set()
+    other.join(60)
+    assert other.exitcode == 0
+    assert run_stages([config], tmp_path, resume=True).is_dir()
+
+
+def test_the_lock_of_a_killed_trainer_is_free(tiny_init, tmp_path):
+    config = processes.config(tiny_init, loop={"num_steps": 1})
+    held, let_go = processes.SERVER.Event(), processes.SERVER.Event()
+    (other,) = processes.start(hold, config, tmp_path, held, let_go)
+    assert held.wait(60)
+    other.kill()
+    other.join()
+    assert run_stages([config], tmp_path, resume=True).is_dir()
+
+
+def test_a_failed_start_leaves_no_folder(tiny_init, tmp_path):
+    for config, message in (
+        (processes.config(tmp_path / "missing"), "missing"),
+        (processes.config(tiny_init, data={"frame_counts": (9,)}), "data.frame_counts begins at 9; add 1"),
+        (processes.config(tiny_init, loop={"validate_every": 1}), "must divide by"),
+    ):
+        if "divide" in message:
+            config = replace(config, data=replace(config.data, validation=ValidationConfig(size=(60, 64))))
+        with pytest.raises(UserError, match=message):
+            run_stages([config], tmp_path / "new" / "run", resume=False)
+        assert not (tmp_path / "new").exists()
+
+
+def test_what_began_in_one_precision_keeps_it(tiny_init, tmp_path, monkeypatch):
+    """A run that began where bfloat16 is fast, resumed where it is not."""
+    config = processes.config(tiny_init, loop={"num_steps": 1, "precision": "auto"})
+    monkeypatch.setattr("sama_video.training.parallel.choose_precision", lambda _: "bfloat16")
+    run_stages([config], tmp_path, resume=False)
+    monkeypatch.setattr("sama_video.training.parallel.choose_precision", lambda _: "float32")
+    longer = processes.config(tiny_init, loop={"num_steps": 2, "precision": "auto"})
+    shutil.rmtree(tmp_path / "tiny" / "export")
+    run_stages([longer], tmp_path, resume=True)
+    folder = tmp_path / "tiny"
+    assert json.loads((folder / "config.json").read_text())["loop"]["precision"] == "auto"
+    assert json.loads((folder / "provenance.json").read_text())["precision"] == "bfloat16"
+    starts = [json.loads(line)["precision"] for line in (folder / "environment.jsonl").read_text().splitlines()]
+    assert starts == ["bfloat16", "bfloat16"]
+
+
+def test_two_processes_agree_on_a_precision(tiny_init, tmp_path):
+    config = processes.config(tiny_init, loop={"num_steps": 1, "precision": "auto"})
+    assert processes.run(disagree_and_train, config, tmp_path, world_size=2) == [0, 0]
+    assert {(tmp_path / f"{rank}.txt").read_text() for rank in range(2)} == {"bfloat16"}
+
+
+def disagree_and_train(config, out):
+    rank = int(os.environ["RANK"])
+    parallel.choose_precision = lambda _: ("bfloat16", "float32")[rank]
+    one = processes.trainer(config, out)
+    (out / f"{rank}.txt").write_text(one.precision)
+
+
+def fail_with_a_full_disk(monkeypatch, kind, name, when=lambda *_: True):
+    method = getattr(kind, name)
+
+    def full(*arguments, **options):
+        if when(*arguments):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(arguments[0]))
+        return method(*arguments, **options)
+
+    monkeypatch.setattr(kind, name, full)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "when"),
+    [
+        (builtins, "open", lambda path, *_: str(path).endswith("environment.jsonl")),
+        (Path, "write_text", lambda path, *_: "provenance" in path.name),
+        (Path, "write_text", lambda path, *_: path.name == "metrics.json"),
+        (SamaPipeline, "save_pretrained", lambda *_: True),
+    ],
+    ids=["environment", "provenance", "validation", "export"],
+)
+def test_a_full_disk_is_one_sentence_and_resuming_loses_nothing(tiny_init, tmp_path, monkeypatch, kind, name, when):
+    tried = ValidationConfig(size=(64, 64), num_frames=1, num_inference_steps=1, families=("local_add",))
+    config = processes.config(tiny_init, loop={"num_steps": 2, "validate_every": 2}, data={"validation": tried})
+    undisturbed = run_stages([config], tmp_path / "undisturbed", resume=False)
+    with monkeypatch.context() as patched:
+        fail_with_a_full_disk(patched, kind, name, when)
+        with pytest.raises(UserError, match=r"disk is full|No space left"):
+            run_stages([config], tmp_path / "run", resume=False)
+    exported = run_stages([config], tmp_path / "run", resume=True)
+    assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
+    steps = [[r["loss"] for r in processes.records(out.parent) if "loss" in r] for out in (exported, undisturbed)]
+    assert steps[0] == steps[1]
+    tried = [[r for r in processes.records(out.parent) if "validation" in r] for out in (exported, undisturbed)]
+    assert tried[0] == tried[1]
+    file = Path("transformer") / "diffusion_pytorch_model.safetensors"
+    tensors = [load_file(out / file) for out in (exported, undisturbed)]
+    torch.testing.assert_close(*tensors, atol=0.0, rtol=0)
+
+
+def test_who_waits_for_the_end_gets_the_validation_on_resuming(tiny_init, tmp_path, monkeypatch):
+    tried = ValidationConfig(size=(64, 64), num_frames=1, num_inference_steps=1, families=("local_add",))
+    config = processes.config(tiny_init, loop={"num_steps": 2, "validate_every": 1}, data={"validation": tried})
+    undisturbed = run_stages([config], tmp_path / "undisturbed", resume=False).parent
+    with monkeypatch.context() as patched:
+        interrupt_on(patched, Trainer, "forward_backward")
+        patched.setattr(Validation, "sample", None)  # nobody waits for it
+        with pytest.raises(TrainingStoppedError, match="step 1 is saved"):
+            run_stages([config], tmp_path / "run", resume=False)
+    run = run_stages([config], tmp_path / "run", resume=True).parent
+    found, expected = ([r for r in processes.records(out) if "validation" in r] for out in (run, undisturbed))
+    assert found == expected
+    assert len(found) == 2

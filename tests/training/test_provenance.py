@@ -49,7 +49,7 @@ def test_other_weights_and_other_rows_have_other_hashes(tiny_init, tmp_path):
 def test_every_start_is_noted(tmp_path):
     parallel = Parallel(rank=0, world_size=2, device=torch.device("cpu"), config=ParallelConfig())
     for step in (0, 40):
-        note_environment(parallel, tmp_path, step)
+        note_environment(parallel, tmp_path, step, "float32")
     starts = [json.loads(line) for line in (tmp_path / "environment.jsonl").read_text().splitlines()]
     assert [start["step"] for start in starts] == [0, 40]
     assert starts[1]["world_size"] == 2

@@ -285,9 +285,9 @@ def test_a_manifest_of_held_out_pairs(init, tmp_path):
 
 
 def test_sizes_that_the_model_cannot_take_are_refused(init, tmp_path):
-    one = trainer(config(init, replace(SET, size=(60, 64))), tmp_path)
-    with pytest.raises(UserError, match="size=64,64"):
-        Validation(one.config, one.encoder)
+    wrong = config(init, replace(SET, size=(60, 64)))
+    with pytest.raises(UserError, match="size=64,64"):  # before the first step
+        trainer(wrong, tmp_path)
     with pytest.raises(UserError, match="use 5 or 9"):
         ValidationConfig(num_frames=8)
     with pytest.raises(UserError, match="global_style"):

@@ -1,5 +1,7 @@
 """`sama data`: make, check, cache and curate training data."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -26,9 +28,19 @@ def data() -> None:
     """Make, check, cache and curate training data."""
 
 
+@contextmanager
+def _resumable(kept: str) -> Iterator[None]:
+    """A command of which Ctrl-C loses nothing: the note is what the user is told."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"stopped; {kept}, and the same command continues from there")
+        raise
+
+
 @data_app.command()
 def synth(
-    out: Annotated[Path, typer.Option(help="Folder of the set; the same folder goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the set; the same folder resumes.")],
     count: Annotated[int, typer.Option(help="Samples.")] = 200,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     seed: Annotated[int, typer.Option(help="Another seed is another set.")] = 0,
@@ -58,7 +70,7 @@ def synth(
         images=str(images.resolve()) if images else None,
         videos=str(videos.resolve()) if videos else None,
     )
-    with ProgressBar() as progress:
+    with _resumable("complete samples are kept"), ProgressBar() as progress:
         manifest = write_engine_set(config, out, count, workers, progress)
     typer.echo(f"{count} samples: {manifest}")
 
@@ -152,7 +164,7 @@ def check(
     else:
         required = find_dataset(dataset).required
         rows = read_dataset(dataset, manifest, column_map=names, root=root, whole=whole)
-    with ProgressBar() as progress:
+    with _resumable("files that were checked are remembered"), ProgressBar() as progress:
         report = check_manifest(rows, folder, workers=workers, required=required, progress=progress)
     typer.echo("\n".join(report.summary()))
     typer.echo(f"{folder / 'clean.csv'}, {folder / 'rejected.csv'}, {folder / 'report.json'}")
@@ -179,8 +191,9 @@ def cache(
 
     jobs = [CacheJob(run=stage, device=device, workers=workers) for stage in stages]
     for job in jobs:
-        with ProgressBar() as progress:
+        with _resumable("what was encoded is kept"), ProgressBar() as progress:
             report = fill_cache(job, progress)
         typer.echo(
-            f"{report.num_samples} samples, {report.num_entries} entries, {report.num_new} of them new: {job.out}"
+            f"{report.num_samples} samples, {report.num_entries} entries in {report.precision}, {report.num_new} of "
+            f"them new: {job.out}"
         )

@@ -49,7 +49,7 @@ def run_recipe(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, see below.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Only --dry-run does without.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the config; repeatable.")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest complete checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the newest complete checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Print the whole config and what the run would take.")] = False,
     device: Annotated[str, typer.Option(help="For --dry-run: such as h100-80gb; auto measures this one.")] = "auto",
     num_devices: Annotated[int, typer.Option(help="For --dry-run.")] = 1,
@@ -68,7 +68,7 @@ def run_recipe(
         typer.echo("\n".join(lines).rstrip())
         return
     if out is None:
-        raise UserError("say where the run shall lie: --out FOLDER")
+        raise UserError("say where the run is to be saved: --out FOLDER")
 
     from ..training.run import run_stages
     from ..training.trainer import TrainingStoppedError
@@ -78,7 +78,7 @@ def run_recipe(
         exported = run_stages(stages, out, resume=resume)
     except TrainingStoppedError as error:
         typer.echo(f"sama: {error}", err=True)
-        sys.exit(3)
+        sys.exit(error.exit_code)
     if exported is not None:
         typer.echo(f"the trained model: {exported}")
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UserError
-from .manifest import EDIT_PAIR, LAYOUTS, Layout, Manifest, folder_of, read_manifest, resolve
+from .manifest import EDIT_PAIR, LAYOUTS, MAP_OPTION, Layout, Manifest, folder_of, read_manifest, resolve
 
 CAPTIONED_CLIP = ("tgt_video", "prompt")
 
@@ -281,6 +281,7 @@ def read_dataset(
     column_map: Mapping[str, str] | None = None,
     root: str | Path | None = None,
     whole: bool = False,
+    map_option: str | None = MAP_OPTION,
 ) -> Manifest:
     """A named dataset's manifest: its own columns, and the rows of the subset that the paper takes.
 
@@ -289,7 +290,7 @@ def read_dataset(
     Args:
         name: see `find_dataset`.
         path: the user's copy of the manifest, local or an fsspec URL.
-        column_map, root: as in `read_manifest`; `root` is by default where the dataset has its media.
+        column_map, map_option, root: as in `read_manifest`; `root` is by default where the dataset has its media.
         whole: keep every subset.
 
     Raises:
@@ -303,6 +304,7 @@ def read_dataset(
         root=root if root is not None else resolve(card.media_folder, folder_of(str(path))),
         required=card.required,
         layouts=(*own, *LAYOUTS),
+        map_option=map_option,
     )
     if whole or card.subset is None:
         return manifest

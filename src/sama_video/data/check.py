@@ -16,12 +16,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-import fsspec
-
 from ..errors import UserError
 from ..files import hash_file, written_aside
 from ..journal import Journal, read_journal
 from ..video import VideoReader
+from .facts import file_version
 from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, is_url, local_file, write_manifest
 
 JOURNAL = "journal.jsonl"
@@ -203,7 +202,7 @@ def check_media(media: str, known: MediaReport | None = None) -> MediaReport:
         return MediaReport(media=media, identity="", problem=Problem(reason="missing file", detail=f"no file {media}"))
     except Exception as error:  # a bad row never stops a check, and fsspec's backends have exceptions of their own
         return MediaReport(media=media, identity="", problem=_unreadable(media, error))
-    if known is not None and known.identity == identity:
+    if known is not None and identity and known.identity == identity:
         return known
     empty = MediaReport(media=media, identity=identity)
     try:
@@ -217,13 +216,9 @@ def check_media(media: str, known: MediaReport | None = None) -> MediaReport:
 
 
 def _identity(media: str) -> str:
-    if is_url(media):
-        filesystem, path = fsspec.url_to_fs(media)
-        if not filesystem.exists(path):
-            raise FileNotFoundError(media)
-        return f"{RULES_VERSION}-{filesystem.ukey(path)}"
-    status = os.stat(media)
-    return f"{RULES_VERSION}-{status.st_size}-{status.st_mtime_ns}"
+    """Empty for a file of which nobody knows whether it changed: it is looked at again."""
+    version = file_version(media)
+    return "" if version is None else f"{RULES_VERSION}-{version}"
 
 
 def _unreadable(media: str, error: Exception, path: Path | None = None) -> Problem:

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..synth.engine import Engine
 from ..video import VideoReader
 from .facts import FileFacts, told_by_name
-from .manifest import Row, local_file
+from .manifest import SHAPE_COLUMNS, Row, local_file
 from .pretext import TEXT_TO_VIDEO
 
 EDIT = "edit"
@@ -125,6 +125,9 @@ class ManifestDataset:
 
     def metadata(self, index: int) -> ClipMetadata:
         row = self.rows[index]
+        # What a row lacks is said before the first step, not when its turn comes.
+        _target_of(row)
+        _prompt_of(row)
         num_frames, height, width = _told_shape(row) or self._found_shape(row)
         return ClipMetadata(num_frames=num_frames, height=height, width=width, has_source=row.src_video is not None)
 
@@ -167,7 +170,7 @@ class ManifestDataset:
 
 def _told_shape(row: Row) -> tuple[int, int, int] | None:
     """What a manifest's own columns say; millions of files need not be opened then."""
-    told = [row.extra.get(name, "") for name in ("num_frames", "height", "width")]
+    told = [row.extra.get(name, "") for name in SHAPE_COLUMNS]
     if not all(value.isdecimal() and int(value) > 0 for value in told):
         return None
     num_frames, height, width = map(int, told)
@@ -181,7 +184,7 @@ def _target_of(row: Row) -> str:
 
 
 def _prompt_of(row: Row) -> str:
-    if row.prompt is None:
+    if row.prompt is None or not row.prompt.strip():
         raise UserError(f"row {row.id} has no prompt; fill it or remove the row")
     return row.prompt
 

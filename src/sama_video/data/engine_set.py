@@ -1,7 +1,7 @@
 """The synthetic engine's samples as files: source, target and mask of each, and a manifest of them all.
 
-A set grows in several processes and may be stopped at any time: what is complete stays, the same command goes on. Since
-a seed determines every sample, the manifest is written from the plans alone, once all files are there.
+A set grows in several processes and may be stopped at any time: what is complete stays, the same command continues.
+Since a seed determines every sample, the manifest is written from the plans alone, once all files are there.
 """
 
 import json

@@ -67,7 +67,7 @@ class BatchLoader:
     Raises:
         UserError: for samples that the cache lacks.
         ValueError: for batches with fewer samples than there are ranks, two datasets of one name, or a cache for
-            samples that are drawn anew in every epoch.
+            samples that are drawn again in every epoch.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class BatchLoader:
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             collate_fn=_as_it_is,
-            worker_init_fn=_leave_sigterm_to_the_run,
+            worker_init_fn=_leave_signals_to_the_run,
         )
         for batch in batches:
             if isinstance(batch, UserError):
@@ -145,7 +145,7 @@ class BatchLoader:
         if state["mixture"] != self._fingerprint():
             raise UserError(
                 "the checkpoint was made with other data, weights, buckets, batch sizes or seed, so its place in the "
-                "epoch means nothing here; restore them, or start the data anew"
+                "epoch means nothing here; restore them, or start another run"
             )
         self.epoch, self.batches_done = int(state["epoch"]), int(state["batches_done"])
 
@@ -183,8 +183,10 @@ class _EpochBatches(Dataset):
         return collate_encoded([cache.read(recipe) for recipe in recipes], step)
 
 
-def _leave_sigterm_to_the_run(_: int) -> None:
-    """In a worker: a scheduler signals every process of a job, but the run needs its batches until it has saved."""
+def _leave_signals_to_the_run(_: int) -> None:
+    """In a worker: a scheduler signals every process of a job, a terminal's Ctrl-C every one of a command, but the run
+    needs its batches until it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_if_the_run_asks, daemon=True).start()

@@ -1,17 +1,18 @@
 """Manifests: which source, target and instruction belong together, in the columns of every tool that users come from.
 
-A manifest is CSV, JSON, JSONL or Parquet, a local file or an fsspec URL. Whatever its columns are called, a `Row` has
+A manifest is CSV (see `delimited.py`), JSON, JSONL or Parquet, a local file or an fsspec URL. Capitals and blanks in
+the names of known columns do not matter. Whatever its columns are called, a `Row` has
 this project's names: `src_video, tgt_video, prompt`, and where known `id, type, task, ref_image, mask`. An image in a
 video column is a clip of one frame. `LAYOUTS` lists what other tools call these; `choose_layout` holds the rule.
 """
 
 import contextlib
 import csv
-import io
 import itertools
 import json
 import os
 import posixpath
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,13 +27,18 @@ import pyarrow.parquet as pq
 
 from ..errors import UserError
 from ..files import written_aside
+from .delimited import open_text, read_delimited
 
 MEDIA_FIELDS = ("src_video", "tgt_video", "ref_image", "mask")
 FIELDS = ("id", "src_video", "tgt_video", "prompt", "type", "task", "ref_image", "mask")
 EDIT_PAIR = ("src_video", "tgt_video", "prompt")
-SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
+CAPTIONED = ("tgt_video", "prompt")
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 ID_DIGITS = 8
 BATCH_ROWS = 16384
+MAP_OPTION = "--column-map "
+# What a row says of its target; `datasets.py` believes it.
+SHAPE_COLUMNS = ("num_frames", "height", "width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +167,21 @@ LAYOUTS = (
 )
 
 
-def choose_layout(available: Sequence[str], required: Iterable[str], layouts: Sequence[Layout] = LAYOUTS) -> Layout:
+def choose_layout(
+    available: Sequence[str],
+    required: Iterable[str],
+    layouts: Sequence[Layout] = LAYOUTS,
+    *,
+    map_option: str | None = MAP_OPTION,
+) -> Layout:
     """The layout of a manifest with the columns `available`.
 
     The rule: of the layouts that have a column for every required field, the one that finds the most of source,
     target and prompt; of several such the first in `layouts`. So `video` is the target beside `vace_video`, the source
     where only source and prompt are required, and the target where only target and prompt are.
+
+    Args:
+        map_option: how the command at hand is told the column of a field, for the message; None: it cannot be told.
 
     Raises:
         UserError: if no layout has all required fields; says which columns would do.
@@ -180,10 +195,8 @@ def choose_layout(available: Sequence[str], required: Iterable[str], layouts: Se
     # Every field alone may be there, only no tool has them in this combination: then all count as missing.
     missing = [name for name in FIELDS if name in required - reachable] or [n for n in FIELDS if n in required]
     wanted = "; ".join(f"{name} (tried {', '.join(_aliases(name, layouts))})" for name in missing)
-    raise UserError(
-        f"no known layout fits the columns {', '.join(available)}: there is no {wanted}; "
-        f"name the column with --column-map {missing[0]}=COLUMN"
-    )
+    remedy = "rename the column" if map_option is None else f"name the column with {map_option}{missing[0]}=COLUMN"
+    raise UserError(f"no known layout fits the columns {', '.join(available)}: there is no {wanted}; {remedy}")
 
 
 def _aliases(name: str, layouts: Sequence[Layout]) -> list[str]:
@@ -242,6 +255,7 @@ def read_manifest(
     root: str | Path | None = None,
     required: Sequence[str] = EDIT_PAIR,
     layouts: Sequence[Layout] = LAYOUTS,
+    map_option: str | None = MAP_OPTION,
 ) -> Manifest:
     """The rows of a manifest, whatever tool it was written for.
 
@@ -251,29 +265,65 @@ def read_manifest(
         root: folder or URL of relative media; by default where the manifest lies.
         required: fields that must have a column. A row may still leave one empty, see `check.py`.
         layouts: whose names for columns to try.
+        map_option: as in `choose_layout`.
 
     Raises:
         UserError: for a file that cannot be read, one without rows, a broken line, a missing column.
     """
     path = str(path)
-    table = _read_table(path)
-    column_map = dict(column_map or {})
-    _check_column_map(column_map, table.column_names, path)
+    table = _with_known_names(_read_table(path), layouts, path)
+    column_map = _checked_column_map(column_map or {}, table.column_names, path, map_option)
     free = [name for name in table.column_names if name not in column_map.values()]
     try:
-        found = choose_layout(free, set(required) - column_map.keys(), layouts).find(free)
+        layout = choose_layout(free, set(required) - column_map.keys(), layouts, map_option=map_option)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    found |= {name: (column,) for name, column in column_map.items()}
+    found = layout.find(free) | {name: (column,) for name, column in column_map.items()}
     return Manifest(_in_our_names(table, found), location(root) if root is not None else folder_of(path))
 
 
-def _check_column_map(column_map: Mapping[str, str], available: Sequence[str], path: str) -> None:
+def _plain(name: str) -> str:
+    """A column's name without what people write differently: capitals, blanks, hyphens."""
+    return re.sub(r"[\s-]+", "_", name.strip().casefold())
+
+
+def _known_names(layouts: Sequence[Layout]) -> set[str]:
+    return {*FIELDS, *SHAPE_COLUMNS}.union(*(_aliases(name, layouts) for name in FIELDS))
+
+
+KNOWN = {_plain(name) for name in _known_names(LAYOUTS)}
+
+
+def _with_known_names(table: pa.Table, layouts: Sequence[Layout], path: str) -> pa.Table:
+    """Columns that some layout knows, spelled as it spells them; all others as they are.
+
+    Raises:
+        UserError: for two columns that are spelled as one.
+    """
+    known = _known_names(layouts)
+    spelling = {_plain(name): name for name in sorted(known)}
+    names = [name if name in known else spelling.get(_plain(name), name) for name in table.column_names]
+    for place, name in enumerate(names):
+        if (first := names.index(name)) < place:
+            two = f"{table.column_names[first]!r} and {table.column_names[place]!r}"
+            raise UserError(f"cannot read the manifest {path}: its columns {two} have one meaning; rename one")
+    return table.rename_columns(names)
+
+
+def _checked_column_map(
+    column_map: Mapping[str, str], available: Sequence[str], path: str, map_option: str | None
+) -> dict[str, str]:
+    """The map with its columns as the table spells them."""
+    spelling = {_plain(name): name for name in available}
+    checked = {}
     for name, column in column_map.items():
         if name not in FIELDS:
-            raise UserError(f"--column-map knows no field {name!r}; use one of {', '.join(FIELDS)}")
-        if column not in available:
+            option = (map_option or "the column map").strip().removesuffix("=")
+            raise UserError(f"{option} knows no field {name!r}; use one of {', '.join(FIELDS)}")
+        checked[name] = column if column in available else spelling.get(_plain(column), "")
+        if not checked[name]:
             raise UserError(f"{path} has no column {column!r} for {name}; it has {', '.join(available)}")
+    return checked
 
 
 def _in_our_names(table: pa.Table, found: Mapping[str, tuple[str, ...]]) -> pa.Table:
@@ -306,7 +356,11 @@ def _read_table(path: str) -> pa.Table:
         raise UserError(f"cannot read the manifest {path}: {error}") from None
     except ImportError as error:
         raise UserError(f"cannot read the manifest {path}: {error}") from error
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"cannot read the manifest {path}: it is not UTF-8 ({error.reason}); save it as UTF-8"
+        ) from None
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"cannot read the manifest {path} ({error}); check the path and the file") from error
     if table.num_rows == 0:
         raise UserError(f"the manifest {path} has no rows")
@@ -318,32 +372,15 @@ def _opened(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
 
 
 def _read_csv(file: IO[bytes]) -> pa.Table:
-    # newline="" leaves line ends inside quotes as they are
-    reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-    header = next(reader, [])
-    if len(set(header)) < len(header):
-        raise UserError("its first line names a column twice; rename one")
-
-    def records() -> Iterator[dict[str, str]]:
-        for values in reader:
-            if values and len(values) != len(header):
-                raise UserError(
-                    f"line {reader.line_num} has {len(values)} values, but the first line names {len(header)} columns; "
-                    "quote values that hold commas"
-                )
-            if values:
-                yield dict(zip(header, values, strict=True))
-
-    try:
-        return _table_of(records())
-    except csv.Error as error:
-        raise UserError(f"line {reader.line_num} is broken ({error}); mend its quotes") from error
+    return _table_of(read_delimited(file, lambda name: _plain(name) in KNOWN))
 
 
 def _read_jsonl(file: IO[bytes]) -> pa.Table:
     def records() -> Iterator[dict]:
         # Splitting text would break lines at rarer separators that JSON leaves inside strings.
-        for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n"), start=1):
+        text = open_text(file)
+        text.reconfigure(newline="\n")
+        for number, line in enumerate(text, start=1):
             if not line.strip():
                 continue
             try:
@@ -355,7 +392,7 @@ def _read_jsonl(file: IO[bytes]) -> pa.Table:
 
 
 def _read_json(file: IO[bytes]) -> pa.Table:
-    content = json.load(io.TextIOWrapper(file, encoding="utf-8-sig"))
+    content = json.load(open_text(file))
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         if len(lists) != 1:
@@ -388,6 +425,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 READERS: dict[str, Callable[[IO[bytes]], pa.Table]] = {
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".json": _read_json,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
@@ -472,7 +510,7 @@ WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
 }
 
 
-def parse_column_map(pairs: Iterable[str]) -> dict[str, str]:
+def parse_column_map(pairs: Iterable[str], map_option: str = MAP_OPTION) -> dict[str, str]:
     """`["src_video=before", "prompt=what"]`, as options of the command, to a column map.
 
     Raises:
@@ -482,7 +520,8 @@ def parse_column_map(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, column = pair.partition("=")
         if not (name and equals and column):
-            raise UserError(f"--column-map takes FIELD=COLUMN, for example src_video=before, got {pair!r}")
+            option = map_option.strip().removesuffix("=")
+            raise UserError(f"{option} takes FIELD=COLUMN, for example src_video=before, got {pair!r}")
         column_map[name] = column
     return column_map
 

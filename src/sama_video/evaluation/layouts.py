@@ -154,7 +154,7 @@ def _found(media: str, folder: Path) -> Path:
 
 def _rows(path: Path) -> list[Row]:
     """Rows with a video and an instruction; others ask for nothing that can be scored."""
-    rows = read_manifest(path, required=("src_video", "prompt"), layouts=(*LAYOUTS, LENIENT))
+    rows = read_manifest(path, required=("src_video", "prompt"), layouts=(*LAYOUTS, LENIENT), map_option=None)
     return [row for row in rows if row.src_video and row.prompt]
 
 

@@ -24,7 +24,7 @@ from ..models.latents import Tiling, decode_latents, encode_video
 from ..models.presets import PipelineSettings
 from ..models.strict_loading import no_empty_warnings
 from ..models.transformer_sama import SamaTransformer3DModel
-from ..shapes import TEMPORAL_FACTOR, LatentShape, VideoShape, neighbouring_num_frames
+from ..shapes import TEMPORAL_FACTOR, LatentShape, VideoShape, neighbouring_num_frames, semantic_tokens
 from ..system import total_memory
 from .checks import (
     as_called_back,
@@ -328,12 +328,13 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         """Noise of both streams in float32, the latents' drawn first: `[B, Z, f, h, w]` and `[B, S, D]` or None."""
         device = device or self._execution_device
         latent_shape = (batch_size, self.transformer.config.in_channels, shape.frames, shape.height, shape.width)
-        semantic_shape = (batch_size, self.config.num_semantic_tokens, self.transformer.config.semantic_dim)
+        num_tokens = semantic_tokens(self.config.num_semantic_tokens, shape.frames)  # one latent frame is a picture
+        semantic_shape = (batch_size, num_tokens, self.transformer.config.semantic_dim)
         if latents is None:
             latents = randn_tensor(latent_shape, generator=generator, device=device, dtype=torch.float32)
         elif tuple(latents.shape) != latent_shape:
             raise ValueError(f"latents must be {latent_shape}, got {tuple(latents.shape)}")
-        if semantic_latents is None and self.config.num_semantic_tokens:
+        if semantic_latents is None and num_tokens:
             semantic_latents = randn_tensor(semantic_shape, generator=generator, device=device, dtype=torch.float32)
         if semantic_latents is not None:
             semantic_latents = semantic_latents.to(device, torch.float32)

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
@@ -19,11 +21,14 @@ from ..errors import UserError
 from ..files import make_folder
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..pipelines.loading import load_pipeline
+from ..pipelines.selection import Loading
+from ..precision import Precision
 from ..workers import SPAWN, end_with_parent
 from .config import TrainConfig
-from .mixture import batch_config, build_mixture, encoder_identity
+from .mixture import batch_config, build_mixture, cache_precision, encoder_identity, settle_cache_precision
 
 Progress = Callable[[str, int, int], None]
+SECONDS_TO_END = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,7 @@ class CacheJob:
 
     def __post_init__(self) -> None:
         if self.run.data.cache is None:
-            raise UserError("say where the cache shall lie, here and in the training: --set data.cache=FOLDER")
+            raise UserError("say where the cache is to be, here and in the training: --set data.cache=FOLDER")
         if self.run.model.init == "previous":
             raise UserError(
                 f"{self.run.name} begins with what the stage before will have trained; name a recipe of one stage"
@@ -59,15 +64,17 @@ class CacheJob:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheReport:
-    """What `fill_cache` did: samples gone through, entries that are there now, and how many of them are new."""
+    """What `fill_cache` did: samples gone through, entries that are there now, how many of them are new, in which
+    precision."""
 
     num_samples: int
     num_entries: int
     num_new: int
+    precision: Precision
 
 
 def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheReport:
-    """Encode what a run will read. What is there already is kept: a stopped run goes on.
+    """Encode what a run will read. What is there already is kept: a stopped run continues.
 
     Args:
         progress: called as (phase, done, of) for this process's share.
@@ -75,13 +82,20 @@ def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheRepo
     Raises:
         UserError: for files that cannot be read, datasets that are not made of files, or a model that cannot be loaded.
     """
+    place = Loading(model=job.run.model.init, device=job.device).place
     make_folder(job.out)
+    settle_cache_precision(job.run, place)
     before = len(TensorStore(job.out))
     with _helpers(job):
         num_samples = _encode_share(job, 0, progress)
     store = TensorStore(job.out)
     store.write_index()
-    return CacheReport(num_samples=num_samples, num_entries=len(store), num_new=len(store) - before)
+    return CacheReport(
+        num_samples=num_samples,
+        num_entries=len(store),
+        num_new=len(store) - before,
+        precision=cache_precision(job.run),
+    )
 
 
 def _encode_share(job: CacheJob, share: int, progress: Progress) -> int:
@@ -90,7 +104,7 @@ def _encode_share(job: CacheJob, share: int, progress: Progress) -> int:
     if job.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.workers))
     identity = encoder_identity(job.run)
-    pipe = load_pipeline(job.run.model.init, device=job.device, dtype=job.run.data.cache_dtype)
+    pipe = load_pipeline(job.run.model.init, device=job.device, dtype=cache_precision(job.run))
     semantic = None
     if job.run.model.semantic_encoder is not None:
         folder = find_semantic_encoder(job.run.model.semantic_encoder)
@@ -127,19 +141,24 @@ def _helpers(job: CacheJob) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        # They write what they have encoded, which takes a moment.
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join(SECONDS_TO_END)
+            process.kill()
         raise
     for process in processes:
         process.join()
     if not errors.empty():
         raise UserError(errors.get())
     if failed := [process.exitcode for process in processes if process.exitcode]:
-        raise UserError(f"a worker ended with exit code {failed[0]}; run again with fewer --workers: it goes on")
+        raise UserError(f"a worker ended with exit code {failed[0]}; run again with fewer --workers: it continues")
 
 
 def _help(job: CacheJob, share: int, errors: "SimpleQueue[Any]") -> None:
     end_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         _encode_share(job, share, lambda *_: None)
     except UserError as error:

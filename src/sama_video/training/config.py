@@ -1,7 +1,10 @@
 """What a training run is, as data: small frozen configs beside the parts that they configure, one that holds them all.
 
-Defaults are the paper's (section 4.1). `recipes.py` has the runs by name; `with_settings` changes single values, as
-`sama train RECIPE --set optimizer.learning_rate=1e-4` does. The resolved config lies in every run's folder.
+The paper (section 4.1) gives the learning rate of 2e-5, batches of 448 images and 112 videos, the average's decay of
+0.9998, lambda = 0.1, N = 1 anchor frame, the aspect ratios, 480p and the pretext tasks' ratio. Every other default is
+ours: warm-up, betas, weight decay, clipping, dropout, how sigma is drawn, lengths, numbers of steps, and all of the
+nano's and of LoRA. `recipes.py` has the runs by name; `with_settings` changes single values, as `sama train RECIPE
+--set optimizer.learning_rate=1e-4` does. The config is saved in every run's folder.
 """
 
 import copy
@@ -14,11 +17,15 @@ from typing import Any, Literal, TypeVar
 
 from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
 from ..errors import UserError
+from ..precision import Precision, PrecisionOrAuto
 from ..shapes import is_valid_num_frames, neighbouring_num_frames
 from ..synth.edits import FAMILIES
 
 T = TypeVar("T")
 INF = float("inf")
+LARGEST = 1e9  # of a number that must be finite
+MOST_WORKERS = 256
+SMALLEST_SIDE = 16  # of the engine's pictures: the least that any model's patches divide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,18 @@ class EngineConfig:
     images: str | None = None
     videos: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_ranges("engine", self, num_samples=(1, INF), seed=(0, INF), loose=(0, 1))
+        _check_families("engine", self.families)
+        if not self.shapes:
+            raise UserError("engine.shapes must not be empty; give FRAMESxHEIGHTxWIDTH, such as 9x128x128")
+        for frames, height, width in self.shapes:
+            if frames < 1 or min(height, width) < SMALLEST_SIDE:
+                raise UserError(
+                    f"engine.shapes must have 1 frame and sides of {SMALLEST_SIDE} or more, got "
+                    f"{frames}x{height}x{width}"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
@@ -50,18 +69,20 @@ class DatasetConfig:
 
     Args:
         weight: how often an epoch holds each sample.
+        columns: FIELD=COLUMN of a manifest whose columns no layout knows, such as src_video=before,prompt=what.
     """
 
     name: str
     weight: float = 1.0
     manifest: str | None = None
     catalogue: str | None = None
+    columns: tuple[str, ...] = ()
     engine: EngineConfig | None = None
 
     def __post_init__(self) -> None:
         if (self.manifest is None) == (self.engine is None):
             raise UserError(f"dataset {self.name} needs a manifest or an engine, and not both")
-        if self.weight <= 0:
+        if not 0 < self.weight < INF:
             raise UserError(
                 f"the weight of dataset {self.name} must be above 0, got {self.weight}; leave it out instead"
             )
@@ -72,6 +93,7 @@ class ValidationConfig:
     """The fixed set that a run is tried on every `loop.validate_every` steps, with the averaged weights.
 
     Args:
+        columns: as in `DatasetConfig`.
         manifest: held-out pairs, with masks if there are any; None: the engine's validation split, whose targets and
             masks are exact. With `data.pretext`, captioned clips become one case for each pretext task.
         num_samples: of each family and each pretext task; rows from the beginning of a manifest.
@@ -81,6 +103,7 @@ class ValidationConfig:
     """
 
     manifest: str | None = None
+    columns: tuple[str, ...] = ()
     num_samples: int = 1
     size: tuple[int, int] = (480, 832)
     num_frames: int = 33
@@ -93,9 +116,7 @@ class ValidationConfig:
             raise UserError(f"data.validation.num_frames must be 4k+1, got {self.num_frames}; use {lower} or {upper}")
         if len(self.size) != 2 or min(self.num_samples, self.num_inference_steps, *self.size) < 1:
             raise UserError("data.validation takes a size HEIGHT,WIDTH, and one sample and one step or more")
-        unknown = sorted(set(self.families) - FAMILIES.keys())
-        if unknown or not self.families:
-            raise UserError(f"data.validation.families must be among {', '.join(FAMILIES)}, got {unknown or 'none'}")
+        _check_families("data.validation", self.families)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +129,7 @@ class DataConfig:
         pretext: Motion Alignment (section 3.3); without it captioned clips are plain text-to-video.
         num_workers: processes that read ahead; prefetch_factor: steps that each of them holds ready in shared memory.
         cache: folder that `sama data cache` fills for this config; the encoders then stay off the accelerator.
-        cache_dtype: of the encoders that fill it.
+        cache_dtype: of the encoders that fill it; "auto" is what is fast where it is begun, and stays.
         pretext_variants: versions of each sample (temporal crop, pretext task) that the epochs take in turn; None: new
             ones in every epoch, from a cache one.
         validation: what the run is tried on.
@@ -124,17 +145,21 @@ class DataConfig:
     num_workers: int = 4
     prefetch_factor: int = 1
     cache: str | None = None
-    cache_dtype: Literal["float32", "bfloat16"] = "float32"
+    cache_dtype: PrecisionOrAuto = "auto"
     pretext_variants: int | None = None
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
         at_least_1 = ("area", "image_batch_size", "video_batch_size", "prefetch_factor")
-        _check_ranges("data", self, **dict.fromkeys(at_least_1, (1, INF)), num_workers=(0, INF))
+        _check_ranges("data", self, **dict.fromkeys(at_least_1, (1, INF)), num_workers=(0, MOST_WORKERS))
         if self.pretext_variants is not None:
             _check_ranges("data", self, pretext_variants=(1, INF))
         if not (self.datasets and self.aspect_ratios):
             raise UserError("data.datasets and data.aspect_ratios must not be empty")
+        if not all(1 / 16 <= ratio <= 16 for ratio in self.aspect_ratios):
+            raise UserError(
+                f"data.aspect_ratios (height / width) must be between 1/16 and 16, got {self.aspect_ratios}"
+            )
         names = [dataset.name for dataset in self.datasets]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"data.datasets holds {twice[0]!r} twice; give each dataset a name of its own")
@@ -164,6 +189,11 @@ class LoraConfig:
     rank: int = 64
     alpha: int = 64
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+    def __post_init__(self) -> None:
+        _check_ranges("model.lora", self, rank=(1, INF), alpha=(1, INF))
+        if not self.targets:
+            raise UserError("model.lora.targets must not be empty; name modules such as to_q,to_k")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +242,8 @@ class ObjectiveConfig:
     source_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_ranges("objective", self, semantic_weight=(0, INF), num_anchors=(1, INF), text_dropout=(0, 1))
-        _check_ranges("objective", self, source_dropout=(0, 1), sigma_shift=(1e-3, INF))
+        _check_ranges("objective", self, semantic_weight=(0, LARGEST), num_anchors=(1, INF), text_dropout=(0, 1))
+        _check_ranges("objective", self, source_dropout=(0, 1), sigma_shift=(1e-3, LARGEST))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +269,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         rates = ("learning_rate", "final_learning_rate", "adamw_share", "weight_decay", "warmup_steps")
-        _check_ranges("optimizer", self, **dict.fromkeys(rates, (0, INF)))
+        _check_ranges("optimizer", self, **dict.fromkeys(rates, (0, LARGEST)))
         _check_ranges("optimizer", self, max_grad_norm=(1e-9, INF), stop_norm=(1e-9, INF))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas must be at least 0 and below 1, got {self.betas}")
@@ -253,7 +283,8 @@ class LoopConfig:
         num_steps: optimizer steps.
         micro_tokens: at most so many tokens of source, semantic stream and target in one forward pass.
         batches_per_step: batches of the loader whose gradients one optimizer step takes together.
-        precision: autocast of the forward pass; weights stay float32.
+        precision: autocast of the forward pass, and Muon's iterations; weights stay float32. "auto" is bfloat16 where
+            it is fast, decided when the run begins.
         save_minutes: checkpoint that often; also after a validation and at the end.
         keep_checkpoints: newest ones that stay, beside the one with the best validation.
         log_every: steps between lines on the console; metrics.jsonl has every step.
@@ -265,7 +296,7 @@ class LoopConfig:
     num_steps: int
     micro_tokens: int = 40_000
     batches_per_step: int = 1
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: PrecisionOrAuto = "auto"
     gradient_checkpointing: bool = True
     compile: bool = False
     ema_decay: float = 0.9998
@@ -279,7 +310,7 @@ class LoopConfig:
     def __post_init__(self) -> None:
         counts = ("num_steps", "micro_tokens", "batches_per_step", "log_every", "keep_checkpoints")
         _check_ranges("loop", self, **dict.fromkeys(counts, (1, INF)))
-        _check_ranges("loop", self, validate_every=(0, INF), save_minutes=(0, INF), ema_decay=(0, 1))
+        _check_ranges("loop", self, validate_every=(0, INF), seed=(0, INF), save_minutes=(0, INF), ema_decay=(0, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +324,9 @@ class ParallelConfig:
 
     shard_size: int = 0
     timeout_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        _check_ranges("parallel", self, shard_size=(0, INF), timeout_minutes=(1e-3, 1e6))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,6 +350,10 @@ class TrainConfig:
         if self.model.train_text_encoder and self.data.cache:
             raise UserError("a text encoder that trains cannot be cached; unset data.cache or model.train_text_encoder")
 
+    def with_precision(self, precision: Precision) -> "TrainConfig":
+        """The same run in a precision that is decided."""
+        return dataclasses.replace(self, loop=dataclasses.replace(self.loop, precision=precision))
+
     def started_from(self, init: str) -> "TrainConfig":
         """The same run from another model."""
         return dataclasses.replace(self, model=dataclasses.replace(self.model, init=init))
@@ -326,8 +364,15 @@ def _check_ranges(part: str, config: Any, **ranges: tuple[float, float]) -> None
     for name, (lowest, highest) in ranges.items():
         value = getattr(config, name)
         if not lowest <= value <= highest:
-            bounds = f"at least {lowest}" if highest == INF else f"between {lowest} and {highest}"
+            bounds = f"at most {highest:g}" if value > highest else f"at least {lowest}"
+            bounds = f"between {lowest} and {highest}" if highest == 1 else bounds
             raise UserError(f"{part}.{name} must be {bounds}, got {value}")
+
+
+def _check_families(part: str, families: tuple[str, ...]) -> None:
+    unknown = sorted(set(families) - FAMILIES.keys())
+    if unknown or not families:
+        raise UserError(f"{part}.families must be among {', '.join(FAMILIES)}, got {unknown or 'none'}")
 
 
 def with_settings(config: T, settings: Iterable[str]) -> T:
@@ -345,7 +390,7 @@ def with_settings(config: T, settings: Iterable[str]) -> T:
 
 
 def _checked(config: Any) -> Any:
-    """Made anew from its values: what must fit together is looked at when all settings are in, whatever their order."""
+    """Made again from its values: what must fit together is checked when all settings are in, whatever their order."""
     if isinstance(config, tuple):
         return tuple(_checked(part) for part in config)
     if not is_dataclass(config) or isinstance(config, type):

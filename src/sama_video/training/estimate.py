@@ -33,9 +33,10 @@ from torch import nn
 from ..errors import UserError
 from ..models.presets import PRESETS
 from ..models.transformer_sama import SamaTransformer3DModel
-from ..shapes import LatentShape, VideoShape, fit_size
+from ..precision import Precision, choose_precision
+from ..shapes import LatentShape, VideoShape, semantic_tokens
 from .config import LoraConfig, TrainConfig, as_settings
-from .preparation import TOKENS_PER_ANCHOR, reached_parts
+from .preparation import reached_parts, video_semantic_tokens
 
 FLOP_UNITS = ((1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP"), (1e18, "EFLOP"))
 TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
@@ -232,13 +233,14 @@ def activation_bytes(size: ModelSize, tokens: int, *, checkpointing: bool, in_bf
 def estimate_steps(
     config: TrainConfig, size: ModelSize, num_devices: int, flops_per_second: float
 ) -> list[StepEstimate]:
-    """One for each length that the data have, at 16:9, with a source as long as the target.
+    """One for each length that the data have, in the bucket with the most pixels, with a source as long as the target.
 
     Args:
         flops_per_second: that a device really reaches: its peak times its use of it (MFU).
     """
     data = config.data
-    height, width = fit_size(9, 16, data.area, PATCH * size.vae_factor)
+    # Buckets differ by a few tokens; the widest of the largest stands for them all.
+    height, width = max(data.buckets(PATCH * size.vae_factor).sizes, key=lambda side: (side[0] * side[1], side[1]))
     steps = []
     for num_frames in _frame_counts(config):
         shape = VideoShape(num_frames=num_frames, height=height, width=width)
@@ -275,14 +277,14 @@ def _frame_counts(config: TrainConfig) -> Sequence[int]:
 
 def _tokens(config: TrainConfig, grid: LatentShape) -> int:
     streams = 2 if config.model.source == "token" else 1
-    semantic = 0 if config.model.semantic_encoder is None else TOKENS_PER_ANCHOR * config.objective.num_anchors
-    return streams * grid.num_tokens() + semantic
+    of_video = video_semantic_tokens(config.model, config.objective)
+    return streams * grid.num_tokens() + semantic_tokens(of_video, grid.frames)
 
 
 def estimate_memory(
     config: TrainConfig, size: ModelSize, num_devices: int, steps: list[StepEstimate]
 ) -> MemoryEstimate:
-    """Of one device, in the step that takes most."""
+    """Of one device, in the step that takes most; `config` with its precision decided."""
     in_bfloat16 = config.loop.precision == "bfloat16"
     shards = min(config.parallel.shard_size or num_devices, num_devices)
     # A forward pass holds as many samples as fit into `micro_tokens`, and one at least.
@@ -297,7 +299,8 @@ def estimate_memory(
         gathered = 2 * bytes_cast * size.block_matrices / size.layers  # a block, and the next one on its way
     else:
         gathered = 2 * (size.parameters - halved) if in_bfloat16 else 0  # autocast keeps what it has cast
-    stepped_by_muon = size.block_matrices if config.optimizer.kind == "muon" else 0
+    # Beside adapters, Muon's matrices are theirs.
+    stepped_by_muon = min(size.block_matrices, size.trained) if config.optimizer.kind == "muon" else 0
     return MemoryEstimate(
         weights=(4 * size.parameters - 2 * halved) / shards,
         gradients=4 * size.trained / shards,
@@ -371,6 +374,8 @@ def describe(
     """
     if num_devices < 1 or not 0 < mfu <= 1 or (peak_tflops is not None and peak_tflops <= 0):
         raise UserError("--num-devices must be at least 1, --mfu above 0 and at most 1, --peak-tflops above 0")
+    precision = _precision_on(config, device)
+    config = config.with_precision(precision)
     size, found = find_model_size(config), find_device(config, device)
     peak = found.flops if peak_tflops is None else peak_tflops * 1e12
     steps = estimate_steps(config, size, num_devices, mfu * peak)
@@ -378,10 +383,21 @@ def describe(
     return [
         f"model     {size.parameters:,} parameters, {size.trained:,} of them trained",
         f"devices   {num_devices} x {found.name}, {peak / 1e12:,.3g} TFLOP/s each, {mfu:.0%} of it assumed to be used",
+        f"precision {precision}",
         *_step_lines(steps),
         *_run_lines(config, steps),
         *_memory_lines(config, memory, size, found),
     ]
+
+
+def _precision_on(config: TrainConfig, device: str) -> Precision:
+    """What the run would compute in. "auto" is asked for this machine; the listed devices are all fast in bfloat16.
+
+    A name that is not listed is refused later.
+    """
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    wanted = config.loop.precision
+    return choose_precision(here, wanted) if device == "auto" or wanted != "auto" else "bfloat16"
 
 
 def _step_lines(steps: list[StepEstimate]) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from peft import get_peft_model_state_dict
 from torch import nn
 
+from ..errors import UserError
 from ..files import written_aside
 from ..models.convert_checkpoint import StateDict
 from ..models.transformer_sama import SamaTransformer3DModel
@@ -23,10 +24,20 @@ ADAPTER = "default"
 
 
 def add_lora(transformer: SamaTransformer3DModel, config: LoraConfig) -> None:
-    """Put adapters beside the target modules; they start as no change. All weights but theirs are frozen."""
+    """Put adapters beside the target modules; they start as no change. All weights but theirs are frozen.
+
+    Raises:
+        UserError: for targets that the transformer does not have.
+    """
     transformer.requires_grad_(False)
     adapter = peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets))
-    transformer.add_adapter(adapter, adapter_name=ADAPTER)
+    try:
+        transformer.add_adapter(adapter, adapter_name=ADAPTER)
+    except ValueError as error:
+        raise UserError(
+            f"model.lora.targets={','.join(config.targets)} names no module of this transformer that takes an adapter; "
+            "use such as to_q,to_k,to_v,to_out.0"
+        ) from error
 
 
 def halve_frozen(transformer: SamaTransformer3DModel) -> None:

@@ -1,5 +1,6 @@
 """A run's datasets from its config."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -8,17 +9,21 @@ from ..data.cache import EncoderIdentity, LatentCache
 from ..data.catalogue import read_dataset
 from ..data.datasets import EngineDataset, ManifestDataset, TrainingDataset
 from ..data.facts import FileFacts
-from ..data.manifest import read_manifest
+from ..data.manifest import CAPTIONED, parse_column_map, read_manifest
 from ..data.plan import BatchConfig, DatasetTable, WeightedDataset, join_shares, tabulate
+from ..data.store import TensorStore
 from ..errors import UserError
+from ..files import written_aside
 from ..models.semantic_encoder import find_semantic_encoder
 from ..pipelines.selection import resolve_model
+from ..precision import Precision, choose_precision
 from ..synth.engine import Engine
 from ..synth.footage import find_footage
 from .config import DataConfig, DatasetConfig, EngineConfig, TrainConfig
 from .parallel import Parallel
 
 FACTS = "facts"
+CACHE_PRECISION = "precision.json"
 
 
 def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
@@ -27,8 +32,8 @@ def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
     return Engine(split=split, seed=config.seed, families=config.families, loose=config.loose, footage=footage)
 
 
-def build_dataset(config: DatasetConfig, out: Path, facts: FileFacts) -> TrainingDataset:
-    """Raises UserError for a manifest or folder that cannot be used."""
+def build_dataset(config: DatasetConfig, number: int, out: Path, facts: FileFacts) -> TrainingDataset:
+    """Dataset `number` of a run. Raises UserError for a manifest or folder that cannot be used."""
     if config.engine is not None:
         return EngineDataset(
             build_engine(config.engine, "train", out / "films"),
@@ -37,9 +42,13 @@ def build_dataset(config: DatasetConfig, out: Path, facts: FileFacts) -> Trainin
             text_to_video=config.engine.text_to_video,
         )
     assert config.manifest is not None
+    option = f"--set data.datasets.{number}.columns="
+    columns = parse_column_map(config.columns, option)
     if config.catalogue is not None:
-        return ManifestDataset(read_dataset(config.catalogue, config.manifest), facts)
-    return ManifestDataset(read_manifest(config.manifest, required=("tgt_video", "prompt")), facts)
+        rows = read_dataset(config.catalogue, config.manifest, column_map=columns, map_option=option)
+    else:
+        rows = read_manifest(config.manifest, column_map=columns, required=CAPTIONED, map_option=option)
+    return ManifestDataset(rows, facts)
 
 
 def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
@@ -50,8 +59,8 @@ def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
     """
     facts = FileFacts((out.parent if config.cache is None else Path(config.cache)) / FACTS)
     return [
-        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, out, facts), weight=dataset.weight)
-        for dataset in config.datasets
+        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, number, out, facts), weight=dataset.weight)
+        for number, dataset in enumerate(config.datasets)
     ]
 
 
@@ -85,10 +94,40 @@ def encoder_identity(config: TrainConfig) -> EncoderIdentity:
     semantic = config.model.semantic_encoder
     return EncoderIdentity.of_folders(
         _local_folder(config.model.init),
-        dtype=getattr(torch, config.data.cache_dtype),
+        dtype=getattr(torch, cache_precision(config)),
         siglip=None if semantic is None else find_semantic_encoder(semantic),
         num_anchors=config.objective.num_anchors,
     )
+
+
+def cache_precision(config: TrainConfig) -> Precision:
+    """Of the encoders that fill a run's cache. What "auto" became is noted in its folder: the entries are found by it,
+    also on a machine that would choose otherwise.
+
+    Raises:
+        UserError: for a note that is damaged.
+    """
+    assert config.data.cache is not None
+    if config.data.cache_dtype != "auto":
+        return config.data.cache_dtype
+    note = Path(config.data.cache) / CACHE_PRECISION
+    if not note.exists():
+        return "float32"  # filled before there was a choice, or not at all
+    try:
+        found = json.loads(note.read_text())
+    except ValueError:
+        found = None
+    if found not in ("float32", "bfloat16"):
+        raise UserError(f'{note} is damaged; write "float32" or "bfloat16" into it, what the cache was filled with')
+    return found
+
+
+def settle_cache_precision(config: TrainConfig, device: str) -> None:
+    """Before a cache is filled for the first time: decide "auto" for the device that fills it."""
+    folder = Path(str(config.data.cache))
+    if config.data.cache_dtype == "auto" and not (folder / CACHE_PRECISION).exists() and not len(TensorStore(folder)):
+        with written_aside(folder / CACHE_PRECISION) as aside:
+            aside.write_text(json.dumps(choose_precision(device)))
 
 
 def _local_folder(model: str) -> Path:

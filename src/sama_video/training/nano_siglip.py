@@ -1,8 +1,8 @@
 """The nano's semantic encoder: a small SigLIP, trained from nothing on the engine's pictures and captions.
 
 Run `python -m sama_video.training.nano_siglip --out RUN`. A step takes the pictures before and after one edit and their
-captions, so that most of a batch's near misses differ in one thing only. An interrupted run goes on from its newest
-checkpoint. Source of the objective: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023.
+captions, so that most of a batch's near misses differ in one thing only. An interrupted run resumes
+from its newest checkpoint. Source of the objective: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 
 from ..files import written_aside
+from ..precision import Precision, choose_precision
 from ..synth.engine import Engine
 from ..workers import worker_pool
 from .nano import train_tokenizer
@@ -73,9 +74,10 @@ def sigmoid_loss(logits: torch.Tensor, captions: list[str]) -> torch.Tensor:
 
 
 class SiglipTrainer:
-    """Trains the two towers; everything that a resumed run needs lies in one folder."""
+    """Trains the two towers in what is fast here; everything that a resumed run needs is saved in one folder."""
 
     def __init__(self, out: Path, tokenizer: PreTrainedTokenizerFast, num_steps: int = NUM_STEPS):
+        self.precision: Precision = choose_precision("cpu")
         self.out, self.tokenizer, self.num_steps = out, tokenizer, num_steps
         self.model = new_model(len(tokenizer))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
@@ -87,7 +89,7 @@ class SiglipTrainer:
         tokens = self.tokenizer(
             captions, padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt"
         )
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             return self.model(input_ids=tokens.input_ids, pixel_values=pixels).logits_per_image.float()
 
     def train_step(self, pictures: np.ndarray, captions: list[str]) -> float:
@@ -115,19 +117,20 @@ class SiglipTrainer:
 
     def save(self) -> None:
         with written_aside(self.out / "checkpoint.pt") as aside:
-            torch.save(
-                {"step": self.step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, aside
-            )
+            state = {"step": self.step, "precision": self.precision}
+            torch.save(state | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, aside)
 
     def resume(self) -> None:
         path = self.out / "checkpoint.pt"
         if path.exists():
             state = torch.load(path, weights_only=True)
             self.step = state["step"]
+            self.precision = state.get("precision", "bfloat16")  # earlier versions knew no other
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
 
     def train(self) -> None:
+        self.log({"step": self.step, "precision": self.precision})
         saved = time.monotonic()
         for pictures, captions in batches(self.step, self.num_steps):
             loss = self.train_step(pictures, captions)

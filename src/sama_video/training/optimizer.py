@@ -3,7 +3,9 @@
 import torch
 from torch import nn
 
+from ..precision import Precision
 from .config import OptimizerConfig
+from .muon import Muon
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
@@ -21,9 +23,10 @@ class Optimizer:
 
     Args:
         model: with the trainable parameters; those of `blocks` with two dimensions are Muon's.
+        precision: of Muon's iterations.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig):
+    def __init__(self, model: nn.Module, config: OptimizerConfig, precision: Precision = "float32"):
         self.config = config
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         matrices = {
@@ -37,9 +40,7 @@ class Optimizer:
         self.parts: list[torch.optim.Optimizer] = [adamw]
         self.shares = [1.0]
         if matrices:
-            muon = torch.optim.Muon(
-                list(matrices.values()), lr=0.0, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+            muon = Muon(matrices.values(), weight_decay=config.weight_decay, dtype=getattr(torch, precision))
             self.parts, self.shares = [muon, adamw], [1.0, config.adamw_share]
         self._make_state()
 
@@ -48,7 +49,10 @@ class Optimizer:
         for parameter in self.parameters.values():
             parameter.grad = torch.zeros_like(parameter)
         for part in self.parts:
-            part.step()  # at a rate of zero
+            if isinstance(part, Muon):
+                part.make_state()
+            else:
+                part.step()  # at a rate of zero
         for values in self.state().values():
             for value in values.values():
                 value.zero_()

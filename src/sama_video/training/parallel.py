@@ -21,7 +21,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ..errors import UserError
 from ..models.transformer_sama import SamaTransformer3DModel
-from .config import ParallelConfig
+from ..precision import Precision, choose_precision
+from .config import ParallelConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +223,14 @@ def whole(module: nn.Module) -> nn.Module | None:
     if hasattr(copy, "tie_weights"):
         copy.tie_weights()  # UMT5 knows its embedding by two names
     return copy.eval()
+
+
+def settle_precision(config: TrainConfig, parallel: Parallel) -> TrainConfig:
+    """The run with "auto" decided, by the first process for all of them."""
+    if config.loop.precision != "auto":
+        return config
+    chosen: Precision = choose_precision(parallel.device) if parallel.rank == 0 else "float32"
+    return config.with_precision(cast(Precision, parallel.gather(chosen)[0]))
 
 
 def is_first() -> bool:

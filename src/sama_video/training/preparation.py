@@ -9,10 +9,9 @@ from ..errors import UserError
 from ..models.semantic_encoder import SemanticEncoder
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..pipelines.pipeline_sama import SamaPipeline
-from .config import ModelConfig, ObjectiveConfig
+from ..shapes import TOKENS_PER_ANCHOR
+from .config import ModelConfig, ObjectiveConfig, TrainConfig
 from .lora import add_lora, halve_frozen
-
-TOKENS_PER_ANCHOR = 65  # 64 local ones and the global one (section 4.1)
 
 
 def prepare_transformer(
@@ -30,8 +29,7 @@ def prepare_transformer(
     """
     transformer = pipe.transformer
     _set_streams(transformer, model, objective)
-    with_semantic = model.semantic_encoder is not None
-    pipe.register_to_config(num_semantic_tokens=TOKENS_PER_ANCHOR * objective.num_anchors if with_semantic else 0)
+    pipe.register_to_config(num_semantic_tokens=video_semantic_tokens(model, objective))
     if model.lora is None:
         transformer.requires_grad_(True)
     else:
@@ -44,6 +42,11 @@ def prepare_transformer(
         part.requires_grad_(reached[name])
 
 
+def video_semantic_tokens(model: ModelConfig, objective: ObjectiveConfig) -> int:
+    """Of a video; `shapes.semantic_tokens` says what a picture has."""
+    return 0 if model.semantic_encoder is None else TOKENS_PER_ANCHOR * objective.num_anchors
+
+
 def reached_parts(model: ModelConfig) -> dict[str, bool]:
     """Which of the parts that stock Wan lacks the run's streams reach."""
     with_semantic = model.semantic_encoder is not None
@@ -53,6 +56,12 @@ def reached_parts(model: ModelConfig) -> dict[str, bool]:
         "semantic_head": with_semantic,
         "source_embedding": True,
     }
+
+
+def check_parts(pipe: SamaPipeline, config: TrainConfig) -> None:
+    """Raises UserError for a model without the part that reads the instructions."""
+    if pipe.text_encoder is None:
+        raise UserError(f"{config.model.init} has no text encoder; use a folder that holds one")
 
 
 def check_semantic_width(pipe: SamaPipeline, encoder: SemanticEncoder, model: ModelConfig) -> None:

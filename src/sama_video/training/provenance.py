@@ -1,7 +1,7 @@
 """What a run's result came from, without asking a version control system: weights, data, program, machine.
 
-`provenance.json` is written once, when a run begins. `environment.jsonl` gets a line whenever it begins or goes on,
-since a run may go on elsewhere.
+`provenance.json` is written once, when a run begins. `environment.jsonl` gets a line whenever it begins or resumes,
+since a run may be resumed elsewhere. The precision that "auto" became in the beginning is kept then.
 """
 
 import json
@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from ..data.manifest import local_file
+from ..errors import UserError
 from ..files import hash_file, hash_weights, written_aside
 from ..models.semantic_encoder import find_semantic_encoder
 from ..pipelines.selection import weights_identity
+from ..precision import Precision
 from ..synth.engine import VERSION
 from .config import DatasetConfig, TrainConfig
 from .parallel import Parallel
@@ -31,6 +33,9 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy"
 def write_provenance(config: TrainConfig, folder: Path) -> None:
     """Hashes of the initial weights, of the data's manifests and of the program; left alone if it is there.
 
+    Args:
+        config: with its precision decided.
+
     Raises:
         UserError: for a model or manifest that cannot be read.
     """
@@ -41,10 +46,21 @@ def write_provenance(config: TrainConfig, folder: Path) -> None:
         "initial_weights": {"name": config.model.init, "hash": weights_identity(config.model.init)},
         "semantic_encoder": _identity_of_siglip(config.model.semantic_encoder),
         "data": [_identity_of(dataset) for dataset in config.data.datasets],
+        "precision": config.loop.precision,
         "package": {"version": metadata.version("sama-video"), "sources": hash_sources()},
     }
     with written_aside(note) as aside:
         aside.write_text(json.dumps(found, indent=1))
+
+
+def recorded_precision(folder: Path) -> Precision | None:
+    """What the run in `folder` began with; None where it has not begun, or an earlier version began it."""
+    note = folder / "provenance.json"
+    try:
+        found = json.loads(note.read_text()).get("precision") if note.exists() else None
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{note} is damaged ({error}); remove it, and the run writes it again") from error
+    return found if found in ("bfloat16", "float32") else None
 
 
 def _identity_of_siglip(name: str | None) -> dict[str, Any] | None:
@@ -67,10 +83,14 @@ def hash_sources() -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def note_environment(parallel: Parallel, folder: Path, step: int) -> None:
-    """Add a line on where the run goes on after `step` steps."""
-    with open(folder / "environment.jsonl", "a") as stream:
-        stream.write(json.dumps({"step": step, **environment(parallel)}) + "\n")
+def note_environment(parallel: Parallel, folder: Path, step: int, precision: Precision) -> None:
+    """Add a line on where the run continues after `step` steps. Raises UserError for a full disk."""
+    note = folder / "environment.jsonl"
+    try:
+        with open(note, "a") as stream:
+            stream.write(json.dumps({"step": step, "precision": precision, **environment(parallel)}) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {note} ({error.strerror}); free some space and use --resume") from error
 
 
 def environment(parallel: Parallel) -> dict[str, Any]:

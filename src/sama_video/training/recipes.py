@@ -82,6 +82,7 @@ def _with_adapters(full: TrainConfig, name: str) -> TrainConfig:
     )
 
 
+SMOKE_FAMILIES = ("global_style", "local_add", "subtitle_edit")  # a look, a thing, a text
 NANO_IMAGES = ((1, 128, 128), (1, 112, 144), (1, 144, 112))
 NANO_CLIPS = (
     *((9, 128, 128), (9, 112, 144), (9, 144, 112), (9, 96, 176), (9, 176, 96), (9, 80, 192)),
@@ -141,7 +142,7 @@ def nano() -> list[TrainConfig]:
 
 
 def smoke() -> list[TrainConfig]:
-    """Both stages in three minutes on two cores, from the shipped nano: everything runs, little is learned."""
+    """Both stages in a minute or two on two cores, from the shipped nano: everything runs, little is learned."""
     shapes = ((1, 64, 64), (9, 64, 64))
 
     def short(config: TrainConfig, init: str) -> TrainConfig:
@@ -158,7 +159,9 @@ def smoke() -> list[TrainConfig]:
                 image_batch_size=8,
                 video_batch_size=4,
                 area=64 * 64,
-                validation=ValidationConfig(size=(64, 64), num_frames=9, num_inference_steps=2),
+                validation=ValidationConfig(
+                    size=(64, 64), num_frames=9, num_inference_steps=2, families=SMOKE_FAMILIES
+                ),
             ),
             loop=replace(config.loop, num_steps=8, log_every=1),
         )

@@ -37,16 +37,19 @@ class RunLog:
         num_steps: of the whole run.
         log_every: steps between lines on the console, where that is no terminal and shows no bar.
         writes: whether this is the process that writes.
+        unvalidated: whether the validation of `step` is still to come.
     """
 
-    def __init__(self, out: Path, *, step: int, num_steps: int, log_every: int, writes: bool = True):
+    def __init__(
+        self, out: Path, *, step: int, num_steps: int, log_every: int, writes: bool = True, unvalidated: bool = False
+    ):
         self.file = out / METRICS
         self.first_step, self.num_steps, self.log_every, self.writes = step, num_steps, log_every, writes
         self.seconds = 0.0
         self.steps_seen = 0
         self.bar = self.curves = None
         if writes:
-            forget_after(self.file, step)
+            forget_after(self.file, step, unvalidated=unvalidated)
             self.curves = _open_curves(out / "tensorboard", step)
             self.bar = _Bar(step, num_steps) if sys.stderr.isatty() else None
 
@@ -96,7 +99,7 @@ class RunLog:
                 stream.write(json.dumps(finite(record)) + "\n")
         except OSError as error:
             raise UserError(
-                f"cannot write to {self.file} ({error.strerror}); mend that and go on with --resume"
+                f"cannot write to {self.file} ({error.strerror}); put that right and use --resume"
             ) from error
 
     def _draw(self, step: int, values: dict[str, Any]) -> None:
@@ -189,10 +192,11 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     return records
 
 
-def forget_after(file: Path, step: int) -> None:
-    """Keep the records up to `step`: those that a resumed run will not write again."""
+def forget_after(file: Path, step: int, *, unvalidated: bool = False) -> None:
+    """Keep the records up to `step`, without its validation if that is to come: a resumed run writes the rest again."""
     if not file.exists():
         return
     kept = [record for record in read_metrics(file) if record["step"] <= step]
+    kept = [one for one in kept if not (unvalidated and one["step"] == step and "validation" in one)]
     with written_aside(file) as aside:
         aside.write_text("".join(json.dumps(record) + "\n" for record in kept))

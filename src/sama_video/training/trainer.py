@@ -7,7 +7,6 @@ One process or many run the same code; with many the parameters are sharded (FSD
 import logging
 import math
 import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,15 +26,19 @@ from ..errors import UserError
 from ..files import written_aside
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..pipelines.loading import load_pipeline
+from ..precision import Precision
+from ..shapes import semantic_tokens
 from .checkpoint import Checkpoints, training_state
+from .checks import check_data
 from .config import TrainConfig
 from .ema import Ema
+from .interrupts import EXIT_CODES, NAMES, StopRequest, stop_requests
 from .lora import export_lora, lora_state
 from .losses import StepOutput, flow_matching_step
 from .mixture import batch_config, build_mixture, open_cache, tabulate_mixture
 from .optimizer import Optimizer, learning_rate
-from .parallel import Parallel, Trainable, is_first, wait_for_all, whole
-from .preparation import check_semantic_width, prepare_transformer
+from .parallel import Parallel, Trainable, is_first, settle_precision, wait_for_all, whole
+from .preparation import check_parts, check_semantic_width, prepare_transformer
 from .runlog import RunLog
 from .step import MicroBatch, draw, pieces, select
 from .validation import Validation, write_report
@@ -43,11 +46,19 @@ from .validation import Validation, write_report
 logger = logging.getLogger(__name__)
 
 SIGMA_BINS = 5
-MEND = "go on with --resume and a lower optimizer.learning_rate (--set), or look at the data"
+REMEDY = "use --resume with a lower optimizer.learning_rate (--set), or look at the data"
 
 
 class TrainingStoppedError(Exception):
-    """The run ends early: a loss that is not finite, exploding gradients, SIGTERM. State is saved; exit code 3."""
+    """The run ends early: a loss that is not finite, exploding gradients, SIGTERM, Ctrl-C. State is saved.
+
+    Args:
+        exit_code: of the command; 130 for Ctrl-C.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = 3):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +96,11 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, out: Path, parallel: Parallel):
+        config = settle_precision(config, parallel)
         self.config, self.out, self.parallel = config, out, parallel
         loop = config.loop
+        assert loop.precision != "auto"
+        self.precision: Precision = loop.precision
 
         # Of Wan's norms under autocast on a CPU: a matter of speed alone.
         warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
@@ -96,12 +110,13 @@ class Trainer:
         with parallel.agreed():
             # On the CPU first: no device holds more than its share and one block.
             self.pipe = load_pipeline(config.model.init, device="cpu", dtype="float32")
+            check_parts(self.pipe, config)
             semantic_encoder = None
             if config.model.semantic_encoder is not None:
                 folder = find_semantic_encoder(config.model.semantic_encoder)
                 semantic_encoder = SemanticEncoder.from_pretrained(folder)
                 check_semantic_width(self.pipe, semantic_encoder, config.model)
-            prepare_transformer(self.pipe, config.model, config.objective, precision=loop.precision)
+            prepare_transformer(self.pipe, config.model, config.objective, precision=self.precision)
         for part in (self.pipe.vae, self.pipe.text_encoder):
             if part is not None:
                 part.requires_grad_(False)
@@ -115,7 +130,7 @@ class Trainer:
         if loop.compile:
             for block in self.model.blocks:
                 block.compile()
-        parallel.shard(self.model, loop.precision)
+        parallel.shard(self.model, self.precision)
         self.model.to(parallel.device)
         self.encoder = Encoder(
             self.pipe,
@@ -132,6 +147,8 @@ class Trainer:
             datasets = build_mixture(config.data, out)
         tables = tabulate_mixture(datasets, parallel)
         with parallel.agreed():
+            for note in check_data(config, tables):
+                logger.info("%s", note)
             self.loader = BatchLoader(
                 datasets,
                 batch_config(config.data, 2 * self.pipe.vae.config.scale_factor_spatial, loop.seed),
@@ -145,25 +162,34 @@ class Trainer:
         parallel.same(str(self.loader.state_dict()["mixture"]), "the data and its settings")
 
         # 3. Optimizer and average
-        self.optimizer = Optimizer(self.model, config.optimizer)
+        self.optimizer = Optimizer(self.model, config.optimizer, self.precision)
         self.ema = Ema(self.model, loop.ema_decay, warmup=loop.ema_warmup)
         self.state = training_state(self.ema, self.optimizer)
         self.checkpoints = Checkpoints(out, parallel, loop.keep_checkpoints)
         self.step = 0
         self.seconds = 0.0
+        self.unvalidated = False  # whether the validation of `step` is still to be made
+
+        # 4. What it is tried on: here, so that a set that cannot be used is no surprise after hours
+        self.validation = None
+        if loop.validate_every:
+            with parallel.agreed(), self._encoders_at_hand():
+                self.validation = Validation(config, self.encoder)
 
     def resume(self) -> bool:
-        """Go on from the newest complete checkpoint; false if there is none."""
+        """Continue from the newest complete checkpoint; false if there is none."""
         progress = self.checkpoints.load_newest(self.state)
         if progress is None:
             return False
         self.loader.load_state_dict(progress["data"])
         self.step, self.seconds = progress["step"], progress["seconds"]
+        self.unvalidated = progress.get("unvalidated", False)
         return True
 
     def save(self, score: float | None = None) -> None:
         """Write a checkpoint while training goes on; `score` is its validation's, more is better."""
         progress = {"step": self.step, "seconds": self.seconds, "data": self.loader.state_dict()}
+        progress["unvalidated"] = self.unvalidated
         self.checkpoints.save(self.step, self.state, progress, score)
 
     def export(self, folder: Path) -> None:
@@ -194,7 +220,8 @@ class Trainer:
         """To the last step, with checkpoints on the way.
 
         Raises:
-            TrainingStoppedError: if a loss or gradient is not finite, or SIGTERM arrived.
+            TrainingStoppedError: if a loss or gradient is not finite, or SIGTERM or Ctrl-C arrived.
+            InterruptedRunError: for a second Ctrl-C.
             UserError: for a sample that cannot be read, or a full disk. As far as possible, the state before the step
                 is saved.
         """
@@ -205,13 +232,15 @@ class Trainer:
                 num_steps=self.config.loop.num_steps,
                 log_every=self.config.loop.log_every,
                 writes=is_first(),
+                unvalidated=self.unvalidated,
             )
-        with log, _sigterm() as asked_to_stop:
-            self._train(log, asked_to_stop)
+        told = "sama: saving after the step under way; Ctrl-C again stops at once" if is_first() else ""
+        with log, stop_requests(told) as request:
+            self._train(log, request)
 
-    def _train(self, log: RunLog, asked_to_stop: threading.Event) -> None:
-        with self.parallel.agreed(), self._encoders_at_hand():
-            validation = Validation(self.config, self.encoder) if self.config.loop.validate_every else None
+    def _train(self, log: RunLog, request: StopRequest) -> None:
+        if self.unvalidated:
+            self.validate(log)
         saved = time.monotonic()
         batches = self._batches()
         while self.step < self.config.loop.num_steps:
@@ -225,22 +254,24 @@ class Trainer:
                 place = self.loader.epoch, self.loader.batches_done
                 with self.parallel.agreed():
                     log.step(self.step, metrics)
-                # Before a checkpoint of the same step: what a checkpoint has behind it is never validated again.
-                if validation is not None and self._is_due(self.config.loop.validate_every):
-                    score = self.validate(validation, log)
+                # Before a checkpoint of the same step: only what says "unvalidated" is validated after resuming.
+                if self.validation is not None and self._is_due(self.config.loop.validate_every):
+                    self.unvalidated = True
+                    if not self.parallel.any(bool(request.number)):  # who waits for the end gets it on resuming
+                        score = self.validate(log)
             except (UserError, TrainingStoppedError):
                 self.loader.epoch, self.loader.batches_done = place
                 self._save_if_sound()
                 raise
             due = time.monotonic() - saved > 60 * self.config.loop.save_minutes
-            stops = asked_to_stop.is_set()
-            due = self.parallel.any(due or stops or score is not None or self.checkpoints.has_failed)
+            asked = request.number
+            due = self.parallel.any(due or bool(asked) or score is not None or self.checkpoints.has_failed)
             if due or self.step == self.config.loop.num_steps:
                 self.save(score)
                 saved = time.monotonic()
-                if self.parallel.any(stops):
+                if asked := max(self.parallel.gather(asked)):
                     self.checkpoints.finish()
-                    raise TrainingStoppedError(f"asked to stop; step {self.step} is saved, --resume goes on from there")
+                    raise _stopped(signal.Signals(asked), self.step)
         self.checkpoints.finish()
 
     @contextmanager
@@ -271,11 +302,11 @@ class Trainer:
         loss = float(sums[0])
         if not math.isfinite(loss):
             self.optimizer.clear()
-            raise TrainingStoppedError(f"the loss of step {self.step} is {loss}; {MEND}")
+            raise TrainingStoppedError(f"the loss of step {self.step} is {loss}; {REMEDY}")
         rate = learning_rate(self.config.optimizer, self.step, self.config.loop.num_steps)
         norm = self.optimizer.step(rate)
         if not norm <= self.config.optimizer.stop_norm:
-            raise TrainingStoppedError(f"the gradient's norm in step {self.step} is {norm:.3g}; {MEND}")
+            raise TrainingStoppedError(f"the gradient's norm in step {self.step} is {norm:.3g}; {REMEDY}")
         self.ema.update(self.step)
         self.step += 1
         flow, counts = sums[3 : 3 + SIGMA_BINS], sums[3 + SIGMA_BINS :]
@@ -295,9 +326,7 @@ class Trainer:
     def forward_backward(self, micro: MicroBatch) -> StepOutput:
         """Gradients of one micro-batch, added to those that are there."""
         objective, batch = self.config.objective, micro.batch
-        with torch.autocast(
-            self.parallel.device.type, torch.bfloat16, enabled=self.config.loop.precision == "bfloat16"
-        ):
+        with torch.autocast(self.parallel.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             text = batch.text
             if self.model.text_encoder is not None:
                 prompts = [p if keeps else "" for p, keeps in zip(batch.prompts, micro.keeps_text, strict=True)]
@@ -373,7 +402,7 @@ class Trainer:
         frames = [shape.num_frames]
         if shape.source_frames and self.config.model.source == "token":
             frames.append(shape.source_frames)
-        semantic = self.pipe.config.num_semantic_tokens
+        semantic = semantic_tokens(self.pipe.config.num_semantic_tokens, shape.num_frames)
         return semantic + sum(((count - 1) // 4 + 1) * plane for count in frames)
 
     def _save_if_sound(self) -> None:
@@ -385,32 +414,31 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.loop.num_steps
 
-    def validate(self, validation: Validation, log: RunLog) -> float | None:
+    def validate(self, log: RunLog) -> float | None:
         """Try the averaged weights on the fixed set; all processes take part, the first writes.
 
-        Returns the PSNR of its edits; None where there are none, and in the other processes.
+        Returns the PSNR of its edits; None where there are none, without a set, and in the other processes.
         """
+        validation = self.validation
+        if validation is None:
+            return None
         with self.ema.applied(), self._encoders_at_hand():
             sampled = validation.sample(self.model)
             # What the first does alone comes when no other waits for it in the middle of a forward pass.
+            report = None
             with self.parallel.agreed():
-                if not is_first():
-                    return None
-                report = validation.report(self.step, sampled)
-                write_report(report, self.out)
-                log.validation(self.step, report.families)
-        return report.families.get("all", {}).get("psnr")
+                if is_first():
+                    report = validation.report(self.step, sampled)
+                    write_report(report, self.out)
+                    log.validation(self.step, report.families)
+        self.unvalidated = False
+        return None if report is None else report.families.get("all", {}).get("psnr")
 
 
-@contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """Set when SIGTERM arrives, which schedulers send a while before they kill."""
-    asked_to_stop = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked_to_stop.set())
-    try:
-        yield asked_to_stop
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _stopped(asked: signal.Signals, step: int) -> TrainingStoppedError:
+    return TrainingStoppedError(
+        f"stopped by {NAMES[asked]}; step {step} is saved, --resume continues from there", exit_code=EXIT_CODES[asked]
+    )
 
 
 def weighted_sums(output: StepOutput, weight: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from einops import rearrange
 from ..data.datasets import read_clip
 from ..data.encoding import Encoder
 from ..data.facts import FileFacts
-from ..data.manifest import Row, read_manifest
+from ..data.manifest import CAPTIONED, Row, parse_column_map, read_manifest
 from ..data.pretext import TEXT_TO_VIDEO, TRANSFORMS, possible_tasks, task_prompt
 from ..errors import UserError
 from ..files import written_aside
@@ -262,7 +262,10 @@ def find_cases(config: ValidationConfig, *, with_pretext: bool) -> list[Case]:
     """
     if config.manifest is None:
         return _engine_cases(config, with_pretext)
-    rows = read_manifest(config.manifest, required=("tgt_video", "prompt"))[: config.num_samples]
+    option = "--set data.validation.columns="
+    columns = parse_column_map(config.columns, option)
+    rows = read_manifest(config.manifest, column_map=columns, required=CAPTIONED, map_option=option)
+    rows = rows[: config.num_samples]
     facts = FileFacts()
     return [case for row in rows for case in _cases_of_row(row, config, facts, with_pretext)]
 

@@ -1,0 +1,103 @@
+"""One folder, one run: who trains in it now, and what it holds."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from ..errors import UserError
+from ..files import make_folder, written_aside
+from .config import TrainConfig, as_json
+
+CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"
+
+
+class FolderClaim:
+    """A run's folder, made and locked; the lock of a dead process is free.
+
+    Raises:
+        UserError: while another run trains there, or for a folder that cannot be made.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.made = [path for path in (folder, *folder.parents) if not path.exists()]
+        make_folder(folder)
+        # The operating system drops the lock with the process that holds it, however it ends.
+        self._lock = filelock.FileLock(folder / LOCK)
+        try:
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout as error:
+            raise UserError(
+                f"another run is training in {folder} ({_who(folder)}); wait until it ends, stop it, or choose another "
+                "--out"
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            raise UserError(f"cannot lock {folder} ({error}); choose a folder on a disk that takes locks") from error
+        with written_aside(folder / PROCESS) as aside:
+            aside.write_text(f"{os.getpid()} on {platform.node()}")
+
+    def release(self) -> None:
+        """Let go; a folder in which no run began is removed if it is empty, and those that were made for it."""
+        (self.folder / PROCESS).unlink(missing_ok=True)
+        self._lock.release()
+        if (self.folder / CONFIG).exists():
+            return
+        (self.folder / LOCK).unlink(missing_ok=True)
+        for path in self.made:
+            try:
+                path.rmdir()
+            except OSError:
+                return
+
+
+def _who(folder: Path) -> str:
+    try:
+        return f"process {(folder / PROCESS).read_text()}"
+    except OSError:
+        return "it has just begun"
+
+
+def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
+    """Raises UserError for a folder that holds another run, or this one while `resume` is false."""
+    note = folder / CONFIG
+    if not note.exists():
+        return
+    if not resume:
+        raise UserError(f"{folder} holds a run already; pass --resume to continue it, or choose another --out")
+    try:
+        found = _fixed(json.loads(note.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{note} is damaged ({error}); restore it, or choose another --out") from error
+    if found != _fixed(json.loads(json.dumps(as_json(config)))):
+        raise UserError(
+            f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
+            "data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
+        )
+
+
+def write_config(config: TrainConfig, folder: Path) -> None:
+    """The config as it was when the run was started last."""
+    with written_aside(folder / CONFIG) as aside:
+        aside.write_text(json.dumps(as_json(config), indent=1))
+
+
+def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a run cannot change on the way without being another one."""
+    free = ["validation", "num_workers", "prefetch_factor"]
+    free += ["cache_dtype"] if settings["data"]["cache"] is None else []
+    data = {name: value for name, value in settings["data"].items() if name not in free}
+    # Written by earlier versions, which had no such setting.
+    data["datasets"] = [{"columns": [], **dataset} for dataset in data["datasets"]]
+    model = {name: value for name, value in settings["model"].items() if name != "preset"}
+    return {
+        "name": settings["name"],
+        "model": model,
+        "objective": settings["objective"],
+        "data": data,
+        "seed": settings["loop"]["seed"],
+        "optimizer": settings["optimizer"]["kind"],
+    }
