@@ -133,8 +133,8 @@ def test_links_lead_somewhere():
             assert target.startswith("http") or (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def test_the_tree_in_the_readme_is_the_tree_on_disk():
-    text = (ROOT / "README.md").read_text().split("src/sama_video/\n")[1].split("```")[0]
+def test_the_tree_of_the_architecture_is_the_tree_on_disk():
+    text = (ROOT / "docs" / "architecture.md").read_text().split("src/sama_video/\n")[1].split("```")[0]
     named, folder = set(), ""
     for line in text.splitlines():
         match = re.match(r"( +)(\S+)", line)
@@ -148,6 +148,13 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk():
     package = ROOT / "src" / "sama_video"
     on_disk = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
     assert named == on_disk
+
+
+def test_the_rooms_in_the_readme_are_those_on_disk():
+    text = (ROOT / "README.md").read_text().split("src/sama_video/\n")[1].split("\ntests/")[0]
+    named = {line.split("/")[0].strip() for line in text.splitlines()}
+    folders = (path for path in (ROOT / "src" / "sama_video").iterdir() if path.is_dir() and path.name[0] != "_")
+    assert named == {path.name for path in folders}
 
 
 def test_the_table_of_datasets_is_the_catalogue_s():
