@@ -140,7 +140,7 @@ def test_bad_input(clip, tmp_path, monkeypatch, refused_here):
     cases = [
         (("edit", tmp_path / "none.mp4", "x"), ("no such video", "check the path")),
         (("edit", tmp_path / "text.mp4", "x"), ("not a video", "Invalid data")),
-        (("edit", ".", "x"), ("no such video",)),
+        (("edit", ".", "x"), ("is a folder",)),
         (("edit", clip, "x", "--prompt", "y"), ("PROMPT and --prompt",)),
         (("edit", clip, "x", "--video", clip), ("VIDEO and --video",)),
         (("edit", clip, "x", "--manifest", tmp_path / "gap.csv"), ("VIDEO and --manifest",)),

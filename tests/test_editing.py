@@ -64,6 +64,26 @@ def test_an_image_stays_an_image(pipe, tmp_path):
         edit(pipe, tmp_path / "a.png", tmp_path / "b.mp4")
 
 
+def test_animated_pictures_become_films_and_notes_are_kept(pipe, tmp_path):
+    rgba = np.zeros((64, 96, 4), np.uint8)
+    pictures = []
+    for index in range(5):
+        rgba[:, 10 * index : 10 * index + 40] = (200, 30, 30, 255)
+        pictures.append(PIL.Image.fromarray(rgba.copy()))
+    durations = [40, 80, 40, 120, 40]
+    pictures[0].save(tmp_path / "a.png", save_all=True, append_images=pictures[1:], duration=durations)
+    record = edit(pipe, tmp_path / "a.png", tmp_path / "b.mp4")
+    assert record["notes"] == ["transparent parts shown on white"]
+    times = [float(frame.time) for frame in VideoReader(tmp_path / "b.mp4").frames()]
+    assert times == pytest.approx([0, 0.04, 0.12, 0.16, 0.28], abs=1e-3)
+
+
+def test_sources_beyond_the_limit_are_refused(pipe, tmp_path):
+    settings = EditSettings(num_inference_steps=1, max_source_pixels=96 * 128 - 1)
+    with pytest.raises(UserError, match="--max-source-pixels 12288"):
+        edit(pipe, write_clip(tmp_path / "a.mp4", 2), tmp_path / "b.mp4", settings)
+
+
 def test_same_seed_same_file(pipe, tmp_path):
     source = write_clip(tmp_path / "a.mp4")
     for name in ("x.mp4", "y.mp4"):
@@ -184,6 +204,7 @@ def test_padding_comes_off_where_it_was_put(pipe, tmp_path, monkeypatch):
         ({"start": -1.0}, "--start must be at least 0"),
         ({"num_inference_steps": 0}, "--num-inference-steps must be at least 1"),
         ({"crf": 99}, "--crf must lie in 0..51"),
+        ({"max_source_pixels": 0}, "--max-source-pixels must be at least 1"),
         ({"height": 64}, "both --height and --width"),
         ({"start": float("nan")}, "--start must be at least 0"),
         ({"seed": 10**23}, r"--seed must be below 2\*\*63"),

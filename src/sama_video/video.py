@@ -1,6 +1,8 @@
 """Reading and writing video and picture files, as a user imports it; the work is done in `media/`."""
 
 from .media.carry import Picture, carry_tracks
+from .media.naming import result_suffix
+from .media.opening import MAX_SOURCE_PIXELS
 from .media.packets import Piece
 from .media.pictures import IMAGE_SUFFIXES, write_image
 from .media.reader import TIME_TOLERANCE, Frame, VideoInfo, VideoReader
@@ -16,6 +18,7 @@ from .media.writer import (
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "MAX_SOURCE_PIXELS",
     "TIME_TOLERANCE",
     "VIDEO_SUFFIXES",
     "Frame",
@@ -29,6 +32,7 @@ __all__ = [
     "check_picture_size",
     "check_times",
     "regular_time_base",
+    "result_suffix",
     "write_image",
     "write_lossless",
 ]

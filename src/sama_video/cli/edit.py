@@ -30,10 +30,9 @@ class _Job:
 
 
 def _default_output(video: Path) -> Path:
-    from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+    from ..video import result_suffix
 
-    known = video.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    suffix = video.suffix if known else ".mp4"
+    suffix = result_suffix(video)
     return video.parent / f"{video.stem}_edited{suffix}"
 
 
@@ -77,6 +76,9 @@ def edit(
     height: Annotated[int | None, typer.Option(help="Working height; default: the source's aspect ratio.")] = None,
     width: Annotated[int | None, typer.Option(help="Working width.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Working pixels a frame; default: the model's own.")] = None,
+    max_source_pixels: Annotated[
+        int | None, typer.Option(help="Refuse sources with more pixels a frame; default: 67108864.")
+    ] = None,
     start: Annotated[float, typer.Option(help="Seconds into the source.")] = 0.0,
     num_frames: Annotated[int | None, typer.Option(help="Edit so many frames; default: all.")] = None,
     fit: Annotated[str, typer.Option(help="resize, crop or pad to the working size.")] = "resize",
@@ -110,6 +112,7 @@ def edit(
         height=height,
         width=width,
         max_pixels=max_pixels,
+        max_source_pixels=max_source_pixels,
         start=start,
         num_frames=num_frames,
         fit=fit,  # pyright: ignore[reportArgumentType] (checked by the class)
@@ -190,7 +193,7 @@ def _checked(
     from ..editing import check_edit, check_outputs
     from ..video import VideoReader
 
-    reader = VideoReader(job.video)
+    reader = VideoReader(job.video, settings.max_source_pixels)
     plan = check_edit(reader, job.prompt, job.output, settings, facts)
     if job.output.parent.is_dir() or not makes_folder:
         check_outputs(job.video, job.output, job.compare if compare else None, overwrite=overwrite)

@@ -98,5 +98,5 @@ def _read_lines(memory: Path):
 def _probe(file: Path) -> list[int]:
     reader = VideoReader(file)
     # Some containers do not announce a number of frames.
-    num_frames = reader.info.num_frames or sum(1 for _ in reader.frames())
+    num_frames = reader.info.num_frames or sum(1 for _ in reader.times())
     return [num_frames, reader.info.height, reader.info.width]

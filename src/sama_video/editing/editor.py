@@ -167,13 +167,13 @@ def edit_video(
         UserError: for bad input; nothing is left half-written.
     """
     video, output, settings = Path(video), Path(output), settings or EditSettings()
-    reader = VideoReader(video)
+    reader = VideoReader(video, settings.max_source_pixels)
     plan = check_edit(reader, prompt, output, settings, pipe.facts)
     check_outputs(video, output, compare, contact_sheet, overwrite=True)
 
     # 1. Read at the model's size
     clip = read_at_model_size(reader, plan, settings)
-    notes = _damage_notes(reader, clip, settings)
+    notes = [*reader.notes, *_damage_notes(reader, clip, settings)]
 
     with contextlib.ExitStack() as stack:
         # 2. Make sure that the result can be written, with everything that goes with the pictures
@@ -219,7 +219,7 @@ def _other_tracks(reader: VideoReader, plan: EditPlan, clip: ReadClip, settings:
     # Sound that outlasts the pictures stays, unless the clip was cut.
     to_the_end = not reader.damaged and (settings.num_frames is None or len(clip.frames) < settings.num_frames)
     piece = Piece(
-        origin=reader.start_pts * reader.time_base + clip.begin,
+        origin=reader.origin + clip.begin,
         end=None if to_the_end else clip.times[-1] + clip.durations[-1],
         from_start=clip.begin == 0,
     )

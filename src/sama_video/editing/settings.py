@@ -13,6 +13,7 @@ LOWEST = {
     "height": 1,
     "width": 1,
     "max_pixels": 1,
+    "max_source_pixels": 1,
     "start": 0,
     "num_frames": 1,
 }
@@ -29,6 +30,7 @@ class EditSettings:
         num_inference_steps, guidance_scale, flow_shift: None for the model's own.
         height, width: the model's working size; None for the source's aspect ratio at the model's native area.
         max_pixels: working area instead of the model's native one.
+        max_source_pixels: of a source's frame; a larger one is refused before it is decoded. None for the usual limit.
         start: seconds into the source at which to begin.
         num_frames: edit only so many frames; None for all.
         fit: how a source of another aspect ratio meets the working size: squeezed a little ("resize"), cut ("crop"),
@@ -47,6 +49,7 @@ class EditSettings:
     height: int | None = None
     width: int | None = None
     max_pixels: int | None = None
+    max_source_pixels: int | None = None
     start: float = 0.0
     num_frames: int | None = None
     fit: Literal["resize", "crop", "pad"] = "resize"

@@ -30,6 +30,8 @@ from .containers import (
     holders,
     sound_codecs,
 )
+from .decoding import choose_stream
+from .opening import open_container
 from .packets import UNUSABLE, Piece, Timed, gather_packets
 from .reader import Frame
 from .sound import Decoded, encode_again, spans
@@ -75,7 +77,7 @@ def carry_tracks(path: Path, output: Path, picture: Picture, piece: Piece) -> Tr
     """
     container = container_of(output)
     source = _open(path)
-    tracks = Tracks() if source is None else _tracks_of(source, container, picture, piece)
+    tracks = Tracks() if source is None else _tracks_of(source, path, container, picture, piece)
     try:
         _rehearse(tracks, container, picture)
     except UserError:
@@ -87,9 +89,8 @@ def carry_tracks(path: Path, output: Path, picture: Picture, piece: Piece) -> Tr
 def _open(path: Path) -> av.container.InputContainer | None:
     """The source; None for pictures that move, which FFmpeg may not know: they have no tracks."""
     try:
-        # Names of tracks may be in any encoding; "file:" keeps a colon in the name from being read as a protocol.
-        source = av.open(f"file:{path}", metadata_errors="replace")
-    except UNUSABLE:
+        source = open_container(path)
+    except UserError:
         return None
     if source.streams.video:
         return source
@@ -97,8 +98,10 @@ def _open(path: Path) -> av.container.InputContainer | None:
     return None
 
 
-def _tracks_of(source: av.container.InputContainer, container: str, picture: Picture, piece: Piece) -> Tracks:
-    shown = _picture_stream(source)
+def _tracks_of(
+    source: av.container.InputContainer, path: Path, container: str, picture: Picture, piece: Piece
+) -> Tracks:
+    shown, _ = choose_stream(source, path)
     sounds, subtitles = list(source.streams.audio), list(source.streams.subtitles)
     packets = gather_packets(source, [s for s in (*sounds, *subtitles) if s.codec_context], shown, piece)
     lead = _lead([packets[s.index] for s in sounds if s.index in packets], picture, piece)
@@ -115,10 +118,6 @@ def _tracks_of(source: av.container.InputContainer, container: str, picture: Pic
     for stream in (*sounds, *subtitles):
         carrier.carry(stream, packets.get(stream.index, []))
     return tracks
-
-
-def _picture_stream(source: av.container.InputContainer) -> av.VideoStream:
-    return next((s for s in source.streams.video if not _is_cover(s)), source.streams.video[0])
 
 
 def _is_cover(stream: av.stream.Stream) -> bool:

@@ -1,35 +1,182 @@
-"""Picture files: uint8 `[H, W, 3]` from any that Pillow reads, upright, and back."""
+"""Picture files: uint8 `[H, W, 3]`, upright, in sRGB, transparent parts on white; from any kind listed, and back.
 
+A file's kind is known by its first bytes, not by its name, and only that kind's reader is tried: what merely calls
+itself `.png` never reaches another program (as EPS would reach Ghostscript).
+"""
+
+import io
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import PIL.ImageOps
 
 from ..errors import UserError
+from .colour import composite_on_white
+from .frames import Frame, VideoInfo
+from .opening import MAX_SOURCE_PIXELS, check_pixels, reading
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
+# Kind, offset, first bytes.
+SIGNATURES = (
+    ("PNG", 0, b"\x89PNG\r\n\x1a\n"),
+    ("JPEG", 0, b"\xff\xd8\xff"),
+    ("WEBP", 8, b"WEBP"),
+    ("GIF", 0, b"GIF87a"),
+    ("GIF", 0, b"GIF89a"),
+    ("TIFF", 0, b"II*\0"),
+    ("TIFF", 0, b"MM\0*"),
+    ("BMP", 0, b"BM"),
+    ("JPEG2000", 0, b"\0\0\0\x0cjP  \r\n\x87\n"),
+    ("JPEG2000", 0, b"\xff\x4f\xff\x51"),
+    ("AVIF", 4, b"ftypavif"),
+    ("AVIF", 4, b"ftypavis"),
+    ("ICO", 0, b"\0\0\1\0"),
+    *(("PPM", 0, b"P%d%c" % (number, space)) for number in range(1, 7) for space in b"\n \t\r"),
+)
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+MOTION_JPEG_SUFFIXES = {".mjpg", ".mjpeg"}
+# How much finer than asked for a JPEG is decoded where it is made smaller while it is decoded.
+DRAFT_MARGIN = 4
+BROKEN = "is not an image that can be read ({}); is it complete?"
 
-def read_picture(path: Path) -> np.ndarray:
-    """Upright uint8 `[H, W, 3]`.
+
+def picture_kind(path: Path) -> str | None:
+    """Pillow's name of a picture file's format; None for a file that is no picture by its content.
+
+    Raises:
+        UserError: for one that is named like a picture and is none, and for a photo in HEIC.
+    """
+    with open(path, "rb") as stream:
+        head = stream.read(32)
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and b"avif" not in head:
+        raise UserError(f"{path} is a picture in HEIC, which cannot be read; save it as JPEG or PNG first")
+    found = next((kind for kind, offset, magic in SIGNATURES if head[offset:].startswith(magic)), None)
+    if (found == "WEBP" and head[:4] != b"RIFF") or (found == "JPEG" and path.suffix.lower() in MOTION_JPEG_SUFFIXES):
+        found = None
+    if found is None and "avif" in str(head[8:32]):
+        found = "AVIF"
+    if found is None and path.suffix.lower() in IMAGE_SUFFIXES:
+        raise UserError(f"{path} {BROKEN.format('its content is none of the known kinds')}")
+    return found
+
+
+def open_picture(path: Path, kind: str, max_pixels: int | None) -> PIL.Image.Image:
+    """A picture with its header read and its size checked; call inside `reading`."""
+    try:
+        image = PIL.Image.open(path, formats=[kind])
+    except PIL.Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path} has far more pixels than the limit of {max_pixels or MAX_SOURCE_PIXELS}; make it smaller"
+        ) from error
+    check_pixels(path, image.height, image.width, max_pixels)
+    return image
+
+
+class Still:
+    """A file of one picture, in the form of a `Film`.
 
     Raises:
         UserError: for a file that is not such a picture.
     """
+
+    def __init__(self, path: Path, kind: str, max_pixels: int | None):
+        self.path, self.kind, self.max_pixels = path, kind, max_pixels
+        self.damaged: str | None = None
+        self.notes: list[str] = []
+        height, width = self._read(None).shape[:2]
+        self.info = VideoInfo(height, width, Fraction(0), 1, has_audio=False, is_image=True)
+
+    def _read(self, size: tuple[int, int] | None) -> np.ndarray:
+        with reading(self.path, BROKEN), open_picture(self.path, self.kind, self.max_pixels) as image:
+            pages = getattr(image, "n_frames", 1)
+            pixels, notes = pixels_of(image, size)
+        if self.kind == "TIFF" and pages > 1:
+            notes.append(f"only the first of {pages} pages was read")
+        self.notes.extend(note for note in notes if note not in self.notes)
+        return pixels
+
+    def frames(self, start: Fraction, size: tuple[int, int] | None) -> Iterator[Frame]:
+        """The picture, as if it were shown at all times; resized to `size` (height, width)."""
+        del start
+        yield Frame(self._read(size), Fraction(0), Fraction(0))
+
+    def times(self) -> Iterator[Fraction]:
+        yield Fraction(0)
+
+
+def pixels_of(image: PIL.Image.Image, size: tuple[int, int] | None) -> tuple[np.ndarray, list[str]]:
+    """Pixels of an opened picture, at `size` (height, width) or its own, and what was done to them."""
+    notes: list[str] = []
+    if size is not None:
+        longest = DRAFT_MARGIN * max(size)
+        image.draft(None, (longest, longest))  # JPEG alone: decodes at 1/2, 1/4 or 1/8
+    image = _eight_bits(image)
     try:
-        with PIL.Image.open(path) as image:
-            return _pixels_of_image(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is not an image that can be read ({error}); is it complete?") from error
+        image = PIL.ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF data says nothing of the picture, and fails in as many ways as it is damaged
+        notes.append("its EXIF data is damaged, so it was read as it is stored, turned or not")
+    profile = image.info.get("icc_profile")
+    has_alpha = image.has_transparency_data
+    if image.mode in ("1", "P", "PA", "La", "RGBa") or has_alpha:
+        image = image.convert("RGBA" if has_alpha else "RGB")
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), PIL.Image.Resampling.BICUBIC)
+    alpha = image.getchannel("A") if has_alpha else None
+    if alpha is not None:
+        image = image.convert("RGB")
+    image = _to_srgb(image, profile, notes)
+    pixels = np.array(image.convert("RGB"))
+    weights = None if alpha is None else np.array(alpha)[..., None]
+    if weights is not None and weights.min() < 255:
+        notes.append("transparent parts shown on white")
+        pixels = composite_on_white(pixels, weights)
+    return pixels, notes
 
 
-def _pixels_of_image(image: PIL.Image.Image) -> np.ndarray:
-    image = PIL.ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        black = PIL.Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = PIL.Image.alpha_composite(black, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Grey values of 16 or 32 bits or real numbers as 8 bits, which Pillow would cut off instead."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, dtype=np.float64)
+    highest = 1.0 if image.mode == "F" else 65535.0
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= highest):
+        raise ValueError(f"its values go beyond 0..{highest:g}")
+    grey = PIL.Image.fromarray(np.round(values * (255 / highest)).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    kept = {key: value for key, value in image.info.items() if key != "transparency"}
+    if isinstance(transparent, int):
+        grey = PIL.Image.merge("LA", (grey, PIL.Image.fromarray(np.uint8(255) * (values != transparent))))
+    grey.info, grey._exif = kept, image.getexif()  # orientation and profile are still needed
+    return grey
+
+
+def _to_srgb(image: PIL.Image.Image, profile: bytes | None, notes: list[str]) -> PIL.Image.Image:
+    """Colours of another profile (Display P3, Adobe RGB, CMYK inks) as sRGB's; without profile as they are."""
+    if not profile:
+        return image
+    try:
+        source = PIL.ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        name = PIL.ImageCms.getProfileDescription(source).strip()
+        if "srgb" in name.lower():
+            return image
+        converted = PIL.ImageCms.profileToProfile(
+            image,
+            source,
+            PIL.ImageCms.createProfile("sRGB"),
+            renderingIntent=PIL.ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=PIL.ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (PIL.ImageCms.PyCMSError, OSError, TypeError, ValueError, ImportError):
+        notes.append("its colour profile does not fit it and was not applied")
+        return image
+    notes.append(f"colours converted from the profile {name!r} to sRGB")
+    return converted or image
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
