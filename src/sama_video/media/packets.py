@@ -81,32 +81,37 @@ class _Clock:
     leaps: bool
     starts: list[Fraction] = field(default_factory=list)
     ends: list[Fraction] = field(default_factory=list)
-    first: Fraction = Fraction(0)
+    is_new: bool = True  # the next packet begins a run
+    first: Fraction | None = None  # decoding time of the run
     highest: Fraction | None = None
 
     def follow(self, packet: av.Packet) -> int:
         """Which run of the clock a packet belongs to."""
-        ticks = packet.dts if packet.dts is not None else packet.pts
-        if ticks is None:
+        times = [None if ticks is None else ticks * packet.time_base for ticks in (packet.pts, packet.dts)]
+        shown, decoded = times[0] if times[0] is not None else times[1], times[1]
+        if shown is None:
             return max(0, len(self.starts) - 1)
-        shown = (packet.pts if packet.pts is not None else ticks) * packet.time_base
-        decoded = ticks * packet.time_base
-        if self.highest is None or self._begins_again(decoded, self.highest):
+        if self.is_new or self._begins_again(shown, decoded):
             self.starts.append(shown)
             self.ends.append(shown)
-            self.first = self.highest = decoded
-        self.highest = max(self.highest, decoded)
+            self.is_new, self.first, self.highest = False, decoded, decoded
+        if decoded is not None:
+            self.first = decoded if self.first is None else self.first
+            self.highest = decoded if self.highest is None else max(self.highest, decoded)
         self.starts[-1] = min(self.starts[-1], shown)
         self.ends[-1] = max(self.ends[-1], shown + (packet.duration or 0) * packet.time_base)
         return len(self.starts) - 1
 
-    def _begins_again(self, time: Fraction, highest: Fraction) -> bool:
-        fell = highest - time > RESTART or (time < highest and time <= self.first)
-        return fell or (self.leaps and time - highest > LEAP)
+    def _begins_again(self, shown: Fraction, decoded: Fraction | None) -> bool:
+        # Pictures are not in the order in which they are shown, and the first of them may have no other times.
+        if decoded is None or self.first is None or self.highest is None:
+            return self.ends[-1] - shown > RESTART
+        fell = self.highest - decoded > RESTART or (decoded < self.highest and decoded <= self.first)
+        return fell or (self.leaps and decoded - self.highest > LEAP)
 
 
 def gather_packets(
-    container: av.container.InputContainer,
+    parts: Sequence[av.container.InputContainer],
     streams: Sequence[av.stream.Stream],
     picture: av.VideoStream,
     piece: Piece,
@@ -114,22 +119,30 @@ def gather_packets(
     """The packets that the piece may need, by their stream's index, their times on the clock of the first run.
 
     Reading stops where the file does, or breaks off.
+
+    Args:
+        parts: of a file that was joined; one for any other.
+        streams: of the first part; those of the others are told by their places.
     """
+    container = parts[0]
     leaps = container.format.name in LEAPING_FORMATS
     clocks = {stream.index: _Clock(leaps and stream.type != "subtitle") for stream in (picture, *streams)}
     found: dict[int, list[tuple[int, av.Packet]]] = {stream.index: [] for stream in streams}
     earliest = piece.origin - WARM_UP
     if container.format.name == INDEXED and earliest > INTERLEAVING and not piece.from_start:
         container.seek(int(earliest / (picture.time_base or FALLBACK)), stream=picture)
-    try:
-        for packet in container.demux(picture, *streams):
-            run = clocks[packet.stream.index].follow(packet)
-            if packet.stream.index in found and packet.size and _may_be_needed(packet, run, earliest, piece):
-                found[packet.stream.index].append((run, packet))
-            if run == 0 and piece.end is not None and _all_read(clocks, picture, piece.origin + piece.end):
-                break
-    except UNUSABLE:  # cut off or damaged: what is there is used
-        pass
+    for part in parts:
+        for clock in clocks.values():
+            clock.is_new = True
+        try:
+            for packet in part.demux([part.streams[index] for index in clocks if index < len(part.streams)]):
+                run = clocks[packet.stream.index].follow(packet)
+                if packet.stream.index in found and packet.size and _may_be_needed(packet, run, earliest, piece):
+                    found[packet.stream.index].append((run, packet))
+                if run == 0 and piece.end is not None and _all_read(clocks, picture, piece.origin + piece.end):
+                    break
+        except UNUSABLE:  # cut off or damaged: what is there is used
+            pass
     return {index: _on_one_clock(runs, clocks[index], clocks[picture.index]) for index, runs in found.items()}
 
 
@@ -141,9 +154,9 @@ def _may_be_needed(packet: av.Packet, run: int, earliest: Fraction, piece: Piece
 
 def _all_read(clocks: dict[int, _Clock], picture: av.VideoStream, end: Fraction) -> bool:
     """Whether nothing before `end` can come any more."""
-    highest = [clock.highest for clock in clocks.values() if clock.highest is not None]
-    at = clocks[picture.index].highest
-    return at is not None and at > end + (1 if min(highest) > end else INTERLEAVING)
+    reached = {index: clock.ends[-1] for index, clock in clocks.items() if clock.ends}
+    at = reached.get(picture.index)
+    return at is not None and at > end + (1 if min(reached.values()) > end else INTERLEAVING)
 
 
 def _on_one_clock(runs: list[tuple[int, av.Packet]], own: _Clock, picture: _Clock) -> list[av.Packet]:
