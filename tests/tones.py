@@ -97,7 +97,7 @@ def carry(source: Path, output: Path, start: float = 0.0, num_frames: int | None
     times = [frame.time - begin for frame in frames]
     cut = num_frames is not None and len(frames) == num_frames
     piece = Piece(
-        origin=reader.start_pts * reader.time_base + begin,
+        origin=reader.origin + begin,
         end=last.time + last.duration - begin if cut else None,
         from_start=begin == 0,
     )

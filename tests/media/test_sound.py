@@ -9,6 +9,7 @@ import pytest
 
 from sama_video.media.containers import sound_codecs
 from sama_video.media.sound import DRIFT, aac_layout, with_named_speakers
+from sama_video.video import VideoReader
 from tests.tones import (
     Sound,
     carry,
@@ -305,6 +306,24 @@ def test_sound_that_cannot_be_decoded_is_left_out_and_named(tmp_path):
     notes = carry(tmp_path / "c.mkv", tmp_path / "out.mp4")
     assert len(notes) == 1
     assert notes[0].startswith("left out: sound track 1 (mp2), ")
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "aac"])
+@pytest.mark.parametrize("suffix", [".mkv", ".ts"])
+@pytest.mark.parametrize("out", [".mp4", ".mkv"])
+def test_joined_files_are_heard_as_they_are_seen(codec, suffix, out, tmp_path):
+    codec = "mp2" if suffix == ".ts" and codec != "aac" else codec
+    sound = Sound(noise(1.0, 48000), 48000, codec, "stereo")
+    part = write_pictures_and_sounds(tmp_path / f"a{suffix}", [sound], 25)
+    (tmp_path / f"three{suffix}").write_bytes(part.read_bytes() * 3)
+    alone = heard(part)
+    carry(tmp_path / f"three{suffix}", tmp_path / f"out{out}")
+    assert len(list(VideoReader(tmp_path / f"out{out}").times())) == 75
+    found = heard(tmp_path / f"out{out}")
+    for begin in (0.0, 1.0, 2.0):
+        shift, likeness = shift_and_likeness(found[round(begin * 44100) :], alone, 0.1, 0.9)
+        assert abs(shift) <= (DRIFT if begin else MILLISECOND)
+        assert likeness > 10
 
 
 def test_a_joined_stream_is_in_place_on_both_sides_of_the_joint(tmp_path):

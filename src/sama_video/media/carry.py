@@ -30,6 +30,8 @@ from .containers import (
     holders,
     sound_codecs,
 )
+from .decoding import choose_stream
+from .opening import Part, joined_matroska, open_container
 from .packets import UNUSABLE, Piece, Timed, gather_packets
 from .reader import Frame
 from .sound import Decoded, encode_again, spans
@@ -74,8 +76,8 @@ def carry_tracks(path: Path, output: Path, picture: Picture, piece: Piece) -> Tr
         UserError: if not even the pictures can be written.
     """
     container = container_of(output)
-    source = _open(path)
-    tracks = Tracks() if source is None else _tracks_of(source, container, picture, piece)
+    parts = _open(path)
+    tracks = _tracks_of(parts, path, container, picture, piece) if parts else Tracks()
     try:
         _rehearse(tracks, container, picture)
     except UserError:
@@ -84,23 +86,23 @@ def carry_tracks(path: Path, output: Path, picture: Picture, piece: Piece) -> Tr
     return tracks
 
 
-def _open(path: Path) -> av.container.InputContainer | None:
-    """The source; None for pictures that move, which FFmpeg may not know: they have no tracks."""
+def _open(path: Path) -> list[av.container.InputContainer]:
+    """The source, in its parts if it was joined; none for pictures that move, which FFmpeg may not know."""
     try:
-        # Names of tracks may be in any encoding; "file:" keeps a colon in the name from being read as a protocol.
-        source = av.open(f"file:{path}", metadata_errors="replace")
-    except UNUSABLE:
-        return None
-    if source.streams.video:
-        return source
-    source.close()
-    return None
+        joined = joined_matroska(path)
+        parts = [open_container(path, part=Part(path, *part)) for part in joined] or [open_container(path)]
+    except UserError:
+        return []
+    return parts if parts[0].streams.video else []
 
 
-def _tracks_of(source: av.container.InputContainer, container: str, picture: Picture, piece: Piece) -> Tracks:
-    shown = _picture_stream(source)
+def _tracks_of(
+    parts: list[av.container.InputContainer], path: Path, container: str, picture: Picture, piece: Piece
+) -> Tracks:
+    source = parts[0]
+    shown, _ = choose_stream(source, path)
     sounds, subtitles = list(source.streams.audio), list(source.streams.subtitles)
-    packets = gather_packets(source, [s for s in (*sounds, *subtitles) if s.codec_context], shown, piece)
+    packets = gather_packets(parts, [s for s in (*sounds, *subtitles) if s.codec_context], shown, piece)
     lead = _lead([packets[s.index] for s in sounds if s.index in packets], picture, piece)
     tracks = Tracks(
         metadata={tag.lower(): text for tag, text in source.metadata.items() if tag.lower() in TAGS},
@@ -115,10 +117,6 @@ def _tracks_of(source: av.container.InputContainer, container: str, picture: Pic
     for stream in (*sounds, *subtitles):
         carrier.carry(stream, packets.get(stream.index, []))
     return tracks
-
-
-def _picture_stream(source: av.container.InputContainer) -> av.VideoStream:
-    return next((s for s in source.streams.video if not _is_cover(s)), source.streams.video[0])
 
 
 def _is_cover(stream: av.stream.Stream) -> bool:

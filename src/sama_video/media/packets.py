@@ -111,7 +111,7 @@ class _Clock:
 
 
 def gather_packets(
-    container: av.container.InputContainer,
+    parts: Sequence[av.container.InputContainer],
     streams: Sequence[av.stream.Stream],
     picture: av.VideoStream,
     piece: Piece,
@@ -119,22 +119,30 @@ def gather_packets(
     """The packets that the piece may need, by their stream's index, their times on the clock of the first run.
 
     Reading stops where the file does, or breaks off.
+
+    Args:
+        parts: of a file that was joined; one for any other.
+        streams: of the first part; those of the others are told by their places.
     """
+    container = parts[0]
     leaps = container.format.name in LEAPING_FORMATS
     clocks = {stream.index: _Clock(leaps and stream.type != "subtitle") for stream in (picture, *streams)}
     found: dict[int, list[tuple[int, av.Packet]]] = {stream.index: [] for stream in streams}
     earliest = piece.origin - WARM_UP
     if container.format.name == INDEXED and earliest > INTERLEAVING and not piece.from_start:
         container.seek(int(earliest / (picture.time_base or FALLBACK)), stream=picture)
-    try:
-        for packet in container.demux(picture, *streams):
-            run = clocks[packet.stream.index].follow(packet)
-            if packet.stream.index in found and packet.size and _may_be_needed(packet, run, earliest, piece):
-                found[packet.stream.index].append((run, packet))
-            if run == 0 and piece.end is not None and _all_read(clocks, picture, piece.origin + piece.end):
-                break
-    except UNUSABLE:  # cut off or damaged: what is there is used
-        pass
+    for part in parts:
+        for clock in clocks.values():
+            clock.is_new = True
+        try:
+            for packet in part.demux([part.streams[index] for index in clocks if index < len(part.streams)]):
+                run = clocks[packet.stream.index].follow(packet)
+                if packet.stream.index in found and packet.size and _may_be_needed(packet, run, earliest, piece):
+                    found[packet.stream.index].append((run, packet))
+                if run == 0 and piece.end is not None and _all_read(clocks, picture, piece.origin + piece.end):
+                    break
+        except UNUSABLE:  # cut off or damaged: what is there is used
+            pass
     return {index: _on_one_clock(runs, clocks[index], clocks[picture.index]) for index, runs in found.items()}
 
 
