@@ -75,6 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(setting())
     print(f"processor: {platform.processor() or platform.machine()}, ATen {torch.backends.cpu.get_cpu_capability()}")
+    relative_seconds.cache_clear()
     started = time.perf_counter()
     relative = relative_seconds()
     took = time.perf_counter() - started

@@ -95,11 +95,12 @@ EVERYTHING = {
 @pytest.mark.parametrize(("changes", "num_steps"), [({}, 120), (EVERYTHING, 30)], ids=["plain", "everything"])
 def test_ten_kills(tiny_init, tmp_path, changes, num_steps):
     init = PRESETS["nano"].weights if changes else tiny_init
-    precision = "bfloat16" if changes else "float32"
+    precision = "auto" if changes else "float32"
     config = processes.config(init, loop={"num_steps": num_steps, "precision": precision, **OFTEN}, **changes)
     assert processes.run(processes.train, config, tmp_path / "undisturbed") == [0]
     resumed_after_kills(config, tmp_path / "killed", kills=10)
     assert_same_run(tmp_path / "killed", tmp_path / "undisturbed")
+    assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ from its newest checkpoint. Source of the objective: Zhai et al., "Sigmoid Loss 
 import argparse
 import json
 import logging
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from ..files import written_aside
 from ..precision import Precision, choose_precision
 from ..synth.engine import Engine
 from ..workers import worker_pool
+from .interrupts import EXIT_CODES, NAMES, StopRequest, stop_requests
 from .nano import train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -131,6 +134,10 @@ class SiglipTrainer:
 
     def train(self) -> None:
         self.log({"step": self.step, "precision": self.precision})
+        with stop_requests("saving after the step under way; Ctrl-C again stops at once") as request:
+            self._train(request)
+
+    def _train(self, request: StopRequest) -> None:
         saved = time.monotonic()
         for pictures, captions in batches(self.step, self.num_steps):
             loss = self.train_step(pictures, captions)
@@ -138,9 +145,13 @@ class SiglipTrainer:
                 self.log({"step": self.step, "loss": loss})
             if self.step % 100 == 0 or self.step == self.num_steps:
                 self.log({"step": self.step, **self.validate()})
-            if time.monotonic() - saved > 120 or self.step == self.num_steps:
+            if request.number or time.monotonic() - saved > 120 or self.step == self.num_steps:
                 self.save()
                 saved = time.monotonic()
+            if request.number:
+                number = signal.Signals(request.number)
+                logger.info("stopped by %s; step %d is saved, the same command continues", NAMES[number], self.step)
+                sys.exit(EXIT_CODES[number])
 
     def log(self, record: dict) -> None:
         with open(self.out / "metrics.jsonl", "a") as stream:
