@@ -46,7 +46,7 @@ FLOATING = (
     torch.float8_e4m3fn,
     torch.float8_e5m2,
 )
-SAFETENSORS_DTYPES = {
+SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -91,8 +91,9 @@ def _read_safetensors_header(file: Path) -> dict[str, TensorSpec]:
     try:
         with safe_open(file, framework="pt") as opened:
             slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+            words = {key: str(one.get_dtype()) for key, one in slices.items()}
             return {
-                key: TensorSpec(tuple(one.get_shape()), SAFETENSORS_DTYPES.get(one.get_dtype(), one.get_dtype()))
+                key: TensorSpec(tuple(one.get_shape()), SAFETENSORS_DTYPES.get(words[key], words[key]))
                 for key, one in slices.items()
             }
     except Exception as error:  # of safetensors and of the system

@@ -168,7 +168,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         if self.config.roles == "shifted_rope":
             return True
         part = self.type_embedding if self.source_embedding is None else self.source_embedding
-        return part.weight.is_meta or bool(part.weight.any())
+        weight: Any = part.weight
+        return weight.is_meta or bool(weight.any())
 
     def reset_new_parts(self, like: torch.Tensor | None = None) -> None:
         """Make what Wan does not have anew, so that the model starts as Wan.

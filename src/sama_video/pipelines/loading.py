@@ -179,9 +179,10 @@ def _load_scheduler(folder: Path, class_name: str) -> SchedulerMixin:
     check_scheduler(str(file), read_json_object(file), class_name)
     try:
         with quiet_libraries():
-            return cls.from_pretrained(folder, local_files_only=True)
+            scheduler: Any = cls.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a library says of what came from outside
         raise UserError(f"cannot load the scheduler in {folder} ({first_line(error)}); download it again") from error
+    return scheduler
 
 
 def _load_loras(pipe: SamaPipeline, entries: list[str]) -> None:

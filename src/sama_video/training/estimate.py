@@ -139,7 +139,7 @@ def _size_of_preset(config: TrainConfig, name: str) -> ModelSize:
     preset = PRESETS[name]
     if preset.weights is not None:
         return _size_of_folder(config, preset.weights)
-    return _size(config, preset.transformer, USUAL_TEXT_TOKENS, preset.spatial_factor, None, 0)
+    return _size(config, dict(preset.transformer), USUAL_TEXT_TOKENS, preset.spatial_factor, None, 0)
 
 
 def _size_of_folder(config: TrainConfig, folder: Path) -> ModelSize:
