@@ -6,6 +6,7 @@ from sama_video.pipelines.scope import familiarity, is_far
 from sama_video.pipelines.selection import read_facts
 from sama_video.synth.edits import FAMILIES
 from sama_video.synth.engine import Engine
+from sama_video.synth.instructions import look_examples
 
 
 @pytest.fixture(scope="module")
@@ -13,9 +14,10 @@ def nano():
     return read_facts("nano").trained_for
 
 
-def test_the_nano_says_its_fourteen_looks(nano):
+def test_the_nano_says_its_fourteen_looks_as_they_were_trained(nano):
     assert len(nano) == 14
     assert {"sepia", "night", "pixelated"} <= nano.keys()
+    assert nano == {look: look_examples(look) for look in nano}
 
 
 @pytest.mark.parametrize(

@@ -548,6 +548,21 @@ EVALUATION: dict[str, tuple[str, str]] = {
 }
 
 
+def look_examples(look: str) -> list[str]:
+    """Every phrase of a look's training split, each in one sentence: for a model's `trained_for`."""
+    wording, turn = TRAIN_WORDINGS[look], list(TRAIN_WORDINGS).index(look)
+    groups = (
+        (wording.adjectives, TRAIN_ADJECTIVE_FRAMES),
+        (wording.nouns, TRAIN_NOUN_FRAMES),
+        (wording.sentences, TRAIN_SENTENCE_FRAMES),
+    )
+    return [
+        frames[(5 * number + turn) % len(frames)].format(phrase)
+        for phrases, frames in groups
+        for number, phrase in enumerate(phrases)
+    ]
+
+
 def look_instruction(look: str, split: str, draw: Draw) -> str:
     """A clause that asks for `look`, one of `synth.looks.LOOKS`, without a final mark."""
     if split != "train":

@@ -117,6 +117,8 @@ class Trainer:
                 semantic_encoder = SemanticEncoder.from_pretrained(folder)
                 check_semantic_width(self.pipe, semantic_encoder, config.model)
             prepare_transformer(self.pipe, config.model, config.objective, precision=self.precision)
+            # It will know other edits than those it began with; which, its author says once they were tried.
+            self.pipe.register_to_config(trained_for={})
         for part in (self.pipe.vae, self.pipe.text_encoder):
             if part is not None:
                 part.requires_grad_(False)
