@@ -230,7 +230,7 @@ def test_a_full_disk_keeps_what_was_done(clips, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match=r"No space left.*to go on"):
+        with pytest.raises(UserError, match=r"No space left.*to resume"):
             check_manifest(manifest, tmp_path / "out")
     assert not (tmp_path / "out" / "clean.csv").exists()
     assert check_manifest(manifest, tmp_path / "out").num_clean == 1
