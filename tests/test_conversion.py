@@ -323,7 +323,7 @@ def test_other_pipelines_are_named(tmp_path):
         ("transformer", {"num_layers": "two"}, "num_layers is 'two' and must be a whole number"),
         ("transformer", {"patch_size": 0}, "patch_size is 0 and must be a list of 3"),
         ("transformer", {"semantic_rope": "none"}, "semantic_rope is 'none' and must be 'zero' or 'identity'"),
-        ("vae", {"_class_name": "AutoencoderKL"}, "of class 'AutoencoderKL'"),
+        ("vae", {"_class_name": "AutoencoderKL"}, "of the class 'AutoencoderKL'"),
         ("vae", {"base_dim": 0}, "base_dim is 0 and must be a whole number"),
         ("text_encoder", {"model_type": "t5"}, "model_type is 't5' and must be 'umt5'"),
         ("text_encoder", {"d_model": 32}, "misshapen"),

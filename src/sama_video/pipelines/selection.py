@@ -125,7 +125,8 @@ def _check_folder(folder: Path) -> None:
     for name in components_of(str(index), read_json_object(index)):
         if not (folder / name).is_dir():
             raise UserError(f"{folder} lacks the folder {name}: the download is incomplete, fetch it again")
-        if name in WEIGHT_STEMS:
+        # Configurations alone are enough for a dry run; of weights that are there, all must be.
+        if name in WEIGHT_STEMS and any(file.suffix in (".safetensors", ".bin") for file in (folder / name).iterdir()):
             find_weight_files(folder / name, WEIGHT_STEMS[name])
 
 
