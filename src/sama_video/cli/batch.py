@@ -315,9 +315,8 @@ class Batch:
             if not self.overwrite and is_done(job, loading, facts):
                 done.append(job)
                 return False
-            plans[job.row] = check_edit(
-                VideoReader(job.video, job.settings.max_source_pixels), job.prompt, job.output, job.settings, facts
-            )
+            reader = VideoReader(job.video, job.settings.max_source_pixels)
+            plans[job.row] = check_edit(reader, job.prompt, job.output, job.settings, facts, compare=self.compare)
             return True
 
         with ProgressBar() as progress:

@@ -119,7 +119,8 @@ def edit(
         raise UserError('give a video and an instruction: sama edit clip.mp4 "make it black and white"')
     job = Job(video=video, prompt=prompt, output=output or default_output(video), settings=settings)
     reader = check_files(job, compare, overwrite=overwrite, makes_folder=False)
-    plan = check_edit(reader, job.prompt, job.output, settings, read_facts(model, lora))
+    facts = read_facts(model, lora)
+    plan = check_edit(reader, job.prompt, job.output, settings, facts, compare=compare)
     loading = Loading(model=model, lora=lora, **options)
 
     _warn(plan)

@@ -27,7 +27,6 @@ from ..video import (
     VideoReader,
     VideoWriter,
     carry_tracks,
-    check_picture_size,
     check_times,
     regular_time_base,
     write_image,
@@ -176,7 +175,7 @@ def edit_video(
     """
     video, output, settings = Path(video), Path(output), settings or EditSettings()
     reader = VideoReader(video, settings.max_source_pixels)
-    plan = check_edit(reader, prompt, output, settings, pipe.facts)
+    plan = check_edit(reader, prompt, output, settings, pipe.facts, compare=compare is not None)
     check_outputs(video, output, compare, contact_sheet, overwrite=True)
 
     # 1. Read at the model's size; say what source and weights are, as they are now
@@ -187,8 +186,6 @@ def edit_video(
     with contextlib.ExitStack() as stack:
         # 2. Make sure that the result can be written, with everything that goes with the pictures
         tracks = stack.enter_context(_other_tracks(reader, plan, clip, settings, output))
-        if compare is not None and not plan.info.is_image:
-            check_picture_size(plan.output_size[0], 2 * plan.output_size[1])
         notes += tracks.notes
 
         # 3. Edit

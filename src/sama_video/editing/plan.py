@@ -144,8 +144,16 @@ def _left_by_a_kill(path: Path, output: Path) -> bool:
     return record is not None and path.name in (record.get("others") or [])
 
 
-def check_edit(reader: VideoReader, prompt: str, output: Path, settings: EditSettings, facts: ModelFacts) -> EditPlan:
-    """The sizes of an edit, if it can be made.
+def check_edit(
+    reader: VideoReader,
+    prompt: str,
+    output: Path,
+    settings: EditSettings,
+    facts: ModelFacts,
+    *,
+    compare: bool = False,
+) -> EditPlan:
+    """The sizes of an edit, if it can be made; with `compare`, also a file twice as wide.
 
     Raises:
         UserError: for an empty instruction, a file name or sizes that cannot be, a start after the end.
@@ -156,7 +164,8 @@ def check_edit(reader: VideoReader, prompt: str, output: Path, settings: EditSet
     next(reader.frames(settings.start, 1))
     plan = plan_edit(reader.info, settings, facts)
     if not reader.info.is_image:
-        check_picture_size(*plan.output_size)
+        height, width = plan.output_size
+        check_picture_size(height, 2 * width if compare else width)
     return replace(plan, notes=tuple(_scope_notes(prompt, facts)))
 
 
