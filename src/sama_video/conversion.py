@@ -4,6 +4,7 @@ Everything is read and checked before anything is written; outputs are written a
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
@@ -39,14 +40,14 @@ from .models.diffusers_folders import load_text_encoder_folder, load_transformer
 from .models.latents import VideoAutoencoder
 from .models.lora_namings import is_lora
 from .models.presets import PRESETS, nearest_preset, preset_of
-from .models.strict_loading import quiet_libraries
+from .models.strict_loading import quiet_libraries, read_folder_specs
 from .models.transformer_sama import SamaTransformer3DModel
-from .models.weight_files import read_json_object
+from .models.weight_files import WeightFiles, find_weight_files, read_json_object
 from .pipelines.configuration import check_settings, check_text_encoder, check_transformer, check_vae
 from .pipelines.loading import load_pipeline, load_tokenizer
 from .pipelines.lora import LORA_FILE, PEFT_CONFIG, LoraFile
 from .pipelines.pipeline_sama import SamaPipeline
-from .pipelines.selection import DTYPES, INDEX
+from .pipelines.selection import DTYPES, INDEX, WEIGHT_STEMS
 
 PIPELINES = ("SamaPipeline", "WanPipeline")
 # Where original Wan folders keep their parts.
@@ -154,7 +155,7 @@ def convert_files(
     if merge_into is not None:
         _refuse_unused("--merge-into", model_only)
         _check_replaceable(output, source)
-        return _merge(source, output, merge_into, dtype or "float32")
+        return _merge(source, output, merge_into, dtype)
     if _is_lora(source):
         _refuse_unused("a LoRA", {"--dtype": dtype, **model_only})
         return _convert_lora(source, output)
@@ -166,7 +167,7 @@ def convert_files(
         _refuse_unused("a transformer without a VAE", parts_given)
     if dtype is not None:
         parts.cast(getattr(torch, dtype))
-    with written_aside(output) as aside:
+    with written_aside(output) as aside, quiet_libraries():
         if to == "official":
             _write_official(aside, parts, notes)
         else:
@@ -217,13 +218,26 @@ def _convert_lora(source: Path, output: Path) -> Conversion:
     return Conversion(files=[output], notes=list(lora.notes))
 
 
-def _merge(lora: Path, output: Path, model: str, dtype: str) -> Conversion:
-    pipe = load_pipeline(model, device="cpu", dtype=dtype, lora=[str(lora)])
+def _merge(lora: Path, output: Path, model: str, dtype: str | None) -> Conversion:
+    pipe = load_pipeline(model, device="cpu", dtype=dtype or "float32", lora=[str(lora)])
     pipe.fuse_lora()
     pipe.unload_lora_weights()
-    with written_aside(output) as aside:
+    if dtype is None:
+        folder = Path(pipe.config["_name_or_path"])
+        for name, stem in WEIGHT_STEMS.items():
+            if getattr(pipe, name) is not None:
+                _cast_as_stored(getattr(pipe, name), find_weight_files(folder / name, stem))
+    with written_aside(output) as aside, quiet_libraries():
         pipe.save_pretrained(aside)
     return Conversion(files=_files_in(output), notes=[])
+
+
+def _cast_as_stored(part: torch.nn.Module, files: WeightFiles) -> None:
+    """Every tensor of a model in the type of the file that it came from; new ones in the type of most."""
+    specs = read_folder_specs(files)
+    usual = Counter(spec.dtype for spec in specs.values()).most_common(1)[0][0]
+    for name, tensor in part.named_parameters():
+        tensor.data = tensor.data.to(specs[name].dtype if name in specs else usual)
 
 
 # Reading models

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sama_video.data.check import check_manifest, check_media, default_folder
+from sama_video.data.check import check_manifest, check_media
 from sama_video.data.manifest import Manifest, Row, read_manifest, write_manifest
 from sama_video.errors import UserError
 from tests.clips import picture, write_clip
@@ -293,11 +293,14 @@ def test_the_command(clips, tmp_path):
     result = sama("m.csv")
     assert (result.returncode, result.stderr) == (0, "")
     assert "1 of 1 rows passed" in result.stdout
-    assert (default_folder(str(tmp_path / "m.csv")) / "clean.csv").exists()
+    assert (tmp_path / "m_check" / "clean.csv").exists()
     (tmp_path / "other.csv").write_text(f"before,after,prompt\n{clips}/source.mp4,{clips}/short.mp4,x\n")
     result = sama("other.csv", "--column_map", "src_video=before", "--column-map", "tgt_video=after", "--workers", 1)
     assert result.returncode == 1
     assert "rejected, frame counts of src_video and tgt_video differ: 1" in result.stdout
+    result = sama("s3://bucket/m.csv")
+    assert result.returncode == 2
+    assert "needs --out" in result.stderr
     result = sama("other.csv")
     assert result.returncode == 2
     assert "--column-map src_video=COLUMN" in result.stderr
@@ -309,8 +312,6 @@ def test_bad_folders(clips, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another"):
         check_manifest(manifest, tmp_path / "file")
-    with pytest.raises(UserError, match="needs --out"):
-        default_folder("s3://bucket/m.csv")
 
 
 def test_huge_pictures_do_not_stop_a_check(clips, tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def edit(
     """Edit a video: sama edit clip.mp4 "make it black and white"."""
     _check_given_once(video, prompt, video_option, prompt_option, manifest)
 
-    from ..editing import EditSettings, check_edit
+    from ..editing import EditSettings
     from ..pipelines.selection import Loading, read_facts
 
     # 1. Arguments
@@ -120,6 +120,9 @@ def edit(
     job = Job(video=video, prompt=prompt, output=output or default_output(video), settings=settings)
     reader = check_files(job, compare, overwrite=overwrite, makes_folder=False)
     facts = read_facts(model, lora)
+
+    from ..editing import check_edit
+
     plan = check_edit(reader, job.prompt, job.output, settings, facts, compare=compare)
     loading = Loading(model=model, lora=lora, **options)
 

@@ -21,7 +21,7 @@ from ..files import hash_file, written_aside
 from ..journal import Journal, read_journal
 from ..video import VideoReader
 from .facts import file_version
-from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, is_url, local_file, write_manifest
+from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, local_file, write_manifest
 
 JOURNAL = "journal.jsonl"
 # Belongs to a file's identity: reports by older rules do not count.
@@ -132,17 +132,6 @@ def check_manifest(
     with written_aside(folder / "report.json") as aside:
         aside.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
     return report
-
-
-def default_folder(manifest: str) -> Path:
-    """`<stem>_check` beside a manifest.
-
-    Raises:
-        UserError: for a manifest at a URL.
-    """
-    if is_url(manifest):
-        raise UserError("a manifest at a URL needs --out, the folder to write the results to")
-    return Path(manifest).with_name(f"{Path(manifest).stem}_check")
 
 
 # Files

@@ -25,6 +25,7 @@ from ..data.loader import BatchLoader
 from ..errors import UserError
 from ..files import written_aside
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
+from ..models.strict_loading import quiet_libraries
 from ..pipelines.loading import load_pipeline
 from ..precision import Precision
 from ..shapes import semantic_tokens
@@ -214,7 +215,7 @@ class Trainer:
         with self.parallel.agreed():
             if is_first():
                 self.pipe.register_modules(**copies)
-                with written_aside(folder) as aside:
+                with written_aside(folder) as aside, quiet_libraries():
                     self.pipe.save_pretrained(aside)
         self.pipe.register_modules(**sharded)
 
