@@ -31,10 +31,16 @@ def _sama(arguments: list[str]) -> None:
     main()
 
 
-def run_sama(arguments: Sequence[object], seconds: float | None = None) -> int:
-    """Runs `sama` in a process of its own, and kills it after `seconds`; the exit code, -9 for one that was killed."""
+def run_sama(arguments: Sequence[object], seconds: float | None = None, after: Callable[[], bool] | None = None) -> int:
+    """Runs `sama` in a process of its own, and kills it `seconds` after something has happened (None: its start).
+
+    Returns:
+        The exit code, -9 for one that was killed.
+    """
     process = FORKSERVER.Process(target=_sama, args=([str(argument) for argument in arguments],))
     process.start()
+    while after is not None and process.is_alive() and not after():
+        time.sleep(0.001)
     process.join(seconds)
     if process.exitcode is None:
         process.kill()

@@ -340,7 +340,8 @@ def contents(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["edit", "batch"])
 def test_ten_kills(kind, model, tmp_path):
-    """SIGKILL at seeded moments: reruns make what an undisturbed run does, and nothing else is left."""
+    """SIGKILL at seeded moments, every other one of them in the writing: reruns make what an undisturbed run does, and
+    nothing else is left."""
     write_clip(tmp_path / "clip.mp4", 40, sound=True)
     lines = [f"clip.mp4,make it {color},{color}.mp4" for color in ("red", "green", "blue", "gray")]
     (tmp_path / "jobs.csv").write_text("\n".join(["video,prompt,output", *lines]))
@@ -357,12 +358,21 @@ def test_ten_kills(kind, model, tmp_path):
     assert run_sama(command(tmp_path / "whole")) == 0
     seconds = time.monotonic() - started
     rng, kills, killed, left = random.Random(17), 0, tmp_path / "killed", 0
+
+    def hidden():
+        return {path.name for path in killed.iterdir() if path.name.startswith(".")}
+
     while kills < 10:
-        if run_sama(command(killed), rng.uniform(0.1, 1.0) * seconds) != -signal.SIGKILL:
+        arguments, before = command(killed), hidden()
+        if kills % 2:
+            code = run_sama(arguments, rng.uniform(0, 0.1), after=lambda before=before: bool(hidden() - before))
+        else:
+            code = run_sama(arguments, rng.uniform(0.1, 1.0) * seconds)
+        if code != -signal.SIGKILL:
             shutil.rmtree(killed)  # it was through: from the beginning
             continue
         kills += 1
-        left += any(path.name.startswith(".") for path in killed.iterdir())
+        left += bool(hidden())
     if kind == "batch" or not (killed / "red.mp4").exists():
         assert run_sama(command(killed)) == 0
     assert left, "no kill fell into the writing"
