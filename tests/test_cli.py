@@ -1,11 +1,14 @@
 """The command as a user runs it: a process of its own, judged by its output, files and exit code."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -391,6 +394,24 @@ def test_a_message_about_a_setting_is_made_once():
         with pytest.raises(UserError) as said:
             find_stages("smoke", [setting])
         assert str(said.value).count("--set") == 1, said.value
+
+
+def test_messages_of_the_library_name_settings_as_python_does():
+    """`num_frames`, which the command shows as --num-frames; whole commands and --set are quoted as they are typed."""
+    root = Path(sama_video.__file__).parent
+    told = []
+    for path in sorted(root.rglob("*.py")):
+        source = path.read_text()
+        if "cli" in path.relative_to(root).parts or "argparse" in source:
+            continue
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Raise):
+                texts = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
+                message = " ".join(text for text in texts if isinstance(text, str))
+                options = re.findall(r"(?<![\w-])--[a-z][a-z-]+", message)
+                if "sama " not in message and set(options) - {"--set", "--nproc-per-node"}:
+                    told.append((path.name, message))
+    assert told == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems want names to be text")

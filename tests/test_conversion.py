@@ -363,8 +363,8 @@ def test_parts_of_different_models(tmp_path):
     wide = {"vae": VAE, "text_encoder": tmp_path / "t5.safetensors", **options}
     refused(DIT, tmp_path, "features are 64 wide and the transformer takes 40", **wide)
     swapped = wide | {"vae": tmp_path / "t5.safetensors"}
-    refused(DIT, tmp_path, "it is a UMT5 encoder of Wan's; pass it as --text-encoder", **swapped)
-    refused(VAE, tmp_path, "it is a Wan VAE; pass it as --vae")
+    refused(DIT, tmp_path, "it is a UMT5 encoder of Wan's; pass it as `text_encoder`", **swapped)
+    refused(VAE, tmp_path, "it is a Wan VAE; pass it as `vae`")
 
 
 def test_a_broken_tokenizer(tmp_path):
@@ -392,10 +392,10 @@ def test_overwrite_replaces_a_model_and_nothing_else(tmp_path):
 @pytest.mark.parametrize(
     ("options", "pair"),
     [
-        ({"to": "official"}, "--to official has no effect with a LoRA"),
-        ({"dtype": "bfloat16"}, "--dtype has no effect with a LoRA"),
-        ({"vae": VAE}, "--vae has no effect with a LoRA"),
-        ({"to": "official", "merge_into": "nano"}, "--to official has no effect with --merge-into"),
+        ({"to": "official"}, "`to` official has no effect with a LoRA"),
+        ({"dtype": "bfloat16"}, "`dtype` has no effect with a LoRA"),
+        ({"vae": VAE}, "`vae` has no effect with a LoRA"),
+        ({"to": "official", "merge_into": "nano"}, "`to` official has no effect with `merge_into`"),
     ],
 )
 def test_options_that_a_lora_does_not_take(options, pair, tmp_path):

@@ -81,7 +81,7 @@ def test_animated_pictures_become_films_and_notes_are_kept(pipe, tmp_path):
 
 def test_sources_beyond_the_limit_are_refused(pipe, tmp_path):
     settings = EditSettings(num_inference_steps=1, max_source_pixels=96 * 128 - 1)
-    with pytest.raises(UserError, match="--max-source-pixels 12288"):
+    with pytest.raises(UserError, match="`max_source_pixels` 12288"):
         edit(pipe, write_clip(tmp_path / "a.mp4", 2), tmp_path / "b.mp4", settings)
 
 

@@ -146,18 +146,18 @@ def convert_files(
     if not source.exists():
         raise UserError(f"no such file or folder: {source}")
     if output.exists() and not overwrite:
-        raise UserError(f"{output} exists; pass --overwrite to replace it")
+        raise UserError(f"{output} exists; pass `overwrite` to replace it")
     if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    parts_given = {"--vae": vae, "--text-encoder": text_encoder, "--tokenizer": tokenizer}
+        raise UserError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    parts_given = {"`vae`": vae, "`text_encoder`": text_encoder, "`tokenizer`": tokenizer}
     official = "official" if to == "official" else None
-    model_only = {"--to official": official, "--num-attention-heads": num_attention_heads, **parts_given}
+    model_only = {"`to` official": official, "`num_attention_heads`": num_attention_heads, **parts_given}
     if merge_into is not None:
-        _refuse_unused("--merge-into", model_only)
+        _refuse_unused("`merge_into`", model_only)
         _check_replaceable(output, source)
         return _merge(source, output, merge_into, dtype)
     if _is_lora(source):
-        _refuse_unused("a LoRA", {"--dtype": dtype, **model_only})
+        _refuse_unused("a LoRA", {"`dtype`": dtype, **model_only})
         return _convert_lora(source, output)
 
     _check_replaceable(output, source, vae, text_encoder, tokenizer)
@@ -189,7 +189,7 @@ def _check_replaceable(output: Path, *sources: Path | None) -> None:
     if any(source is not None and source.resolve().is_relative_to(output.resolve()) for source in sources):
         raise UserError(f"{output} holds what is converted; choose another output")
     if any(output.iterdir()) and not any((output / name).is_file() for name in MODEL_FILES):
-        raise UserError(f"{output} holds no model, and --overwrite replaces models alone; choose another output")
+        raise UserError(f"{output} holds no model, and `overwrite` replaces models alone; choose another output")
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -247,9 +247,9 @@ def _read_parts(
     source: Path, given: Mapping[str, Path | None], num_attention_heads: int | None, notes: list[str]
 ) -> Parts:
     index = _read_index(source)
-    vae_path = _found(given["--vae"], source, (*VAE_NAMES, "vae"))
-    text_path = _found(given["--text-encoder"], source, (*TEXT_ENCODER_NAMES, "text_encoder"))
-    token_path = _found(given["--tokenizer"], source, TOKENIZER_NAMES)
+    vae_path = _found(given["`vae`"], source, (*VAE_NAMES, "vae"))
+    text_path = _found(given["`text_encoder`"], source, (*TEXT_ENCODER_NAMES, "text_encoder"))
+    token_path = _found(given["`tokenizer`"], source, TOKENIZER_NAMES)
     transformer, header = _load_transformer(source, num_attention_heads, notes)
     parts = Parts(
         transformer=transformer,
@@ -285,7 +285,7 @@ def _read_index(source: Path) -> dict[str, Any]:
 def _two_experts(source: Path, one: str) -> str:
     return (
         f"{source} has two transformers, one for high and one for low noise (Wan2.2 A14B), and SAMA has one; convert "
-        f"one of them alone ({one}), with --vae, --text-encoder and --tokenizer"
+        f"one of them alone ({one}), with `vae`, `text_encoder` and `tokenizer`"
     )
 
 

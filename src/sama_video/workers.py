@@ -26,7 +26,7 @@ def worker_pool(num_workers: int) -> WorkerPool:
 
 
 def end_with_parent() -> None:
-    """In a spawned process: nobody will take what it does once its parent is gone.
+    """In a process that another one started: nobody will take what it does once its parent is gone.
 
     Ctrl-C reaches every process of a terminal; what it means is the parent's to decide.
     """

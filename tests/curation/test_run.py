@@ -198,7 +198,7 @@ def test_a_plan_asks_nothing_and_counts_down_to_nothing(manifest, undisturbed, t
 
 
 def test_prompts_about_two_videos_are_not_asked_of_joined_frames():
-    with pytest.raises(UserError, match="--media frames"):
+    with pytest.raises(UserError, match="`media` frames"):
         quick_config("http://nobody.invalid/v1", media=MediaConfig(kind="side_by_side"))
 
 

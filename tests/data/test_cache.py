@@ -361,7 +361,7 @@ def test_a_model_at_the_hub_is_not_known_by_its_files(workplace, tmp_path):
 def test_jobs_that_cannot_be_done_are_said(workplace, tmp_path):
     with pytest.raises(UserError, match=r"got 48; use 45 or 49"):
         job(workplace, tmp_path / "out", frame_counts=(1, 48))
-    with pytest.raises(UserError, match="--workers must be at least 1"):
+    with pytest.raises(UserError, match="`workers` must be at least 1"):
         job(workplace, tmp_path, workers=0)
     with pytest.raises(UserError, match=r"data\.cache=FOLDER"):
         CacheJob(run=processes.config(workplace / "model"))

@@ -75,7 +75,7 @@ def test_killed_and_started_again_it_ends_the_same(written, tmp_path):
 
 def test_a_set_is_never_shortened(written):
     before = contents(written)
-    with pytest.raises(UserError, match="lists 16 samples; pass --count 16 or more"):
+    with pytest.raises(UserError, match="lists 16 samples; pass `count` 16 or more"):
         write_engine_set(EngineSetConfig(**SMALL), written, 8, workers=1)
     assert contents(written) == before
 

@@ -128,7 +128,7 @@ def test_the_column_map_goes_first(tmp_path):
 
 def test_a_missing_column_says_what_was_tried(tmp_path):
     path = write_csv(tmp_path / "m.csv", "src_video,prompt", "a,b")
-    with pytest.raises(UserError, match=r"tgt_video \(tried tgt_video, edited_path, edited_video.*--column-map tgt_vi"):
+    with pytest.raises(UserError, match=r"tgt_video \(tried tgt_video, edited_path, edited_video.*`column_map` tgt_vi"):
         read_manifest(path)
     path = write_csv(tmp_path / "m.csv", "src_video,edited_path,prompt", "a,b,c")
     with pytest.raises(UserError, match=r"no src_video .*; tgt_video .*; prompt"):

@@ -145,7 +145,7 @@ def test_rules_are_said_and_unknown_scripts_are_not_guessed():
     assert "counts 0 in every dimension" in rule_of(RECO)
     assert "counts 1 in every dimension" in rule_of(OPENVE)
     items = make_items("vie_bench", 1)
-    with pytest.raises(UserError, match="not known; leave out --compat"):
+    with pytest.raises(UserError, match="not known; leave out `compat`"):
         aggregate(VIE, items, [], compat={})
 
 

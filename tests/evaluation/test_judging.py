@@ -274,7 +274,7 @@ AUTHORS = {
 def test_the_authors_prompts_are_read_from_the_copy_and_make_another_judge(name, tmp_path):
     copy = write_copy(name, tmp_path / "copy")
     run = write_lazy_run(name, copy, tmp_path / "run")
-    with JudgeServer() as server, pytest.raises(UserError, match="--prompts own"):
+    with JudgeServer() as server, pytest.raises(UserError, match="`prompts` own"):
         judged(run, server, prompts="copy")
     file, text = AUTHORS[name]
     (copy / file).write_text(text)

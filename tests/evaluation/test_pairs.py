@@ -65,7 +65,7 @@ def test_edited_videos_are_read_from_any_column(tmp_path):
     path = manifest(tmp_path, "id,src_video,prompt,result\n1,a.mp4,x,out/a.mp4\n2,b.mp4,x,\n")
     rows = read_manifest(path, required=("src_video", "prompt"))
     assert edited_files(rows, "result") == {"1": tmp_path / "out" / "a.mp4", "2": None}
-    with pytest.raises(UserError, match="--edited COLUMN"):
+    with pytest.raises(UserError, match="`edited` COLUMN"):
         edited_files(rows, "edited")
 
 

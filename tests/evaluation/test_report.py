@@ -148,7 +148,7 @@ def test_judges_of_one_run_agree_or_not(folder):
     assert cells(agreement, "j, k: items of a")["Kendall's τ-b"].value == pytest.approx(1)
     assert cells(agreement, "j, k: items of a")["N"].value == 16
     assert "j, k: means of the runs" in [one.name for one in agreement.rows]
-    with pytest.raises(UserError, match="choose one with --judge"):
+    with pytest.raises(UserError, match="choose one with `judge`"):
         report_of(*runs)
 
 
@@ -374,5 +374,5 @@ def test_one_judge_asked_in_two_ways_is_two_judges(folder):
 
 
 def test_fewer_samples_than_none_are_refused():
-    with pytest.raises(UserError, match="--samples must be at least 0, got -1"):
+    with pytest.raises(UserError, match="`samples` must be at least 0, got -1"):
         ReportConfig(samples=-1)

@@ -129,7 +129,7 @@ def test_a_bad_request_is_recorded_at_once_and_asked_again_at_the_next_start(tmp
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(401, "environment variable OPENAI_API_KEY"), (403, "key"), (404, "check --model")]
+    ("status", "words"), [(401, "environment variable OPENAI_API_KEY"), (403, "key"), (404, "check `model`")]
 )
 def test_a_wrong_key_or_model_stops_everything(tmp_path, status, words):
     with JudgeServer(always=Mishap(status, error_body("no"))) as server:

@@ -183,7 +183,7 @@ def test_videos_are_not_sent_on_to_another_host(tmp_path, status):
         place = other.base_url.replace("127.0.0.1", "localhost") + "/secret-path?token=abcdef"
         redirect = Mishap(status, error_body("over there"), headers=(("Location", place),))
         with JudgeServer(always=redirect) as server, AnswerStore(tmp_path / "answers.jsonl") as store:
-            with pytest.raises(JudgeStoppedError, match=r"sends every request on to http://localhost .*--base-url"):
+            with pytest.raises(JudgeStoppedError, match=r"sends every request on to http://localhost .*`base_url`"):
                 Judge(config_for(server), store).answer(QUESTION, list)
             assert len(server.requests) == 1
         assert other.requests == []
@@ -206,7 +206,7 @@ def test_a_question_that_cannot_be_sent_is_recorded(tmp_path):
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_a_time_limit_is_a_number_of_seconds(value):
-    with JudgeServer() as server, pytest.raises(UserError, match="--timeout must be"):
+    with JudgeServer() as server, pytest.raises(UserError, match="`timeout` must be"):
         config_for(server, timeout=value)
 
 

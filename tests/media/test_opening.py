@@ -116,7 +116,7 @@ def test_films_that_were_cut_off(share, faststart, clip, tmp_path):
 
 def test_huge_frames_are_refused_by_their_header(tmp_path):
     path = write_clip(tmp_path / "a.mp4", 2)
-    with pytest.raises(UserError, match=r"128x96 pixels, more than the limit of 12287; .*--max-source-pixels 12288"):
+    with pytest.raises(UserError, match=r"128x96 pixels, more than the limit of 12287; .*`max_source_pixels` 12288"):
         VideoReader(path, max_pixels=12287)
     assert VideoReader(path, max_pixels=12288).info.width == 128
     assert 7680 * 4320 < MAX_SOURCE_PIXELS < 9000 * 9000

@@ -213,7 +213,7 @@ def test_huge_pictures_are_refused_by_their_header(width, height, tmp_path):
 
 def test_the_limit_can_be_moved(tmp_path):
     PIL.Image.fromarray(picture(0)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"128x96 pixels, .*--max-source-pixels 12288"):
+    with pytest.raises(UserError, match=r"128x96 pixels, .*`max_source_pixels` 12288"):
         VideoReader(tmp_path / "a.png", max_pixels=12287)
     assert VideoReader(tmp_path / "a.png", max_pixels=12288).info.width == 128
 

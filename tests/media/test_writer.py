@@ -58,7 +58,7 @@ def test_times_on_a_grid_stay_exact(suffix, tmp_path):
 def test_sizes_that_h264_does_not_have(tmp_path):
     check_picture_size(16384, 16384)
     for size in ((16386, 64), (64, 16385), (0, 64)):
-        with pytest.raises(UserError, match=r"at most 16384 pixels a side; use --output-size model"):
+        with pytest.raises(UserError, match=r"at most 16384 pixels a side; use `output_size` model"):
             VideoWriter(tmp_path / "a.mp4", *size, Fraction(25))
 
 

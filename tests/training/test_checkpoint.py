@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -82,6 +83,19 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(undisturbed, tiny
     assert [path.name for path in checkpoints(tmp_path)] == ["step-0000001"]
     resumed_after_kills(config, tmp_path, kills=2)
     assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_killed_run_takes_its_workers_with_it(tiny_init, tmp_path):
+    """Here they are forked from a server, which outlives the run as long as one of them does."""
+    config = processes.config(tiny_init, loop={"num_steps": 100, **OFTEN}, data={"num_workers": 2})
+    (run,) = processes.start(processes.train, config, tmp_path)
+    while num_records(tmp_path) == 0 and run.is_alive():
+        time.sleep(0.01)
+    helpers = psutil.Process(run.pid).children(recursive=True)
+    assert len(helpers) >= 3  # the server and two workers
+    run.kill()
+    _, left = psutil.wait_procs(helpers, timeout=60)
+    assert not left, left
 
 
 EVERYTHING = {

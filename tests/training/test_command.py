@@ -71,7 +71,7 @@ def test_both_stages_run_and_the_result_edits_a_clip(init, tmp_path):
     sama("edit", clip, "make it sepia", "--model", exported, "--num-inference-steps", 1, "-o", tmp_path / "edited.mp4")
     assert VideoReader(tmp_path / "edited.mp4").info.num_frames == 5
 
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="`resume`"):
         sama("train", "smoke", "--out", out, *settings(init))
     assert str(exported) in sama("train", "smoke", "--out", out, "--resume", *settings(init))
 

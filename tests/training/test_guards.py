@@ -120,7 +120,7 @@ def test_a_folder_holds_one_run(tiny_init, tmp_path):
     config = processes.config(tiny_init, loop={"num_steps": 1})
     exported = run_stages([config], tmp_path, resume=False)
     assert (exported / "model_index.json").is_file()
-    with pytest.raises(UserError, match="holds a run already; pass --resume"):
+    with pytest.raises(UserError, match="holds a run already; pass `resume`"):
         run_stages([config], tmp_path, resume=False)
     assert run_stages([config], tmp_path, resume=True) == exported
 
@@ -227,7 +227,7 @@ def test_signals_save_and_resuming_ends_as_an_undisturbed_run(tiny_init, tmp_pat
     for name, told, code in (("TERM", "stopped by SIGTERM", 3), ("INT", "stopped by Ctrl-C", 130)):
         out = tmp_path / name
         assert processes.run(train_and_signal_the_job, config, out, name) == [code]
-        assert (out / "errors.txt").read_text() == f"{told}; step 2 is saved, --resume continues from there\n"
+        assert (out / "errors.txt").read_text() == f"{told}; step 2 is saved, `resume` continues from there\n"
         assert steps_of(out)[-1] == "step-0000002"
         assert processes.run(processes.train, config, out) == [0]
         assert processes.losses(out) == processes.losses(tmp_path / "undisturbed")
@@ -248,8 +248,8 @@ def interrupt_on(monkeypatch, kind, name):
     ("place", "told"),
     [
         ((Encoder, "__init__"), "no step had been made yet, so there is nothing to save"),
-        ((Trainer, "export"), "step 1 of tiny is saved, --resume continues there"),
-        ((Validation, "sample"), "step 1 is saved, --resume continues from there"),
+        ((Trainer, "export"), "step 1 of tiny is saved, `resume` continues there"),
+        ((Validation, "sample"), "step 1 is saved, `resume` continues from there"),
     ],
     ids=["loading", "exporting", "validating"],
 )

@@ -63,9 +63,9 @@ def sentence(error: BaseException) -> str:
     """Any error in one sentence."""
     notes = getattr(error, "__notes__", [])
     if isinstance(error, UserError):
-        return "; ".join([in_options(str(error)), *notes])
+        return in_options("; ".join([str(error), *notes]))
     if isinstance(error, KeyboardInterrupt):
-        return "; ".join(notes) or "stopped"
+        return in_options("; ".join(notes)) or "stopped"
     if _is_out_of_memory(error):
         return (
             "out of memory; close other programs, or make the work smaller (sama edit: --max-pixels, --num-frames, "

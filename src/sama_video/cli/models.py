@@ -7,6 +7,7 @@ import typer
 
 from ..errors import UserError
 from .console import remark, say
+from .options import in_options
 
 
 def info(
@@ -66,4 +67,4 @@ def convert(
     for path in conversion.files:
         say(str(path))
     for note in conversion.notes:
-        remark(f"note: {note}")
+        remark(f"note: {in_options(note)}")

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from .console import remark
+from .options import in_options
+
 RECIPE = "RECIPE"
 
 
@@ -77,7 +80,7 @@ def run_recipe(
     try:
         exported = run_stages(stages, out, resume=resume)
     except TrainingStoppedError as error:
-        typer.echo(f"sama: {error}", err=True)
+        remark(f"sama: {in_options(str(error))}")
         sys.exit(error.exit_code)
     if exported is not None:
         typer.echo(f"the trained model: {exported}")

@@ -38,7 +38,7 @@ class CurationConfig:
         if not 1 <= self.turns < SEED_STRIDE:
             raise UserError(f"turns must lie in 1 to {SEED_STRIDE - 1}, got {self.turns}")
         if self.judge.media.kind == "side_by_side":
-            raise UserError("the prompts of Appendix B speak of a first and a second video; use --media frames")
+            raise UserError("the prompts of Appendix B speak of a first and a second video; use `media` frames")
 
     @property
     def min_turns(self) -> int:

@@ -51,7 +51,7 @@ class EngineSetConfig:
         if self.height % 2 or self.width % 2:
             raise UserError(f"height and width must be even, got {self.height}x{self.width}")
         if min(self.height, self.width) < 64 or self.num_frames < 1 or self.fps < 1 or not 0 <= self.loose <= 1:
-            raise UserError("frames must be at least 64x64, --num-frames and --fps at least 1, --loose between 0 and 1")
+            raise UserError("frames must be at least 64x64, `num_frames` and `fps` at least 1, `loose` between 0 and 1")
 
     def engine(self, cache: Path) -> Engine:
         """Raises UserError for an unknown split or family, or footage without a file for the split."""
@@ -76,9 +76,9 @@ def write_engine_set(
             used.
     """
     if count < 1:
-        raise UserError(f"--count must be at least 1, got {count}")
+        raise UserError(f"`count` must be at least 1, got {count}")
     if workers is not None and workers < 1:
-        raise UserError(f"--workers must be at least 1, got {workers}")
+        raise UserError(f"`workers` must be at least 1, got {workers}")
     make_folder(out)
     manifest = out / "manifest.csv"
     _claim(config, out)
@@ -105,7 +105,7 @@ def _claim(config: EngineSetConfig, out: Path) -> None:
     settings = json.dumps({"engine": VERSION, **asdict(config)}, indent=1)
     note = out / "engine.json"
     if note.exists() and note.read_text() != settings:
-        raise UserError(f"{out} holds a set of other settings (see {note.name}); choose another --out")
+        raise UserError(f"{out} holds a set of other settings (see {note.name}); choose another `out`")
     if not note.exists():
         with written_aside(note) as aside:
             aside.write_text(settings)
@@ -115,7 +115,7 @@ def _refuse_to_shorten(manifest: Path, count: int) -> None:
     """Somebody may train on the set that is there."""
     listed = len(read_manifest(manifest)) if manifest.exists() else 0
     if listed > count:
-        raise UserError(f"{manifest} lists {listed} samples; pass --count {listed} or more, or choose another --out")
+        raise UserError(f"{manifest} lists {listed} samples; pass `count` {listed} or more, or choose another `out`")
 
 
 def _files(config: EngineSetConfig, out: Path, plan: Plan) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
+from ..workers import end_with_parent
 from .batch import Batch, EncodedBatch, Step, collate, collate_encoded
 from .cache import LatentCache
 from .plan import (
@@ -186,10 +187,11 @@ class _EpochBatches(Dataset):
 def _leave_signals_to_the_run(_: int) -> None:
     """In a worker: a scheduler signals every process of a job, a terminal's Ctrl-C every one of a command, but the run
     needs its batches until it has saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before other threads, which inherit it
         threading.Thread(target=_end_if_the_run_asks, daemon=True).start()
+    # torch's workers look whether another process has become their parent; under a fork server none ever does.
+    end_with_parent()
 
 
 def _end_if_the_run_asks() -> None:

@@ -36,7 +36,7 @@ CAPTIONED = ("tgt_video", "prompt")
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 ID_DIGITS = 8
 BATCH_ROWS = 16384
-MAP_OPTION = "--column-map "
+MAP_OPTION = "`column_map` "
 # What a row says of its target; `datasets.py` believes it.
 SHAPE_COLUMNS = ("num_frames", "height", "width")
 

@@ -77,7 +77,7 @@ def rule_of(benchmark: Benchmark, compat: bool = False) -> str:
             f"{benchmark.failed:g} in every dimension. Repeats are averaged first, item by item."
         )
     if benchmark.name not in COMPAT_RULES:
-        raise UserError(f"the script of {benchmark.title}'s authors is not known; leave out --compat")
+        raise UserError(f"the script of {benchmark.title}'s authors is not known; leave out `compat`")
     return COMPAT_RULES[benchmark.name]
 
 
@@ -106,7 +106,7 @@ def aggregate(
         UserError: for judgments of several judges; with `compat`, where the authors' script is not known or would stop.
     """
     if len(judges := {one.judge for one in judgments}) > 1:
-        raise UserError(f"a table cannot mix the judges {', '.join(sorted(judges))}; choose one with --judge")
+        raise UserError(f"a table cannot mix the judges {', '.join(sorted(judges))}; choose one with `judge`")
     by_item: dict[str, list[Judgment]] = collections.defaultdict(list)
     for one in judgments:
         by_item[one.item].append(one)

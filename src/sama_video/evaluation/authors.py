@@ -15,7 +15,7 @@ def authors_prompts(benchmark: Benchmark, folder: Path) -> tuple[AuthorsPrompts,
         UserError: if the copy does not hold them.
     """
     if not benchmark.authors:
-        raise UserError(f"the authors of {benchmark.title} have published no prompts; use --prompts own")
+        raise UserError(f"the authors of {benchmark.title} have published no prompts; use `prompts` own")
     missing = ""
     for prompts in benchmark.authors:
         for path in (folder / name for name in prompts.files):
@@ -25,9 +25,9 @@ def authors_prompts(benchmark: Benchmark, folder: Path) -> tuple[AuthorsPrompts,
             lacking = sorted(set(prompts.constants.values()) - texts.keys())
             if not lacking:
                 return prompts, _filled(benchmark, prompts, texts, path)
-            missing = missing or f"{path} names no text {lacking[0]}; its authors changed it: use --prompts own"
+            missing = missing or f"{path} names no text {lacking[0]}; its authors changed it: use `prompts` own"
     names = " or ".join(prompts.files[0] for prompts in benchmark.authors)
-    raise UserError(missing or f"{folder} has no {names}; put the authors' file there or use --prompts own")
+    raise UserError(missing or f"{folder} has no {names}; put the authors' file there or use `prompts` own")
 
 
 def _filled(benchmark: Benchmark, prompts: AuthorsPrompts, texts: dict[str, str], path: Path) -> dict[str, str]:
@@ -37,7 +37,7 @@ def _filled(benchmark: Benchmark, prompts: AuthorsPrompts, texts: dict[str, str]
     }
     for task, text in filled.items():
         if prompts.form == "lines" and not _asks_for(prompts, benchmark.task(task), answer_labels(text)):
-            raise UserError(f"{path} asks for other scores of {task} than {benchmark.title} has; use --prompts own")
+            raise UserError(f"{path} asks for other scores of {task} than {benchmark.title} has; use `prompts` own")
     return filled
 
 

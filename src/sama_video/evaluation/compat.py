@@ -66,8 +66,8 @@ def _text_of(judgment: Judgment, texts: Mapping[str, str]) -> str | None:
         return None
     if judgment.answer not in texts:
         raise UserError(
-            f"--compat reads the judge's answers, and that to {judgment.item} is not among the run's; judge the run "
-            "again or leave out --compat"
+            f"`compat` reads the judge's answers, and that to {judgment.item} is not among the run's; judge the run "
+            "again or leave out `compat`"
         )
     return texts[judgment.answer]
 
@@ -110,7 +110,7 @@ def _reco_row(task: Task, judgment: Judgment, text: str | None) -> list[float]:
     except AuthorsStopError as error:
         raise UserError(
             f"the authors' script stops at an answer that it cannot read, such as {judgment.item}'s ({error}); ask for "
-            "it again or leave out --compat"
+            "it again or leave out `compat`"
         ) from error
 
 

@@ -122,11 +122,11 @@ class CommandEditor:
     def __post_init__(self) -> None:
         for place in ("{source}", "{output}"):
             if place not in self.template:
-                raise UserError(f"--editor needs {place} in its command line, for example 'cp {{source}} {{output}}'")
+                raise UserError(f"`editor` needs {place} in its command line, for example 'cp {{source}} {{output}}'")
         try:
             split_command(self.template)
         except ValueError as error:
-            raise UserError(f"--editor is no command line ({error}): {self.template}") from error
+            raise UserError(f"`editor` is no command line ({error}): {self.template}") from error
 
     @property
     def name(self) -> str:
@@ -166,7 +166,7 @@ def _start(arguments: list[str]) -> "subprocess.Popen[bytes]":
     except OSError as error:
         if error.errno == errno.E2BIG:
             raise EditFailedError("its instruction is longer than a command line can be") from error
-        raise UserError(f"cannot start {arguments[0]} ({error.strerror}); check --editor") from error
+        raise UserError(f"cannot start {arguments[0]} ({error.strerror}); check `editor`") from error
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -246,7 +246,7 @@ class ControlEditor:
 
     def __post_init__(self) -> None:
         if self.control not in self.CONTROLS:
-            raise UserError(f"--control must be one of {', '.join(self.CONTROLS)}, got {self.control!r}")
+            raise UserError(f"`control` must be one of {', '.join(self.CONTROLS)}, got {self.control!r}")
 
     @property
     def name(self) -> str:

@@ -63,9 +63,9 @@ class ExactConfig:
 
     def __post_init__(self) -> None:
         if self.success_factor <= 0:
-            raise UserError(f"--success-factor must be above 0, got {self.success_factor:g}")
+            raise UserError(f"`success_factor` must be above 0, got {self.success_factor:g}")
         if self.workers is not None and self.workers < 1:
-            raise UserError(f"--workers must be at least 1, got {self.workers}")
+            raise UserError(f"`workers` must be at least 1, got {self.workers}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,5 +85,5 @@ def edited_files(rows: Manifest, column: str) -> dict[str, Path | None]:
         media = getattr(row, column) if column == "tgt_video" else row.extra.get(column)
         files[row.id] = Path(resolve(media, rows.root)) if media else None
     if not any(files.values()):
-        raise UserError(f"the manifest has no column {column!r} of edited videos; name it with --edited COLUMN")
+        raise UserError(f"the manifest has no column {column!r} of edited videos; name it with `edited` COLUMN")
     return files

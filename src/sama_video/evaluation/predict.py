@@ -44,7 +44,7 @@ def select_items(items: Sequence[Item], tasks: Collection[str] = (), limit: int 
         there = ", ".join(dict.fromkeys(item.task for item in items))
         raise UserError(f"there is no item of the task {missing[0]!r}; there are {there}")
     if limit is not None and limit < 1:
-        raise UserError(f"--limit must be at least 1, got {limit}")
+        raise UserError(f"`limit` must be at least 1, got {limit}")
     taken: Counter[str] = Counter()
     selected = []
     for item in items:

@@ -56,7 +56,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if self.samples < 0:
-            raise UserError(f"--samples must be at least 0, got {self.samples}")
+            raise UserError(f"`samples` must be at least 0, got {self.samples}")
         if unknown := set(self.formats) - FORMATS.keys():
             raise UserError(f"unknown format {', '.join(sorted(unknown))}; there is {', '.join(FORMATS)}")
 
@@ -97,7 +97,7 @@ def build_report(runs: Sequence[ScoredRun], config: ReportConfig) -> Report:
     if judge is not None:
         tables += judged_tables(runs, judge, config)
     if config.with_published and judge is None:
-        raise UserError("the paper's tables are judges' scores, and these runs have none; leave out --with-published")
+        raise UserError("the paper's tables are judges' scores, and these runs have none; leave out `with_published`")
     tables += exact_tables(runs)
     benchmark = runs[0].benchmark
     title = f"{benchmark.title} (version {benchmark.version})" if benchmark else "Exact scores of the pairs given"
@@ -138,7 +138,7 @@ def judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) -
 
 def _paper(name: str | None) -> PublishedTable:
     if name is None:
-        raise UserError("the paper has no table of this benchmark; leave out --with-published")
+        raise UserError("the paper has no table of this benchmark; leave out `with_published`")
     return published_table(name)
 
 

@@ -124,7 +124,7 @@ def check_controls(paths: Sequence[Path], judge: str | None = None) -> Verdict:
         findings.append(("The exact scores", exact))
     if not any(finding.order.strict for _, found in findings for finding in found):
         raise UserError(
-            "these runs decide nothing: add runs with --control identity, wrong-clip, noise and half, and with perfect "
+            "these runs decide nothing: add runs with `control` identity, wrong-clip, noise and half, and with perfect "
             "where targets are known, judged or scored exactly"
         )
     return Verdict(

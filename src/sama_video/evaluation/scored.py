@@ -153,7 +153,7 @@ def _common_judge(runs: Sequence[ScoredRun], judge: str | None) -> str | None:
     if known and not common:
         raise UserError(f"a table cannot mix judges, and no judge judged all runs: {', '.join(sorted(known))}")
     if len(common) > 1:
-        raise UserError(f"the runs were judged by {' and '.join(common)}; choose one with --judge")
+        raise UserError(f"the runs were judged by {' and '.join(common)}; choose one with `judge`")
     return common[0] if common else None
 
 

@@ -80,7 +80,7 @@ class JudgeConfig:
         endpoint_of(self.base_url)
         check_seconds("timeout", self.timeout)
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
-            raise UserError("--api-key-env takes the name of an environment variable that holds the key, not the key")
+            raise UserError("`api_key_env` takes the name of an environment variable that holds the key, not the key")
         for name in ("max_attempts", "concurrency", "max_tries", "max_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
@@ -398,17 +398,17 @@ class Judge:
         if 300 <= status < 400:
             return JudgeStoppedError(
                 f"{self._shown_url} sends every request on{_target_of(error.response)} (status {status}), and the "
-                "videos are not sent where they were not meant to go; name the right address with --base-url"
+                "videos are not sent where they were not meant to go; name the right address with `base_url`"
             )
         if status in (401, 403):
             return JudgeStoppedError(
                 f"{self._shown_url} refuses the key ({said}); put a valid one into the environment variable "
-                f"{config.api_key_env} or name another one with --api-key-env"
+                f"{config.api_key_env} or name another one with `api_key_env`"
             )
         if status == 404:
             return JudgeStoppedError(
                 f"{self._shown_url} knows no model {config.model!r} or is no OpenAI-compatible endpoint ({said}); "
-                "check --model, and --base-url, which usually ends in /v1"
+                "check `model`, and `base_url`, which usually ends in /v1"
             )
         may_pass = status in RETRIABLE or status >= 500
         return _FailedTryError(str(error), may_pass=may_pass, retry_after=_retry_after(error.response.headers))

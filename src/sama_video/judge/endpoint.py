@@ -106,7 +106,7 @@ def _user_of(parts: SplitResult) -> tuple[dict[str, str], tuple[str, ...]]:
 def check_seconds(name: str, value: float) -> None:
     """Raises UserError for a time limit that is none."""
     if not 0 < value < math.inf:
-        raise UserError(f"--{name} must be a number of seconds above 0, got {value:g}")
+        raise UserError(f"`{name}` must be a number of seconds above 0, got {value:g}")
 
 
 def open_client(endpoint: Endpoint, key: str, timeout: float, redact: Redactor) -> Any:

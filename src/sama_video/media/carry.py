@@ -401,7 +401,7 @@ def _rehearse(tracks: Tracks, container: str, picture: Picture) -> None:
         name = CONTAINER_NAMES[container]
         raise UserError(
             f"{name} with pictures of {width}x{height} at {float(picture.fps):g} frames a second cannot be written "
-            f"({_reason(error)}); try another --output or --output-size model"
+            f"({_reason(error)}); try another `output` or `output_size` model"
         ) from error
 
 

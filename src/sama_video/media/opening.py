@@ -95,7 +95,7 @@ def check_pixels(path: Path, height: int, width: int, max_pixels: int | None) ->
     if height * width > limit:
         raise UserError(
             f"{path} has {width}x{height} pixels, more than the limit of {limit}; make it smaller, or allow more with "
-            f"--max-source-pixels {height * width}"
+            f"`max_source_pixels` {height * width}"
         )
 
 

@@ -140,7 +140,7 @@ def check_picture_size(height: int, width: int) -> None:
     if not (0 < height <= LONGEST_SIDE and 0 < width <= LONGEST_SIDE):
         raise UserError(
             f"a video of {width}x{height} cannot be written: H.264 holds at most {LONGEST_SIDE} pixels a side; "
-            "use --output-size model, or scale the source down first"
+            "use `output_size` model, or scale the source down first"
         )
 
 

@@ -142,7 +142,7 @@ def _whole_config(
     weights.notes.append(
         f"{weights.where.name} does not say its number of heads, and its size is none that is known; "
         f"{config['num_attention_heads']} heads of width {config['attention_head_dim']} were assumed: pass "
-        "--num-attention-heads if that is wrong"
+        "`num_attention_heads` if that is wrong"
     )
     return config
 

@@ -29,8 +29,8 @@ SIGNS = (
      "it is no part of this model; leave it out"),
 )  # fmt: skip
 PARTS = (
-    (r"^(model\.)?(encoder|decoder)\.(conv1|conv_in|downsamples|upsamples|down_blocks|up_blocks)\.", VAE, "--vae"),
-    (r"^encoder\.block\.|^shared\.weight$|^token_embedding\.weight$", TEXT_ENCODER, "--text-encoder"),
+    (r"^(model\.)?(encoder|decoder)\.(conv1|conv_in|downsamples|upsamples|down_blocks|up_blocks)\.", VAE, "`vae`"),
+    (r"^encoder\.block\.|^shared\.weight$|^token_embedding\.weight$", TEXT_ENCODER, "`text_encoder`"),
     (r"(^|\.)blocks\.\d+\.(self_attn|attn1)\.", TRANSFORMER, "SOURCE"),
 )
 

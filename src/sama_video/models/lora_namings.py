@@ -115,7 +115,7 @@ def _refuse_foreign(state: StateDict, config: Mapping[str, Any]) -> None:
     if config.get("use_dora"):
         raise UserError(f"this is {FOREIGN[0][1]} (use_dora in its configuration); {_PLAIN}")
     if state and not is_lora(list(state)) and any("patch_embedding" in key for key in state):
-        raise UserError("this is a whole model and not a LoRA; convert it, and pass the folder as --model")
+        raise UserError("this is a whole model and not a LoRA; convert it, and pass the folder as `model`")
 
 
 Changes = dict[tuple[str, str], torch.Tensor]

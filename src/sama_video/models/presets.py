@@ -155,7 +155,7 @@ def estimate(
     model, settings = preset.transformer, preset.settings
     multiple = 2 * preset.spatial_factor
     if (height is None) != (width is None):
-        raise UserError("give both --height and --width, or neither")
+        raise UserError("give both `height` and `width`, or neither")
     if height is None or width is None:
         height, width = fit_size(9, 16, settings.native_area, multiple)
     if height % multiple or width % multiple or min(height, width) < 1:

@@ -80,7 +80,7 @@ def resolve_model(model: str) -> str:
         if weights is None:
             raise UserError(
                 f"the preset {model} names a size; its weights do not ship. Convert them with 'sama convert' and pass "
-                f"the folder, or pass a hub id as --model"
+                f"the folder, or pass a hub id as `model`"
             )
         return str(weights)
     folder = Path(model)

@@ -55,7 +55,7 @@ class CacheJob:
                 f"{self.run.name} begins with what the stage before will have trained; name a recipe of one stage"
             )
         if self.workers < 1:
-            raise UserError(f"--workers must be at least 1, got {self.workers}")
+            raise UserError(f"`workers` must be at least 1, got {self.workers}")
 
     @property
     def out(self) -> Path:
@@ -153,7 +153,7 @@ def _helpers(job: CacheJob) -> Iterator[None]:
     if not errors.empty():
         raise UserError(errors.get())
     if failed := [process.exitcode for process in processes if process.exitcode]:
-        raise UserError(f"a worker ended with exit code {failed[0]}; run again with fewer --workers: it continues")
+        raise UserError(f"a worker ended with exit code {failed[0]}; run again with fewer `workers`: it continues")
 
 
 def _help(job: CacheJob, share: int, errors: "SimpleQueue[Any]") -> None:

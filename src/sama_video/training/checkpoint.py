@@ -151,7 +151,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"cannot make {folder} ({error.strerror}); free some space or choose another --out") from error
+        raise UserError(f"cannot make {folder} ({error.strerror}); free some space or choose another `out`") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -33,7 +33,7 @@ class FolderClaim:
         except filelock.Timeout as error:
             raise UserError(
                 f"another run is training in {folder} ({_who(folder)}); wait until it ends, stop it, or choose another "
-                "--out"
+                "`out`"
             ) from error
         except (OSError, NotImplementedError) as error:
             raise UserError(f"cannot lock {folder} ({error}); choose a folder on a disk that takes locks") from error
@@ -67,11 +67,11 @@ def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
     if not note.exists():
         return
     if not resume:
-        raise UserError(f"{folder} holds a run already; pass --resume to continue it, or choose another --out")
+        raise UserError(f"{folder} holds a run already; pass `resume` to continue it, or choose another `out`")
     try:
         found = _fixed(json.loads(note.read_text()))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{note} is damaged ({error}); restore it, or choose another --out") from error
+        raise UserError(f"{note} is damaged ({error}); restore it, or choose another `out`") from error
     if found != _fixed(json.loads(json.dumps(as_json(config)))):
         raise UserError(
             f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "

@@ -373,7 +373,7 @@ def describe(
         UserError: for an unknown device or model size, or numbers that make no sense.
     """
     if num_devices < 1 or not 0 < mfu <= 1 or (peak_tflops is not None and peak_tflops <= 0):
-        raise UserError("--num-devices must be at least 1, --mfu above 0 and at most 1, --peak-tflops above 0")
+        raise UserError("`num_devices` must be at least 1, `mfu` above 0 and at most 1, `peak_tflops` above 0")
     precision = _precision_on(config, device)
     config = config.with_precision(precision)
     size, found = find_model_size(config), find_device(config, device)

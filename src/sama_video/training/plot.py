@@ -103,7 +103,7 @@ def plot_runs(paths: Sequence[Path], out: Path, *, metrics: Sequence[str] = (), 
     if out.suffix not in SUFFIXES:
         raise UserError(f"cannot draw {out.name}; use one of {', '.join(SUFFIXES)}")
     if window < 1:
-        raise UserError(f"--smooth must be at least 1, got {window}")
+        raise UserError(f"`smooth` must be at least 1, got {window}")
     runs = find_runs(paths)
     panels = {metric: find_curves(runs, metric, window) for metric in metrics or (*LOSSES, *VALIDATIONS)}
     missing = [metric for metric, curves in panels.items() if not curves]

@@ -90,7 +90,7 @@ def note_environment(parallel: Parallel, folder: Path, step: int, precision: Pre
         with open(note, "a") as stream:
             stream.write(json.dumps({"step": step, "precision": precision, **environment(parallel)}) + "\n")
     except OSError as error:
-        raise UserError(f"cannot write to {note} ({error.strerror}); free some space and use --resume") from error
+        raise UserError(f"cannot write to {note} ({error.strerror}); free some space and use `resume`") from error
 
 
 def environment(parallel: Parallel) -> dict[str, Any]:

@@ -60,10 +60,10 @@ def _what_is_there(stages: list[TrainConfig], out: Path) -> str:
     """For who stopped a run between its steps."""
     for stage in reversed(stages):
         if (out / stage.name / "export").exists():
-            return f"{stage.name} is complete, --resume continues after it"
+            return f"{stage.name} is complete, `resume` continues after it"
         if saved := checkpoints(out / stage.name):
             return (
-                f"step {int(saved[-1].name.removeprefix('step-'))} of {stage.name} is saved, --resume continues there"
+                f"step {int(saved[-1].name.removeprefix('step-'))} of {stage.name} is saved, `resume` continues there"
             )
     return "no step had been made yet, so there is nothing to save"
 

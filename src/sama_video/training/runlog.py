@@ -99,7 +99,7 @@ class RunLog:
                 stream.write(json.dumps(finite(record)) + "\n")
         except OSError as error:
             raise UserError(
-                f"cannot write to {self.file} ({error.strerror}); put that right and use --resume"
+                f"cannot write to {self.file} ({error.strerror}); put that right and use `resume`"
             ) from error
 
     def _draw(self, step: int, values: dict[str, Any]) -> None:

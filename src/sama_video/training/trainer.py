@@ -47,7 +47,7 @@ from .validation import Validation, write_report
 logger = logging.getLogger(__name__)
 
 SIGMA_BINS = 5
-REMEDY = "use --resume with a lower optimizer.learning_rate (--set), or look at the data"
+REMEDY = "use `resume` with a lower optimizer.learning_rate (--set), or look at the data"
 
 
 class TrainingStoppedError(Exception):
@@ -440,7 +440,7 @@ class Trainer:
 
 def _stopped(asked: signal.Signals, step: int) -> TrainingStoppedError:
     return TrainingStoppedError(
-        f"stopped by {NAMES[asked]}; step {step} is saved, --resume continues from there", exit_code=EXIT_CODES[asked]
+        f"stopped by {NAMES[asked]}; step {step} is saved, `resume` continues from there", exit_code=EXIT_CODES[asked]
     )
 
 
