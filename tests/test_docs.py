@@ -25,7 +25,7 @@ from tests.clips import write_clip
 from tests.evaluation.copies import write_copy
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 STAND_INS = ("sama-14b",)
 
 

@@ -18,7 +18,7 @@ from .timing import Clock, Schedule, join_schedules, read_schedule
 # Seconds before the wanted time at which decoding starts: more than any usual distance between key frames, and
 # MPEG program streams have no index, so their seeks land anywhere near.
 SEEK_MARGIN = 5.0
-LOOKS = 5  # frames over the film in which HDR's white is looked for
+PROBES = 5  # frames over the film in which HDR's white is looked for
 
 
 class Film:
@@ -65,15 +65,15 @@ class Film:
                 is_image=False,
             )
             is_hdr = coding_of(first.frame).is_hdr
-        self.white = find_white(self._looks()) if is_hdr else REFERENCE_WHITE
+        self.white = find_white(self._probes()) if is_hdr else REFERENCE_WHITE
 
-    def _looks(self) -> Iterator[av.VideoFrame]:
+    def _probes(self) -> Iterator[av.VideoFrame]:
         """A few frames from all over the film, the first among them; that one alone where seeking is not possible."""
         seconds = self.info.num_frames / self.info.fps if self.schedule.can_seek else Fraction(0)
         with self._opened(self.parts[0]) as decoder:
-            for look in range(LOOKS if seconds else 1):
-                if look:
-                    offset = int((self.origin + seconds * look / LOOKS) / decoder.time_base)
+            for probe in range(PROBES if seconds else 1):
+                if probe:
+                    offset = int((self.origin + seconds * probe / PROBES) / decoder.time_base)
                     decoder.container.seek(offset, stream=decoder.stream)
                 frames = decoder.frames()
                 if (decoded := next(frames, None)) is not None:
