@@ -233,7 +233,7 @@ def _merge(lora: Path, output: Path, model: str, dtype: str | None) -> Conversio
 
 
 def _cast_as_stored(part: torch.nn.Module, files: WeightFiles) -> None:
-    """Every tensor of a model in the type of the file that it came from; new ones in the type of most."""
+    """Every weight of a model in the type that its file has it in; new ones in the type of most."""
     specs = read_folder_specs(files)
     usual = Counter(spec.dtype for spec in specs.values()).most_common(1)[0][0]
     for name, tensor in part.named_parameters():

@@ -78,7 +78,7 @@ def synth(
 @data_app.command()
 def curate(
     manifest: Annotated[str, typer.Argument(help="CSV, JSON, JSONL or Parquet with source, target and prompt.")],
-    out: Annotated[Path, typer.Option(help="Folder of the answers and results; the same folder goes on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the answers and results; the same folder resumes.")],
     model: Annotated[str, typer.Option(help="The judge's name at the endpoint.")] = "Qwen/Qwen2.5-VL-72B-Instruct",
     base_url: BaseUrl = "http://localhost:8000/v1",
     api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
