@@ -3,7 +3,7 @@
 import torch
 from common import compare, report, setting
 
-from sama_video.detail import JointUpsampler, resize_plainly
+from sama_video.media.detail import JointUpsampler, resize_plainly
 
 FRAMES = 16
 

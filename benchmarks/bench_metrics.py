@@ -11,7 +11,7 @@ import numpy as np
 from common import compare, report, setting
 from skimage.metrics import structural_similarity
 
-from sama_video.metrics import LUMA, flicker, haarpsi, motion_error, psnr, ssim
+from sama_video.media.metrics import LUMA, flicker, haarpsi, motion_error, psnr, ssim
 
 HEIGHT, WIDTH, FRAMES = 480, 832, 3
 

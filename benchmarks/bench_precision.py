@@ -17,8 +17,8 @@ from bench_train_step import BATCH, FRAMES, SIDE, TEXT, clips
 from common import setting
 
 from sama_video.data.batch import EncodedBatch, Step
-from sama_video.data.plan import BatchKey
-from sama_video.precision import relative_seconds
+from sama_video.data.epoch import BatchKey
+from sama_video.system.precision import relative_seconds
 from sama_video.training.config import with_settings
 from sama_video.training.muon import orthogonal
 from sama_video.training.parallel import Parallel

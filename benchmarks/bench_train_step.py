@@ -19,8 +19,8 @@ import torch
 from common import setting
 
 from sama_video.models.presets import PRESETS
-from sama_video.precision import choose_precision
-from sama_video.system import peak_memory
+from sama_video.system.platforms import peak_memory
+from sama_video.system.precision import choose_precision
 
 FRAMES, SIDE, BATCH, TEXT = 5, 16, 8, 32  # latent frames of one stream, latent side, samples, text rows
 STEPS, ROUNDS = 6, 5
@@ -53,7 +53,7 @@ def seconds_per_step(step) -> float:
 
 def ours() -> tuple[float, float]:
     from sama_video.data.batch import EncodedBatch, Step
-    from sama_video.data.plan import BatchKey
+    from sama_video.data.epoch import BatchKey
     from sama_video.training.config import with_settings
     from sama_video.training.parallel import Parallel
     from sama_video.training.recipes import find_recipe

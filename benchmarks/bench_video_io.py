@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 from common import compare, report, setting
 
-from sama_video.files import written_aside
+from sama_video.system.files import written_aside
 from sama_video.video import Frame, VideoReader, VideoWriter
 
 FRAMES, SIZE = 60, (480, 848)

@@ -15,8 +15,8 @@ import PIL.Image
 import torch
 from common import setting
 
-from sama_video.detail import JointUpsampler, resize_plainly
 from sama_video.editing import EditSettings, edit_frames, plan_edit, read_at_model_size
+from sama_video.media.detail import JointUpsampler, resize_plainly
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.synth.instructions import EVALUATION
 from sama_video.synth.looks import LOOKS

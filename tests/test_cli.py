@@ -16,8 +16,8 @@ import torch
 import sama_video
 from sama_video.cli.app import main, normalise_arguments
 from sama_video.editing import sidecar_of
-from sama_video.errors import UserError
 from sama_video.models.presets import ASSETS
+from sama_video.system.errors import UserError
 from sama_video.training.recipes import find_stages
 from sama_video.video import VideoReader
 from tests.clips import write_clip
@@ -297,7 +297,7 @@ def test_signals_leave_nothing_half_written(number, code, tmp_path):
     script = """if True:
         import pathlib, sys, time
         from sama_video.cli import edit, app
-        from sama_video.files import written_aside
+        from sama_video.system.files import written_aside
 
         def work(*_):
             with written_aside(pathlib.Path(sys.argv[-1])) as aside:

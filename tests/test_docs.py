@@ -19,7 +19,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from sama_video.data.catalogue import catalogue_table
 from sama_video.models.convert_checkpoint import official_text_encoder_state, official_transformer_state
 from sama_video.models.transformer_sama import SamaTransformer3DModel
-from sama_video.training.nano import train_tokenizer
+from sama_video.nano.parts import train_tokenizer
 from tests import golden
 from tests.clips import write_clip
 from tests.evaluation.copies import write_copy

@@ -10,9 +10,9 @@ import pytest
 
 import sama_video
 from sama_video.editing import EditSettings, edit_video, plan_edit, read_sidecar, sidecar_of, window_starts
-from sama_video.errors import UserError
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.pipelines.selection import ModelFacts
+from sama_video.system.errors import UserError
 from sama_video.video import VideoInfo, VideoReader
 from tests import tiny
 from tests.clips import write_clip

@@ -1,4 +1,4 @@
-"""Imports point one way, from `cli` down to `errors`: the layers below, and never upwards or sideways."""
+"""Imports point one way, from `cli` down to `system`: the layers below, and never upwards or sideways."""
 
 import ast
 from pathlib import Path
@@ -7,16 +7,14 @@ import sama_video
 
 ROOT = Path(sama_video.__file__).parent
 LAYERS = (
-    {"errors", "system", "workers"},
-    {"files", "precision"},
-    {"journal"},
+    {"system"},
     {"media"},
-    {"shapes", "video", "detail", "metrics"},
+    {"video"},
     {"judge", "synth", "models"},
     {"pipelines"},
     {"data"},
-    {"curation", "editing", "conversion", "training"},
-    {"evaluation"},
+    {"curation", "editing", "training"},
+    {"evaluation", "nano"},
     {"cli"},
 )
 

@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sama_video.errors import UserError
-from sama_video.files import written_aside
+from sama_video.system.errors import UserError
+from sama_video.system.files import written_aside
 from sama_video.video import Frame, VideoReader, VideoWriter, regular_time_base
 from tests.clips import index_of, picture, write_clip
 

@@ -5,8 +5,8 @@ from diffusers import AutoencoderKLWan
 from transformers import UMT5Config, UMT5EncoderModel
 
 from sama_video.models.transformer_sama import SamaTransformer3DModel
+from sama_video.nano.parts import train_tokenizer
 from sama_video.pipelines.pipeline_sama import SamaPipeline
-from sama_video.training.nano import train_tokenizer
 
 TRANSFORMER = {
     "num_attention_heads": 2,

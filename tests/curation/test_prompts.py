@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from sama_video.curation.config import IMAGE_THRESHOLDS, VIDEO_THRESHOLDS
 from sama_video.curation.prompts import (
     CONTENT_PRESERVATION,
     INSTRUCTION_AND_QUALITY,
@@ -13,6 +12,7 @@ from sama_video.curation.prompts import (
     PROMPTS,
     prompts_for,
 )
+from sama_video.curation.rules import IMAGE_THRESHOLDS, VIDEO_THRESHOLDS
 
 FRAGMENTS = {
     INSTRUCTION_AND_QUALITY: (

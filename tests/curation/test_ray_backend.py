@@ -2,11 +2,11 @@
 
 import pytest
 
+from sama_video.curation.curate import ANSWERS, curate
 from sama_video.curation.ray_backend import SHARDS, RayConfig, curate_with_ray
-from sama_video.curation.run import ANSWERS, curate
 from sama_video.data.manifest import read_manifest
-from sama_video.errors import UserError
-from sama_video.judge.store import read_answers
+from sama_video.judge.answers import read_answers
+from sama_video.system.errors import UserError
 from tests.curation.pairs import derived_files, quick_config, write_pairs
 from tests.judge_server import JudgeServer, Mishap, error_body
 

@@ -5,8 +5,8 @@ import pytest
 from sama_video.curation.prompts import prompts_for
 from sama_video.curation.score import average_answers
 from sama_video.curation.select import rejections
-from sama_video.errors import UserError
-from sama_video.judge.store import Answer
+from sama_video.judge.answers import Answer
+from sama_video.system.errors import UserError
 from tests.curation.pairs import quick_config
 
 CONFIG = quick_config("http://unused/v1")

@@ -21,14 +21,14 @@ from sama_video.data.buckets import Buckets
 from sama_video.data.cache import EncoderIdentity, LatentCache
 from sama_video.data.datasets import EngineDataset, ManifestDataset, Recipe
 from sama_video.data.encoding import Encoder
+from sama_video.data.epoch import BatchConfig, WeightedDataset, planned_variants, tabulate
 from sama_video.data.loader import BatchLoader
 from sama_video.data.manifest import Row, read_manifest, write_manifest
-from sama_video.data.plan import BatchConfig, WeightedDataset, planned_variants, tabulate
 from sama_video.data.samples import load_sample, sample_recipe
-from sama_video.data.store import TensorStore
-from sama_video.errors import UserError
+from sama_video.data.shards import TensorStore
 from sama_video.models.semantic_encoder import SemanticEncoder
 from sama_video.pipelines.loading import load_pipeline
+from sama_video.system.errors import UserError
 from sama_video.training.caching import CacheJob, fill_cache
 from sama_video.training.config import DatasetConfig
 from sama_video.training.mixture import cache_precision

@@ -6,7 +6,7 @@ import pytest
 
 from sama_video.data.catalogue import CATALOGUE, catalogue_table, find_dataset, read_dataset
 from sama_video.data.manifest import Row
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 
 
 def write_json(path, *records):

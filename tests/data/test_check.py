@@ -19,7 +19,7 @@ import pytest
 
 from sama_video.data.check import check_manifest, check_media
 from sama_video.data.manifest import Manifest, Row, read_manifest, write_manifest
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from tests.clips import picture, write_clip
 
 RESULTS = ("clean.csv", "rejected.csv", "report.json")

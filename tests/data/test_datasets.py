@@ -15,7 +15,7 @@ from sama_video.data.datasets import EDIT, ClipMetadata, ManifestDataset, read_c
 from sama_video.data.facts import FileFacts, file_version
 from sama_video.data.manifest import Row
 from sama_video.data.pretext import TEXT_TO_VIDEO
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from tests.clips import index_of, write_clip
 
 

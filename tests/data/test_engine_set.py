@@ -10,8 +10,8 @@ import pytest
 
 from sama_video.data.engine_set import EngineSetConfig, write_engine_set
 from sama_video.data.manifest import read_manifest
-from sama_video.errors import UserError
 from sama_video.synth.engine import Engine
+from sama_video.system.errors import UserError
 from sama_video.video import VideoReader
 
 SMALL = {"num_frames": 5, "height": 64, "width": 96, "loose": 0.2}

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sama_video.data.batch import Step, collate
 from sama_video.data.buckets import Buckets
 from sama_video.data.datasets import EngineDataset
+from sama_video.data.epoch import BatchConfig, WeightedDataset
 from sama_video.data.loader import BatchLoader
-from sama_video.data.plan import BatchConfig, WeightedDataset
 from sama_video.data.pretext import PROMPTS, source_num_frames
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from tests.data.fakes import FakeEngine, NumberedDataset
 
 BUCKETS = Buckets(area=32 * 32, frame_counts=(1, 5, 9))

@@ -24,7 +24,7 @@ from sama_video.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 
 TO_EDIT = ("src_video", "prompt")
 CAPTIONED = ("tgt_video", "prompt")

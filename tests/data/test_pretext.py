@@ -17,7 +17,7 @@ from sama_video.data.pretext import (
     task_prompt,
     tube_shuffle,
 )
-from sama_video.shapes import is_valid_num_frames
+from sama_video.models.shapes import is_valid_num_frames
 
 SIZES = st.tuples(st.integers(2, 21), st.integers(2, 9), st.integers(2, 9))
 SEEDS = st.integers(0, 2**31)

@@ -11,8 +11,8 @@ import PIL.Image
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.layouts import read_items
 from sama_video.evaluation.records import PREDICTIONS, VIDEOS, Prediction, RunInfo, write_run
-from sama_video.files import hash_file
-from sama_video.journal import Journal
+from sama_video.system.files import hash_file
+from sama_video.system.journal import Journal
 from tests.clips import write_clip
 
 SIZE = {"height": 32, "width": 48}

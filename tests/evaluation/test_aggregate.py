@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sama_video.errors import UserError
 from sama_video.evaluation.aggregate import (
     Counts,
     aggregate,
@@ -18,6 +17,7 @@ from sama_video.evaluation.aggregate import (
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.records import ExactScores
 from sama_video.evaluation.statistics import column_means
+from sama_video.system.errors import UserError
 
 from .made_up import judgment, make_items, without_scores
 

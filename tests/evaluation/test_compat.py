@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sama_video.errors import UserError
 from sama_video.evaluation.aggregate import aggregate
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.compat import AuthorsStopError, openve_score, reco_scores
@@ -17,7 +16,8 @@ from sama_video.evaluation.records import Judgment
 from sama_video.evaluation.report import ReportConfig, build_report
 from sama_video.evaluation.scored import read_scored
 from sama_video.evaluation.statistics import column_means
-from sama_video.judge.store import Answer, AnswerStore
+from sama_video.judge.answers import Answer, AnswerStore
+from sama_video.system.errors import UserError
 from tests.clips import write_clip
 
 from .made_up import make_items, write_made_up_run

@@ -11,7 +11,6 @@ import PIL.Image
 import pytest
 
 from sama_video.editing import EditSettings
-from sama_video.errors import UserError
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.editors import (
     CONTROLS,
@@ -22,7 +21,8 @@ from sama_video.evaluation.editors import (
     PipelineEditor,
 )
 from sama_video.evaluation.layouts import read_items
-from sama_video.metrics import psnr
+from sama_video.media.metrics import psnr
+from sama_video.system.errors import UserError
 from sama_video.video import VideoReader
 from tests import tiny
 from tests.clips import write_photos

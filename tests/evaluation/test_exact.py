@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 
 from sama_video.cli.app import app, normalise_arguments
 from sama_video.data.manifest import Row, write_manifest
-from sama_video.errors import UserError
 from sama_video.evaluation.aggregate import aggregate_exact
 from sama_video.evaluation.benchmark import Item
 from sama_video.evaluation.editors import CONTROLS, CommandEditor, ControlEditor
 from sama_video.evaluation.exact import ExactConfig, read_clips, run_of_manifest, score_run
 from sama_video.evaluation.predict import predict
 from sama_video.evaluation.records import EXACT, PREDICTIONS, Prediction, RunInfo, predictions_of, read_run
-from sama_video.metrics import LARGEST_PSNR, METRICS
+from sama_video.media.metrics import LARGEST_PSNR, METRICS
+from sama_video.system.errors import UserError
 from sama_video.video import VideoReader, write_lossless
 from tests.clips import write_clip
 

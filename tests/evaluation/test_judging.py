@@ -13,7 +13,6 @@ from itertools import cycle, islice
 
 import pytest
 
-from sama_video.errors import UserError
 from sama_video.evaluation import judging
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.judging import (
@@ -26,9 +25,10 @@ from sama_video.evaluation.judging import (
     protocol_of,
 )
 from sama_video.evaluation.records import ITEMS, PREDICTIONS, RUN, Judgment, read_records, read_run
-from sama_video.journal import Journal
 from sama_video.judge.client import JudgeConfig
-from sama_video.judge.media import look
+from sama_video.judge.clips import look
+from sama_video.system.errors import UserError
+from sama_video.system.journal import Journal
 from tests.clips import write_clip
 from tests.evaluation.copies import SIZE, write_copy, write_lazy_run
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body, shown_of

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from sama_video.errors import UserError
 from sama_video.evaluation.benchmark import benchmark_names, find_benchmark
 from sama_video.evaluation.layouts import read_items, reco_file_name, vie_group
+from sama_video.system.errors import UserError
 from tests.evaluation.copies import COPIES, OPENVE_TYPES, write_copy
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from sama_video.data.engine_set import EngineSetConfig
 from sama_video.data.manifest import Row, read_manifest
-from sama_video.errors import UserError
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.pairs import edited_files, manifest_items, read_manifest_items
+from sama_video.system.errors import UserError
 
 
 def test_the_engine_s_benchmark_has_a_task_a_family_and_six_items_each():

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from sama_video.cli.app import app, normalise_arguments
 from sama_video.data.manifest import Row
-from sama_video.errors import UserError
 from sama_video.evaluation.editors import CommandEditor, ControlEditor, EditFailedError
 from sama_video.evaluation.pairs import manifest_items
 from sama_video.evaluation.predict import predict, select_items, summary
 from sama_video.evaluation.records import PREDICTIONS, Prediction, RunInfo, predictions_of, read_records, read_run
+from sama_video.system.errors import UserError
 
 INFO = RunInfo(benchmark="engine", version="1", data="", editor="copy")
 COPY = CommandEditor(template="cp {source} {output}")
@@ -136,7 +136,7 @@ COPY_ALL = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
 FULL = """
 import resource, sys
 from pathlib import Path
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from sama_video.evaluation.editors import ControlEditor
 from sama_video.evaluation.predict import predict
 from sama_video.evaluation.records import read_run

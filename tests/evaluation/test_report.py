@@ -12,14 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from sama_video.cli.app import app
-from sama_video.errors import UserError
 from sama_video.evaluation.published import published_table
 from sama_video.evaluation.records import ExactScores, Judgment, read_records, read_run, write_run
 from sama_video.evaluation.report import ReportConfig, build_report, write_report
-from sama_video.evaluation.samples import choose_samples
 from sama_video.evaluation.scored import read_scored, same_judge
+from sama_video.evaluation.shown import choose_samples
 from sama_video.evaluation.tables import console
-from sama_video.judge.store import Answer, AnswerStore
+from sama_video.judge.answers import Answer, AnswerStore
+from sama_video.system.errors import UserError
 from sama_video.video import VideoReader
 
 from ..clips import write_clip

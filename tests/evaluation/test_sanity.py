@@ -7,10 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sama_video.cli.app import app
-from sama_video.errors import UserError
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.records import ExactScores
 from sama_video.evaluation.sanity import FOLLOWING, PRESERVATION, check_controls
+from sama_video.system.errors import UserError
 
 from .made_up import dimension_keys, judgment, make_items, write_made_up_run
 

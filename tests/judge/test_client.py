@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sama_video.errors import UserError
+from sama_video.judge.answers import AnswerStore
 from sama_video.judge.client import Judge, JudgeConfig, JudgeStoppedError, Question
-from sama_video.judge.media import Look, MediaConfig, look
-from sama_video.judge.store import AnswerStore
+from sama_video.judge.clips import Look, MediaConfig, look
+from sama_video.system.errors import UserError
 from tests.clips import write_clip
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body, in_seconds
 

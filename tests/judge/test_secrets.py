@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import pytest
 
-from sama_video.errors import UserError
+from sama_video.judge.answers import AnswerStore
 from sama_video.judge.client import Judge, JudgeConfig, JudgeStoppedError
 from sama_video.judge.endpoint import endpoint_of
 from sama_video.judge.redact import MASK, redactor_of
-from sama_video.judge.store import AnswerStore
+from sama_video.system.errors import UserError
 from tests.judge.test_client import QUESTION
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body
 

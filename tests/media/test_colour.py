@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 
-from sama_video.errors import UserError
 from sama_video.media.colour import Coding, compress, to_sdr
+from sama_video.system.errors import UserError
 from sama_video.video import VideoReader
 
 # Red, green, blue, white, a grey and a skin tone, each a block of 32 x 32.

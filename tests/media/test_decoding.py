@@ -9,7 +9,7 @@ import pytest
 from av.codec.context import Flags
 from av.stream import Disposition
 
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from sama_video.video import VideoReader
 from tests.clips import picture, write_clip
 

@@ -13,7 +13,7 @@ from tests.clips import picture, write_clip
 NUMBER = 200
 READ = """
 import sys
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from sama_video.video import VideoReader
 for path in sys.stdin.read().splitlines():
     try:

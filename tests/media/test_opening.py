@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 
-from sama_video.errors import UserError
 from sama_video.media.opening import reading
+from sama_video.system.errors import UserError
 from sama_video.video import MAX_SOURCE_PIXELS, VideoReader, result_suffix
 from tests.clips import write_clip
 

@@ -12,7 +12,7 @@ import PIL.Image
 import PIL.ImageCms
 import pytest
 
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from sama_video.video import VideoReader, result_suffix
 from tests.clips import picture
 

@@ -8,8 +8,8 @@ import imageio_ffmpeg
 import pytest
 
 from sama_video.editing import EditSettings, edit_video, read_sidecar
-from sama_video.errors import UserError
 from sama_video.media.subtitles import Line, cut_lines, one_at_a_time
+from sama_video.system.errors import UserError
 from tests import tiny
 from tests.tones import Sound, carry, heard, noise, shift_and_likeness, write_pictures_and_sounds
 

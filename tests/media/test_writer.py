@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sama_video.editing import EditSettings, check_edit, edit_video
-from sama_video.errors import UserError
 from sama_video.pipelines.selection import read_facts
+from sama_video.system.errors import UserError
 from sama_video.video import Frame, VideoReader, VideoWriter, check_picture_size
 from tests import tiny
 from tests.clips import picture, write_clip

@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sama_video.errors import UserError
 from sama_video.models.checkpoint_files import read_names, read_weights
 from sama_video.models.convert_checkpoint import (
     load_official_text_encoder,
@@ -15,6 +14,7 @@ from sama_video.models.convert_checkpoint import (
     official_text_encoder_state,
     official_transformer_state,
 )
+from sama_video.system.errors import UserError
 from tests.golden import FOLDER
 
 DIT, VAE, T5 = (FOLDER / f"{name}_weights.safetensors" for name in ("dit_tiny24", "vae_dim8", "t5"))

@@ -6,8 +6,6 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file, save_file
 
-from sama_video.conversion import convert_files
-from sama_video.errors import UserError
 from sama_video.models.convert_checkpoint import (
     load_official_text_encoder,
     load_official_transformer,
@@ -18,6 +16,8 @@ from sama_video.models.convert_checkpoint import (
 )
 from sama_video.models.presets import PRESETS
 from sama_video.models.transformer_sama import SamaTransformer3DModel
+from sama_video.pipelines.conversion import convert_files
+from sama_video.system.errors import UserError
 from tests.golden import FOLDER
 
 DIT = FOLDER / "dit_tiny24_weights.safetensors"

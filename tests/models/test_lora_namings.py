@@ -7,8 +7,8 @@ from diffusers.loaders.lora_conversion_utils import (
     _convert_non_diffusers_wan_lora_to_diffusers,
 )
 
-from sama_video.errors import UserError
 from sama_video.models.lora_namings import convert_lora_state, is_lora
+from sama_video.system.errors import UserError
 
 WIDTH, FFN, RANK = 48, 64, 4
 OFFICIAL = {

@@ -6,8 +6,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
-from sama_video.errors import UserError
 from sama_video.models.semantic_encoder import SemanticEncoder
+from sama_video.system.errors import UserError
 
 VISION = {
     "hidden_size": 32,

@@ -14,13 +14,13 @@ from huggingface_hub import utils as hub_utils
 from safetensors.torch import load_file, save_file
 
 from sama_video.cli.app import main
-from sama_video.conversion import convert_files
 from sama_video.editing import EditSettings, edit_video
-from sama_video.errors import UserError
-from sama_video.files import hash_configuration, hash_weights
 from sama_video.models.strict_loading import check_finite, quiet_libraries
+from sama_video.pipelines.conversion import convert_files
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.pipelines.selection import Loading, ModelFacts, read_facts
+from sama_video.system.errors import UserError
+from sama_video.system.files import hash_configuration, hash_weights
 from tests import tiny
 from tests.clips import write_clip
 from tests.pipelines.mutations import change_entries, change_tensors, make_shards, weights_of, with_value

@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
-from sama_video.errors import UserError
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.pipelines.pipeline_sama import SamaPipeline
+from sama_video.system.errors import UserError
 from tests import tiny
 from tests.pipelines.mutations import MUTATIONS
 

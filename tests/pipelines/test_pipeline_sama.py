@@ -14,10 +14,10 @@ from diffusers import (
 )
 from diffusers.callbacks import SDCFGCutoffCallback
 
-from sama_video.errors import UserError
 from sama_video.models.latents import encode_video
+from sama_video.models.shapes import LatentShape
 from sama_video.pipelines.pipeline_sama import SamaPipeline
-from sama_video.shapes import LatentShape
+from sama_video.system.errors import UserError
 from tests import tiny
 
 LATENTS = LatentShape(frames=2, height=4, width=6)

@@ -5,10 +5,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sama_video.errors import UserError
 from sama_video.synth.draw import Draw
 from sama_video.synth.footage import Footage, decoded_film, find_shots
 from sama_video.synth.sprites import SPLITS
+from sama_video.system.errors import UserError
 from sama_video.video import VideoReader
 from tests.clips import write_clip, write_photos
 

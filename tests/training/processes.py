@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from sama_video.training.config import (
     DataConfig,
     DatasetConfig,

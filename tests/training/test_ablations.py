@@ -6,9 +6,9 @@ import torch
 from diffusers import UniPCMultistepScheduler
 
 from sama_video.data.pretext import TEXT_TO_VIDEO
-from sama_video.errors import UserError
 from sama_video.models.transformer_sama import SamaTransformer3DModel
 from sama_video.pipelines.loading import load_pipeline
+from sama_video.system.errors import UserError
 from sama_video.training.preparation import prepare_transformer
 from tests import tiny
 from tests.training import processes, runs

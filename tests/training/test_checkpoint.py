@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sama_video.errors import UserError
 from sama_video.models.presets import PRESETS
+from sama_video.system.errors import UserError
 from sama_video.training.checkpoint import Checkpoints, checkpoints
 from sama_video.training.config import ParallelConfig
 from sama_video.training.parallel import Parallel

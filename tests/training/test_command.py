@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sama_video.cli.app import app, normalise_arguments
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from sama_video.training.config import as_settings, with_settings
 from sama_video.training.recipes import RECIPES, find_stages, smoke
 from sama_video.video import VideoReader

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sama_video.errors import UserError
 from sama_video.models.presets import PRESETS
-from sama_video.precision import choose_precision
+from sama_video.system.errors import UserError
+from sama_video.system.precision import choose_precision
 from sama_video.training.config import LoraConfig
 from sama_video.training.estimate import (
     activation_bytes,

@@ -2,11 +2,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sama_video.conversion import convert_files
 from sama_video.data.manifest import Row, write_manifest
-from sama_video.errors import UserError
 from sama_video.models.convert_checkpoint import load_official_transformer, official_transformer_state
+from sama_video.pipelines.conversion import convert_files
 from sama_video.pipelines.loading import load_pipeline
+from sama_video.system.errors import UserError
 from sama_video.training.caching import CacheJob, fill_cache
 from sama_video.training.config import DatasetConfig
 from tests import tiny

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 
 from sama_video.data.encoding import Encoder
 from sama_video.data.loader import BatchLoader
-from sama_video.errors import UserError
 from sama_video.models.presets import PRESETS
 from sama_video.pipelines.pipeline_sama import SamaPipeline
+from sama_video.system.errors import UserError
 from sama_video.training import parallel
 from sama_video.training.checkpoint import checkpoints
 from sama_video.training.config import (
@@ -31,8 +31,8 @@ from sama_video.training.config import (
     OptimizerConfig,
     ValidationConfig,
 )
-from sama_video.training.run import run_stages
-from sama_video.training.runlog import RunLog
+from sama_video.training.logs.runlog import RunLog
+from sama_video.training.stages import run_stages
 from sama_video.training.trainer import Trainer, TrainingStoppedError
 from sama_video.training.validation import Validation
 from tests.training import processes

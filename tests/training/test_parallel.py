@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.fsdp import FSDPModule
 
-from sama_video.errors import UserError
+from sama_video.system.errors import UserError
 from sama_video.training.config import DataConfig, DatasetConfig, OptimizerConfig, ParallelConfig
 from sama_video.training.ema import Ema
 from sama_video.training.losses import flow_matching_step
 from sama_video.training.mixture import build_mixture, tabulate_mixture
 from sama_video.training.optimizer import Optimizer
 from sama_video.training.parallel import Parallel, Trainable, is_first, whole
-from sama_video.training.run import run_stages
+from sama_video.training.stages import run_stages
 from tests import tiny
 from tests.clips import write_clip
 from tests.training import processes

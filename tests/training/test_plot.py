@@ -5,8 +5,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sama_video.errors import UserError
-from sama_video.training.plot import find_runs, plot_runs, series, smoothed
+from sama_video.system.errors import UserError
+from sama_video.training.logs.plot import find_runs, plot_runs, series, smoothed
 
 
 def write_run(folder, losses, validations=()):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from sama_video.training.config import DatasetConfig, ParallelConfig
+from sama_video.training.logs.provenance import note_environment, write_provenance
 from sama_video.training.parallel import Parallel
-from sama_video.training.provenance import note_environment, write_provenance
 from sama_video.training.recipes import smoke
 
 

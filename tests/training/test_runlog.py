@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sama_video.errors import UserError
-from sama_video.training.runlog import RunLog, finite, forget_after, read_metrics
+from sama_video.system.errors import UserError
+from sama_video.training.logs.runlog import RunLog, finite, forget_after, read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
 from sama_video.data.pretext import PROMPTS
-from sama_video.errors import UserError
 from sama_video.synth.edits import FAMILIES
+from sama_video.system.errors import UserError
 from sama_video.training.config import (
     DataConfig,
     DatasetConfig,
@@ -28,8 +28,8 @@ from sama_video.training.config import (
     TrainConfig,
     ValidationConfig,
 )
+from sama_video.training.logs.runlog import read_metrics
 from sama_video.training.parallel import Parallel
-from sama_video.training.runlog import read_metrics
 from sama_video.training.trainer import Trainer
 from sama_video.training.validation import Validation, find_cases, pretext_cases, write_report
 from sama_video.video import VideoReader, write_lossless

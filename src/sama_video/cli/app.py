@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import UserError
+from ..system.errors import UserError
 from .console import DEBUG, PIPE_CLOSED, TerminatedError, exit_code, is_closed_pipe, remark, sentence, show_trace
 from .data import data_app
 from .edit import demo, edit

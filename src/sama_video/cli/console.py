@@ -10,8 +10,8 @@ from typing import TextIO
 
 import typer
 
-from ..errors import UserError
-from ..files import FULL
+from ..system.errors import UserError
+from ..system.files import FULL
 from .options import in_options
 
 DEBUG = "SAMA_DEBUG"

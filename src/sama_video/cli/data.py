@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .options import (
     ApiKeyEnv,
     BaseUrl,
@@ -101,13 +101,13 @@ def curate(
     seconds_per_request: SecondsPerRequest = 5.0,
 ) -> None:
     """Let a vision language model judge edited pairs and keep the good ones (the paper's Appendix B)."""
-    from ..curation.config import CurationConfig
+    from ..curation.curate import curate as run
+    from ..curation.curate import plan
     from ..curation.ray_backend import RayConfig, curate_with_ray
-    from ..curation.run import curate as run
-    from ..curation.run import plan
+    from ..curation.rules import CurationConfig
     from ..data.manifest import parse_column_map, read_manifest
     from ..judge.client import JudgeConfig
-    from ..judge.media import MediaConfig
+    from ..judge.clips import MediaConfig
     from .progress import ProgressBar
 
     judge = JudgeConfig(

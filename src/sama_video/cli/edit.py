@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
-from ..files import check_folder, folder_made, sweep
-from .batch import Batch, Job, check_files, default_output, read_rows
+from ..system.errors import UserError
+from ..system.files import check_folder, folder_made, sweep
 from .console import remark, say
+from .edit_manifest import Batch, Job, check_files, default_output, read_rows
 from .progress import ProgressBar
 
 if TYPE_CHECKING:

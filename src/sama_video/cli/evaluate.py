@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .options import (
     ApiKeyEnv,
     BaseUrl,

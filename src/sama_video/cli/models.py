@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .console import remark, say
 from .options import in_options
 
@@ -50,7 +50,7 @@ def convert(
     if not source.exists():
         raise UserError(f"no such file or folder: {source}")
 
-    from ..conversion import convert_files  # imports torch
+    from ..pipelines.conversion import convert_files  # imports torch
 
     conversion = convert_files(
         source,

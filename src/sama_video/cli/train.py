@@ -60,7 +60,7 @@ def run_recipe(
     peak_tflops: Annotated[float | None, typer.Option(help="For --dry-run: instead of the device's.")] = None,
 ) -> None:
     """Train an editor: sama train smoke --out runs/smoke."""
-    from ..errors import UserError
+    from ..system.errors import UserError
     from ..training.recipes import find_stages
 
     stages = find_stages(recipe, settings or [])
@@ -73,7 +73,7 @@ def run_recipe(
     if out is None:
         raise UserError("say where the run is to be saved: --out FOLDER")
 
-    from ..training.run import run_stages
+    from ..training.stages import run_stages
     from ..training.trainer import TrainingStoppedError
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -96,7 +96,7 @@ def plot(
     smooth: Annotated[int, typer.Option(help="Steps that mean and spread are taken over.")] = 50,
 ) -> None:
     """Draw the curves of several runs, smoothed, with their spread."""
-    from ..training.plot import plot_runs
+    from ..training.logs.plot import plot_runs
 
     drawn = plot_runs(runs, out, metrics=metric or (), window=smooth)
     typer.echo(f"{', '.join(drawn)}: {out}")

@@ -6,7 +6,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from .config import CurationConfig
+from .rules import CurationConfig
 from .score import Scored
 
 BIN = 0.5

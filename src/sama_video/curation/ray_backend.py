@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.manifest import Row
-from ..errors import UserError
-from ..judge.batch import Progress
+from ..judge.answers import AnswerStore, merge_into, read_answers
 from ..judge.client import Judge, JudgeStoppedError
-from ..judge.store import AnswerStore, merge_into, read_answers
-from .config import CurationConfig
-from .report import Report, write_results
-from .run import ANSWERS
+from ..judge.questions import Progress
+from ..system.errors import UserError
+from .curate import ANSWERS
+from .results import Report, write_results
+from .rules import CurationConfig
 from .score import Scored, score_rows
 
 SHARDS = "shards"

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.manifest import Row, local_file
-from ..errors import UserError
-from ..judge.batch import in_threads
+from ..judge.answers import Answer
 from ..judge.client import Judge, JudgeStoppedError, Question
-from ..judge.media import Look, encode, look, message_parts
+from ..judge.clips import Look, encode, look, message_parts
+from ..judge.questions import in_threads
 from ..judge.redact import reason_of
-from ..judge.store import Answer
-from .config import CurationConfig
+from ..system.errors import UserError
 from .prompts import TASK, Prompt, prompts_for
+from .rules import CurationConfig
 
 # Averages of a few turns: far below any difference between scores, far above the error of a sum.
 DECIMALS = 4

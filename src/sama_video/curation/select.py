@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .config import CurationConfig
+from .rules import CurationConfig
 from .score import Scored
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from .datasets import EncodedSample, Sample
-from .plan import BatchKey
+from .epoch import BatchKey
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..shapes import fit_size, is_valid_num_frames, neighbouring_num_frames
+from ..models.shapes import fit_size, is_valid_num_frames, neighbouring_num_frames
 
 # 1/2, 2/3, 3/4, 1/1 and their reciprocals.
 ASPECT_RATIOS = (1 / 2, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 2.0)

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..errors import UserError
-from ..files import hash_file, hash_weights
+from ..system.errors import UserError
+from ..system.files import hash_file, hash_weights
 from .datasets import EncodedSample, Recipe, Sample
 from .encoding import Encoder
-from .store import StoreWriter, TensorStore
+from .shards import StoreWriter, TensorStore
 
 # Raised whenever reading, resizing, transforming or encoding changes what comes out.
 FORMAT_VERSION = 1

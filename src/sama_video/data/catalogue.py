@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .manifest import EDIT_PAIR, LAYOUTS, MAP_OPTION, Layout, Manifest, folder_of, read_manifest, resolve
 
 CAPTIONED_CLIP = ("tgt_video", "prompt")

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import UserError
-from ..files import hash_file, written_aside
-from ..journal import Journal, read_journal
+from ..system.errors import UserError
+from ..system.files import hash_file, written_aside
+from ..system.journal import Journal, read_journal
 from ..video import VideoReader
 from .facts import file_version
 from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, local_file, write_manifest

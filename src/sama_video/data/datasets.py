@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..errors import UserError
 from ..synth.engine import Engine
+from ..system.errors import UserError
 from ..video import VideoReader
 from .facts import FileFacts, told_by_name
 from .manifest import SHAPE_COLUMNS, Row, local_file

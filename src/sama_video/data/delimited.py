@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
-from ..errors import UserError
+from ..system.errors import UserError
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Lines that are looked at where the header alone leaves more than one separator possible.

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..files import make_folder, written_aside
 from ..synth.engine import VERSION, Engine, Plan, Sample, render_plan
 from ..synth.footage import find_footage
+from ..system.errors import UserError
+from ..system.files import make_folder, written_aside
+from ..system.workers import worker_pool
 from ..video import write_lossless
-from ..workers import worker_pool
 from .manifest import Row, read_manifest, write_manifest
 
 CHUNK = 8

@@ -18,8 +18,8 @@ from typing import Any
 
 import fsspec
 
-from ..errors import UserError
-from ..files import hash_file
+from ..system.errors import UserError
+from ..system.files import hash_file
 from ..video import VideoReader
 from .manifest import is_url, local_file
 

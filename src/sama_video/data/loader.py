@@ -17,11 +17,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import UserError
-from ..workers import end_with_parent
+from ..system.errors import UserError
+from ..system.workers import end_with_parent
 from .batch import Batch, EncodedBatch, Step, collate, collate_encoded
 from .cache import LatentCache
-from .plan import (
+from .epoch import (
     BatchConfig,
     DatasetTable,
     EpochPlan,

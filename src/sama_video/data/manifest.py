@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import UserError
-from ..files import written_aside
+from ..system.errors import UserError
+from ..system.files import written_aside
 from .delimited import open_text, read_delimited
 
 MEDIA_FIELDS = ("src_video", "tgt_video", "ref_image", "mask")

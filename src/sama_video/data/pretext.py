@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ..shapes import neighbouring_num_frames
+from ..models.shapes import neighbouring_num_frames
 
 TEXT_TO_VIDEO = "text_to_video"
 PROMPTS = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .datasets import ManifestDataset, Recipe, Sample
-from .plan import BatchConfig, PlannedSample, WeightedDataset, sample_seed
+from .epoch import BatchConfig, PlannedSample, WeightedDataset, sample_seed
 from .pretext import PROMPTS, TRANSFORMS, task_prompt
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..detail import JointUpsampler, resize_plainly
-from ..files import written_aside
+from ..media.detail import JointUpsampler, resize_plainly
 from ..media.tracks import Tracks
+from ..system.files import written_aside
 from ..video import (
     Frame,
     Picture,

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..errors import UserError
-from ..files import longest_name
+from ..models.shapes import fit_size, nearest_multiple
 from ..pipelines.scope import describe_scope, is_far
 from ..pipelines.selection import ModelFacts
-from ..shapes import fit_size, nearest_multiple
+from ..system.errors import UserError
+from ..system.files import longest_name
 from ..video import VideoInfo, VideoReader, check_output_suffix, check_picture_size
 from .record import read_sidecar, sidecar_of
 from .settings import EditSettings

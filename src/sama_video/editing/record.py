@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import hash_file
+from ..system.files import hash_file
 from .settings import EditSettings
 
 # Of a result's record, what a result made again would have to have in common with it.

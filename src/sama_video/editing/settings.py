@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..errors import UserError
 from ..pipelines.selection import ModelFacts
+from ..system.errors import UserError
 
 LOWEST = {
     "seed": 0,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .benchmark import Benchmark, Block, Item, Task
 from .compat import COMPAT_RULES, compat_scores
 from .records import ExactScores, Judgment

@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .benchmark import AuthorsPrompts, Benchmark, Task
 
 

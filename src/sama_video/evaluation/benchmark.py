@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import yaml
 
-from ..errors import UserError
-from ..judge.media import MediaConfig
+from ..judge.clips import MediaConfig
+from ..system.errors import UserError
 
 FOLDER = Path(__file__).parent / "benchmarks"
 

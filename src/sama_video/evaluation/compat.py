@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .benchmark import Benchmark, Block, Task
 from .records import Judgment
 

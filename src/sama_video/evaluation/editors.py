@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from ..errors import UserError
 from ..synth.looks import LOOKS
-from ..system import kill_group, split_command
+from ..system.errors import UserError
+from ..system.platforms import kill_group, split_command
 from ..video import Frame, VideoReader, VideoWriter, write_image, write_lossless
 from .benchmark import Item
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.manifest import INSTRUCTIONS, LAYOUTS, SUFFIXES, Layout, Row, read_manifest
-from ..errors import UserError
+from ..system.errors import UserError
 from .benchmark import Benchmark, Item
 from .names import safe_stem, shortened
 from .pairs import read_engine_items

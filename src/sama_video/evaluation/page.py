@@ -9,7 +9,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from .samples import PARTS, Sample
+from .shown import PARTS, Sample
 from .tables import Row, Table, counts_text
 
 FOLDER = Path(__file__).parent / "page"

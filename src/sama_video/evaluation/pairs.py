@@ -6,7 +6,7 @@ from typing import Any
 
 from ..data.engine_set import EngineSetConfig, write_engine_set
 from ..data.manifest import Manifest, Row, is_url, read_manifest, resolve
-from ..errors import UserError
+from ..system.errors import UserError
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .benchmark import Benchmark, Item
 from .names import safe_stem, told_apart

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from ..errors import UserError
-from ..files import make_folder, written_aside
-from ..journal import read_journal
+from ..system.errors import UserError
+from ..system.files import make_folder, written_aside
+from ..system.journal import read_journal
 from .benchmark import Item
 
 RUN, ITEMS, PREDICTIONS, EXACT, ANSWERS, VIDEOS = (

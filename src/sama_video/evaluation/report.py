@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..files import make_folder, written_aside
-from ..metrics import METRICS
+from ..media.metrics import METRICS
+from ..system.errors import UserError
+from ..system.files import make_folder, written_aside
 from .aggregate import EXACT_RULE, TaskScores, overall_scores, rule_of
 from .authors import prompts_of
 from .escaping import markdown_text, plain_text
 from .page import page
 from .published import PAPER, PublishedTable, published_table
-from .samples import choose_samples, copy_media
 from .scored import ScoredRun, choose_judge, read_scored, same_judge
+from .shown import choose_samples, copy_media
 from .statistics import DRAWS, Interval, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
 from .tables import CLOSED_NOTE, Column, Row, Table, bare, csv_text, latex, markdown
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..metrics import METRICS
+from ..media.metrics import METRICS
+from ..system.errors import UserError
 from .benchmark import Benchmark
 from .scored import ScoredRun, choose_judge, read_scored
 from .statistics import Interval, paired_difference

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..journal import read_journal
+from ..system.errors import UserError
+from ..system.journal import read_journal
 from .aggregate import TaskScores, aggregate, aggregate_exact
 from .benchmark import Benchmark, Item, find_benchmark
 from .records import (

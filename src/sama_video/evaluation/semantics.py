@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from transformers import SiglipModel
 
-from ..errors import UserError
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..models.strict_loading import load_part
 from ..pipelines.loading import load_tokenizer
+from ..system.errors import UserError
 
 BATCH_FRAMES = 16
 

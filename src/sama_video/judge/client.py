@@ -22,12 +22,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ..errors import UserError
+from ..system.errors import UserError
+from .answers import Answer, AnswerStore
+from .clips import Look, MediaConfig
 from .endpoint import BrokenAnswerError, check_seconds, endpoint_of, open_client
-from .media import Look, MediaConfig
 from .parsing import MalformedAnswerError, Scale, parse_blocks, parse_lines, parse_scores
 from .redact import one_line, redactor_of, whole_text
-from .store import Answer, AnswerStore
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .redact import MASK, RedactingFilter, Redactor
 
 # An answer of 8192 tokens takes about 32 KB.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import quote, quote_plus, unquote
 
-from ..errors import UserError
+from ..system.errors import UserError
 
 MASK = "***"
 # Shorter ones ("none", "EMPTY", "x") are what servers without keys are given, and half of the words of an answer.

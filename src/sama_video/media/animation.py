@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .frames import Frame, VideoInfo, named_rate
 from .opening import reading
 from .pictures import BROKEN, open_picture, pixels_of

@@ -19,8 +19,8 @@ import av
 import numpy as np
 from av.subtitles.stream import SubtitleStream
 
-from ..errors import UserError
-from ..files import FULL
+from ..system.errors import UserError
+from ..system.files import FULL
 from .containers import (
     CONTAINER_NAMES,
     COPIED_SUBTITLES,

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
 
-from ..errors import UserError
+from ..system.errors import UserError
 
 HLG_PEAK = 1000.0  # cd/m2, the display that HLG's system gamma of 1.2 belongs to (BT.2100)
 PQ_PEAK = 10_000.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 from av.stream import Disposition
 
-from ..errors import UserError
+from ..system.errors import UserError
 
 # FFmpeg's own decoders of these leave the alpha plane out.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}

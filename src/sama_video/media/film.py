@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .colour import REFERENCE_WHITE, coding_of, find_white, to_rgb
 from .decoding import Decoded, Decoder, choose_stream
 from .frames import Frame, VideoInfo

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .animation import is_animated
 from .opening import check_file
 from .pictures import IMAGE_SUFFIXES, picture_kind

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import av
 
-from ..errors import UserError
+from ..system.errors import UserError
 
 # Pixels of one picture or frame beyond which a file is refused unless the caller allows more: twice a frame of 8K
 # video, and more than a phone's usual photo of 50 megapixels. Editing takes about 60 bytes for each of them.

@@ -14,7 +14,7 @@ import PIL.Image
 import PIL.ImageCms
 import PIL.ImageOps
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .colour import composite_on_white
 from .frames import Frame, VideoInfo
 from .opening import MAX_SOURCE_PIXELS, check_pixels, reading

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .animation import Animation, is_animated
 from .film import Film
 from .frames import Frame, VideoInfo

@@ -12,7 +12,7 @@ import PIL.Image
 from av.codec.context import Flags
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .containers import VIDEO_SUFFIXES
 from .pictures import IMAGE_SUFFIXES
 from .reader import Frame

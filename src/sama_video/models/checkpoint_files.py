@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .weight_files import listed, read_index
 
 StateDict = dict[str, torch.Tensor]

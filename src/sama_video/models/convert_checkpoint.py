@@ -16,7 +16,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from transformers import UMT5Config, UMT5EncoderModel
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .checkpoint_files import StateDict, Weights, header_entry, read_weights
 from .foreign_weights import TEXT_ENCODER, TRANSFORMER, VAE, refuse_foreign
 from .official_names import SAMA_KEYS, TEXT_ENCODER_KEYS, TRANSFORMER_KEYS, renamer, vae_keys

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers import AutoencoderKLWan
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .autoencoder_sama_nano import AutoencoderSamaNano
 from .checkpoint_files import Weights, read_weights
 from .convert_checkpoint import TIED, build_text_encoder, build_transformer, build_vae

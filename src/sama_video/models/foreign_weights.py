@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import UserError
+from ..system.errors import UserError
 
 TRANSFORMER, VAE, TEXT_ENCODER = "a SAMA or Wan text-to-video transformer", "a Wan VAE", "a UMT5 encoder of Wan's"
 

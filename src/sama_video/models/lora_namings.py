@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .checkpoint_files import StateDict
 from .official_names import FULL_KEYS, TRANSFORMER_KEYS, renamer
 from .strict_loading import is_finite

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..shapes import LatentShape, VideoShape, fit_size, nearest_multiple
+from ..system.errors import UserError
+from .shapes import LatentShape, VideoShape, fit_size, nearest_multiple
 
 ASSETS = Path(__file__).parent.parent / "assets"
 NANO_SIGLIP = ASSETS / "nano_siglip"

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import SiglipVisionModel
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .presets import NANO_SIGLIP
 from .strict_loading import load_part
 from .weight_files import first_line, read_json_object

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .checkpoint_files import StateDict
 from .strict_loading import TensorSpec, is_finite, names_that_do_not_fit
 from .weight_files import first_line, listed

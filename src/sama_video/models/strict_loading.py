@@ -23,7 +23,7 @@ from huggingface_hub import utils as hub_utils
 from safetensors import safe_open
 from torch import nn
 
-from ..errors import UserError
+from ..system.errors import UserError
 from .weight_files import (
     DIFFUSERS_STEM,
     TRANSFORMERS_STEM,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..system.errors import UserError
 
 # The largest JSON file of a published model is its tokenizer: 17 MB.
 MAX_JSON_BYTES = 256 * 2**20

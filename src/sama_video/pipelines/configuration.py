@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UserError
 from ..models.weight_files import listed
+from ..system.errors import UserError
 
 # Component -> (library, pattern of the class). What a pipeline may be without is [null, null] or absent.
 SAMA_TRANSFORMER = ("sama_video.models.transformer_sama", "SamaTransformer3DModel")

@@ -10,13 +10,13 @@ import transformers
 from diffusers import AutoencoderKLWan, SchedulerMixin, UniPCMultistepScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
-from ..errors import UserError
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import VideoAutoencoder
 from ..models.official_names import FULL_KEYS, SAMA_KEYS
 from ..models.strict_loading import check_finite, load_part, quiet_libraries
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import first_line, read_json_object
+from ..system.errors import UserError
 from .configuration import check_scheduler, check_text_encoder, check_transformer, check_vae, is_stock_wan
 from .pipeline_sama import SamaPipeline
 from .selection import Configs, Loading, read_configs, resolve_model, split_lora_entry

@@ -22,11 +22,11 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
 from ..models.presets import PipelineSettings
+from ..models.shapes import TEMPORAL_FACTOR, LatentShape, VideoShape, neighbouring_num_frames, semantic_tokens
 from ..models.strict_loading import no_empty_warnings
 from ..models.transformer_sama import SamaTransformer3DModel
-from ..shapes import TEMPORAL_FACTOR, LatentShape, VideoShape, neighbouring_num_frames, semantic_tokens
-from ..system import total_memory
-from .checks import (
+from ..system.platforms import total_memory
+from .arguments import (
     as_called_back,
     check_batch,
     check_numbers,
@@ -38,11 +38,11 @@ from .checks import (
     scale_of,
 )
 from .exclusive import one_call_at_a_time
-from .frames import Video, to_output, video_to_tensor
-from .lora import SamaLoraLoaderMixin
+from .lora_files import SamaLoraLoaderMixin
 from .pipeline_output import SamaPipelineOutput
 from .schedule import scheduled, shift_of, takes_generator
 from .selection import ModelFacts
+from .tensors import Video, to_output, video_to_tensor
 
 if TYPE_CHECKING:
     from .selection import Loading

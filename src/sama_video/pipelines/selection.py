@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..files import hash_configuration, hash_file, hash_weights
 from ..models.presets import PRESETS, PipelineSettings, Preset
 from ..models.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, find_weight_files, first_line, read_json_object
+from ..system.errors import UserError
+from ..system.files import hash_configuration, hash_file, hash_weights
 from .configuration import (
     FACTS,
     WAN_SCALE_FACTOR_SPATIAL,

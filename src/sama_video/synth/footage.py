@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..errors import UserError
-from ..files import hash_file, written_aside
+from ..system.errors import UserError
+from ..system.files import hash_file, written_aside
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoReader
 from .draw import SINE_SCALE, TURN, Draw, cosine, resize, sine
 

@@ -14,16 +14,16 @@ import torch
 
 from ..data.cache import add_sample
 from ..data.encoding import Encoder
-from ..data.plan import planned_variants, tabulate
+from ..data.epoch import planned_variants, tabulate
 from ..data.samples import load_sample, sample_recipe
-from ..data.store import SHARD_BYTES, StoreWriter, TensorStore
-from ..errors import UserError
-from ..files import make_folder
+from ..data.shards import SHARD_BYTES, StoreWriter, TensorStore
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..pipelines.loading import load_pipeline
 from ..pipelines.selection import Loading
-from ..precision import Precision
-from ..workers import SPAWN, end_with_parent
+from ..system.errors import UserError
+from ..system.files import make_folder
+from ..system.precision import Precision
+from ..system.workers import SPAWN, end_with_parent
 from .config import TrainConfig
 from .mixture import batch_config, build_mixture, cache_precision, encoder_identity, settle_cache_precision
 

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import torch.distributed.checkpoint as dcp
 
-from ..errors import UserError
-from ..system import flush_folder
+from ..system.errors import UserError
+from ..system.platforms import flush_folder
 from .ema import Ema
 from .optimizer import Optimizer
 from .parallel import Parallel, is_first

@@ -8,8 +8,8 @@ from typing import Any
 
 import filelock
 
-from ..errors import UserError
-from ..files import make_folder, written_aside
+from ..system.errors import UserError
+from ..system.files import make_folder, written_aside
 from .config import TrainConfig, as_json
 
 CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
-from ..errors import UserError
-from ..precision import Precision, PrecisionOrAuto
-from ..shapes import is_valid_num_frames, neighbouring_num_frames
+from ..models.shapes import is_valid_num_frames, neighbouring_num_frames
 from ..synth.edits import FAMILIES
+from ..system.errors import UserError
+from ..system.precision import Precision, PrecisionOrAuto
 
 T = TypeVar("T")
 INF = float("inf")

@@ -30,11 +30,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from ..errors import UserError
 from ..models.presets import PRESETS
+from ..models.shapes import LatentShape, VideoShape, semantic_tokens
 from ..models.transformer_sama import SamaTransformer3DModel
-from ..precision import Precision, choose_precision
-from ..shapes import LatentShape, VideoShape, semantic_tokens
+from ..system.errors import UserError
+from ..system.precision import Precision, choose_precision
 from .config import LoraConfig, TrainConfig, as_settings
 from .preparation import reached_parts, video_semantic_tokens
 

@@ -8,17 +8,17 @@ import torch
 from ..data.cache import EncoderIdentity, LatentCache
 from ..data.catalogue import read_dataset
 from ..data.datasets import EngineDataset, ManifestDataset, TrainingDataset
+from ..data.epoch import BatchConfig, DatasetTable, WeightedDataset, join_shares, tabulate
 from ..data.facts import FileFacts
 from ..data.manifest import CAPTIONED, parse_column_map, read_manifest
-from ..data.plan import BatchConfig, DatasetTable, WeightedDataset, join_shares, tabulate
-from ..data.store import TensorStore
-from ..errors import UserError
-from ..files import written_aside
+from ..data.shards import TensorStore
 from ..models.semantic_encoder import find_semantic_encoder
 from ..pipelines.selection import resolve_model
-from ..precision import Precision, choose_precision
 from ..synth.engine import Engine
 from ..synth.footage import find_footage
+from ..system.errors import UserError
+from ..system.files import written_aside
+from ..system.precision import Precision, choose_precision
 from .config import DataConfig, DatasetConfig, EngineConfig, TrainConfig
 from .parallel import Parallel
 

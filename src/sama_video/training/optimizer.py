@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..precision import Precision
+from ..system.precision import Precision
 from .config import OptimizerConfig
 from .muon import Muon
 

@@ -19,9 +19,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from ..errors import UserError
 from ..models.transformer_sama import SamaTransformer3DModel
-from ..precision import Precision, choose_precision
+from ..system.errors import UserError
+from ..system.precision import Precision, choose_precision
 from .config import ParallelConfig, TrainConfig
 
 logger = logging.getLogger(__name__)

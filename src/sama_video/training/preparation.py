@@ -5,13 +5,13 @@ Every ablation of the paper is a value of the config: Semantic Anchoring (`model
 (`model.source`), the semantic head's target (`objective.semantic_target`).
 """
 
-from ..errors import UserError
 from ..models.semantic_encoder import SemanticEncoder
+from ..models.shapes import TOKENS_PER_ANCHOR
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..pipelines.pipeline_sama import SamaPipeline
-from ..shapes import TOKENS_PER_ANCHOR
+from ..system.errors import UserError
+from .adapters import add_lora, halve_frozen
 from .config import ModelConfig, ObjectiveConfig, TrainConfig
-from .lora import add_lora, halve_frozen
 
 
 def prepare_transformer(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..data.catalogue import CATALOGUE
-from ..errors import UserError
+from ..system.errors import UserError
 from .config import (
     DataConfig,
     DatasetConfig,

@@ -22,26 +22,26 @@ from torch.distributed.fsdp import FSDPModule
 from ..data.batch import Batch, EncodedBatch
 from ..data.encoding import Encoder
 from ..data.loader import BatchLoader
-from ..errors import UserError
-from ..files import written_aside
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
+from ..models.shapes import semantic_tokens
 from ..models.strict_loading import quiet_libraries
 from ..pipelines.loading import load_pipeline
-from ..precision import Precision
-from ..shapes import semantic_tokens
+from ..system.errors import UserError
+from ..system.files import written_aside
+from ..system.precision import Precision
+from .adapters import export_lora, lora_state
 from .checkpoint import Checkpoints, training_state
-from .checks import check_data
 from .config import TrainConfig
+from .contradictions import check_data
 from .ema import Ema
 from .interrupts import EXIT_CODES, NAMES, StopRequest, stop_requests
-from .lora import export_lora, lora_state
+from .logs.runlog import RunLog
 from .losses import StepOutput, flow_matching_step
+from .micro_batches import MicroBatch, draw, pieces, select
 from .mixture import batch_config, build_mixture, open_cache, tabulate_mixture
 from .optimizer import Optimizer, learning_rate
 from .parallel import Parallel, Trainable, is_first, settle_precision, wait_for_all, whole
 from .preparation import check_parts, check_semantic_width, prepare_transformer
-from .runlog import RunLog
-from .step import MicroBatch, draw, pieces, select
 from .validation import Validation, write_report
 
 logger = logging.getLogger(__name__)

@@ -23,16 +23,16 @@ from ..data.encoding import Encoder
 from ..data.facts import FileFacts
 from ..data.manifest import CAPTIONED, Row, parse_column_map, read_manifest
 from ..data.pretext import TEXT_TO_VIDEO, TRANSFORMS, possible_tasks, task_prompt
-from ..errors import UserError
-from ..files import written_aside
-from ..metrics import EditScores, psnr, score_edit
+from ..media.metrics import EditScores, psnr, score_edit
 from ..models.latents import decode_latents
-from ..shapes import nearest_multiple, neighbouring_num_frames
+from ..models.shapes import nearest_multiple, neighbouring_num_frames
 from ..synth.engine import Engine
+from ..system.errors import UserError
+from ..system.files import written_aside
 from .config import TrainConfig, ValidationConfig
+from .logs.sheet import draw_sheet, write_side_by_side
 from .losses import noised
 from .parallel import Trainable, forget_gathered
-from .sheet import draw_sheet, write_side_by_side
 
 ONE_STEP_SIGMA = 0.96
 

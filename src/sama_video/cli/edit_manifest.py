@@ -1,0 +1,425 @@
+"""`sama edit --manifest`: rows of a manifest -> edits; a row that fails is recorded, and the others are made."""
+
+import json
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+import typer
+
+from ..system.errors import UserError
+from ..system.files import check_folder, folder_made, is_about_a_full_disk, sweep, written_aside
+from .console import FAILED, remark, say, sentence, show_trace
+from .options import option_of, parse_size
+from .progress import ProgressBar
+
+if TYPE_CHECKING:
+    from ..data.manifest import Row
+    from ..editing import EditPlan, EditSettings
+    from ..pipelines.pipeline_sama import SamaPipeline
+    from ..pipelines.selection import Loading, ModelFacts
+    from ..video import VideoReader
+
+# Failures named in one sentence; all are in the record of failures.
+SHOWN_FAILURES = 3
+# Of a row's fields, what an edit has no use for, and what one would expect to do something.
+UNUSED_FIELDS = ("tgt_video", "ref_image", "mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One edit: a row of a manifest, or what a single command asks for."""
+
+    video: Path
+    prompt: str
+    output: Path
+    settings: "EditSettings"
+    row: int = 1
+
+    @property
+    def compare(self) -> Path:
+        return self.output.with_name(f"{self.output.stem}_compare{self.output.suffix}")
+
+    def outputs(self, compare: bool) -> list[Path]:
+        """All files that it writes."""
+        from ..editing import sidecar_of
+
+        return [self.output, sidecar_of(self.output), *([self.compare] if compare else [])]
+
+
+@dataclass(kw_only=True)
+class Rows:
+    """What a manifest asks for.
+
+    Args:
+        jobs: rows that can be tried, in their order.
+        failures: row -> why it cannot be edited.
+        unused: columns that have no meaning for an edit.
+    """
+
+    count: int = 0
+    jobs: list[Job] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+
+    def keep(self, test: Callable[[Job], object]) -> None:
+        """Only jobs that a check lets pass; a UserError of it is why a row cannot be edited, False leaves it out."""
+        kept = []
+        for job in self.jobs:
+            try:
+                if test(job) is not False:
+                    kept.append(job)
+            except Exception as error:
+                show_trace(error)
+                self.failures[job.row] = sentence(error)
+        self.jobs = kept
+
+
+def default_output(video: Path) -> Path:
+    from ..video import result_suffix
+
+    return video.parent / f"{video.stem}_edited{result_suffix(video)}"
+
+
+def read_rows(
+    manifest: Path,
+    folder: Path,
+    settings: "EditSettings",
+    column_map: Sequence[str] = (),
+    *,
+    allow_outside: bool = False,
+) -> Rows:
+    """The rows of a manifest; results go to `folder`, under the name in a row's `output` if it has one. Columns named
+    like settings count above `settings`.
+
+    Raises:
+        UserError: for a manifest that cannot be read.
+    """
+    from ..data.manifest import parse_column_map, read_manifest
+
+    given = read_manifest(manifest, column_map=parse_column_map(column_map), required=("src_video", "prompt"))
+    rows, unused = Rows(), {}
+    for number, row in enumerate(given, start=1):
+        rows.count = number
+        unused |= dict.fromkeys(_unused_columns(row))
+        try:
+            rows.jobs.append(_job(row, number, folder, settings, allow_outside))
+        except UserError as error:
+            rows.failures[number] = str(error)
+    rows.unused = list(unused)
+    return rows
+
+
+def _job(row: "Row", number: int, folder: Path, settings: "EditSettings", allow_outside: bool) -> Job:
+    from ..data.manifest import is_url
+
+    if row.src_video is None or row.prompt is None:
+        raise UserError("it lacks its video or its prompt; fill it in or remove the row")
+    if is_url(row.src_video):
+        raise UserError(f"it names {row.src_video}; fetch it and name the local file")
+    video = Path(row.src_video)
+    output = row.extra.get("output", f"{number:04d}_{default_output(video).name}")
+    return Job(
+        video=video,
+        prompt=row.prompt,
+        output=_below(folder, output, allow_outside),
+        settings=with_texts(settings, {name: text for name, text in row.extra.items() if setting_of(name)}),
+        row=number,
+    )
+
+
+def _below(folder: Path, output: str, allow_outside: bool) -> Path:
+    if "\0" in output:
+        raise UserError("its output holds a zero byte, which no name can; give another")
+    path = folder / output
+    if not allow_outside and not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"its output {output} is outside of {folder}; name a file inside, or pass --allow-outside if you trust the "
+            "manifest"
+        )
+    return path
+
+
+def _unused_columns(row: "Row") -> list[str]:
+    fields_given = [name for name in UNUSED_FIELDS if getattr(row, name) is not None]
+    return [*fields_given, *(name for name in row.extra if name != "output" and setting_of(name) is None)]
+
+
+def setting_of(column: str) -> str | None:
+    """The field of `EditSettings` that a column gives, in any spelling of the options; "size" gives both sides."""
+    from ..editing import EditSettings
+
+    name = option_of(column).removeprefix("--").replace("-", "_")
+    return name if name == "size" or name in {setting.name for setting in fields(EditSettings)} else None
+
+
+def with_texts(settings: "EditSettings", columns: Mapping[str, str]) -> "EditSettings":
+    """`settings`, with what a row's columns give.
+
+    Raises:
+        UserError: for a value that is not of the setting's kind or out of its range, or one given twice.
+    """
+    values: dict[str, Any] = {}
+    for column, text in columns.items():
+        given = _values(column, text)
+        if twice := given.keys() & values.keys():
+            raise UserError(f"{column} and another column both give `{min(twice)}`; leave one empty")
+        values |= given
+    return replace(settings, **values)
+
+
+def _values(column: str, text: str) -> dict[str, Any]:
+    from ..editing import EditSettings
+
+    setting = setting_of(column)
+    if setting is None:
+        raise ValueError(f"{column} is no setting of an edit")
+    if setting == "size":
+        size = parse_size(text)
+        if size is None:
+            raise UserError(f"{column} must be WIDTHxHEIGHT, for example 832x480, got {text!r}")
+        return {"width": size[0], "height": size[1]}
+    hint = get_type_hints(EditSettings)[setting]
+    kinds = get_args(hint) or (hint,)
+    try:
+        return {setting: _whole(text) if int in kinds else float(text) if float in kinds else text}
+    except ValueError as error:
+        raise UserError(f"{column} must be a {'whole ' if int in kinds else ''}number, got {text!r}") from error
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)  # tables with gaps write 7.0
+        if not number.is_integer():
+            raise ValueError(text) from None
+        return int(number)
+
+
+def refuse_collisions(rows: Rows, compare: bool) -> None:
+    """Rows that would write the same file, or the source of any row, fail: also those whose names differ only in
+    letters that some disks take for the same."""
+    writers: dict[str, list[int]] = defaultdict(list)
+    for job in rows.jobs:
+        for path in job.outputs(compare):
+            writers[_key(path)].append(job.row)
+    sources = {_identity(job.video): job.row for job in rows.jobs}
+
+    def alone(job: Job) -> None:
+        for path in job.outputs(compare):
+            others = [row for row in writers[_key(path)] if row != job.row]
+            if others:
+                raise UserError(f"it and row {others[0]} would both write {path.name}; give each an output of its own")
+            source_of = sources.get(_identity(path)) if path.exists() else None
+            if source_of not in (None, job.row):
+                raise UserError(f"its output {path.name} is the source of row {source_of}; name another")
+
+    rows.keep(alone)
+
+
+def _key(path: Path) -> str:
+    return unicodedata.normalize("NFC", str(path.resolve())).casefold()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of a file that is there, under whatever name."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def is_done(job: Job, loading: "Loading", facts: "ModelFacts") -> bool:
+    """Whether the result is there already.
+
+    Raises:
+        UserError: if it is there, but was not made from the same.
+    """
+    from ..editing import differences, read_sidecar
+
+    if not job.output.exists():
+        return False
+    record = read_sidecar(job.output)
+    if record is None:
+        raise UserError(f"{job.output} exists without the record of an edit; move it away or pass `overwrite`")
+    changed = differences(record, job.video, job.prompt, job.settings.resolved(facts), loading.provenance)
+    if changed:
+        names = [f"`{name}`" if hasattr(job.settings, name) else name for name in changed]
+        raise UserError(
+            f"{job.output} exists and was made with another {', '.join(names)}; "
+            "pass `overwrite` to make all results again, or choose another `output`"
+        )
+    if (record.get("result") or {}).get("size") not in (None, job.output.stat().st_size):
+        raise UserError(f"{job.output} exists, but is not as its record says; move it away or pass `overwrite`")
+    return True
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """What a manifest's rows have in common.
+
+    Args:
+        manifest: its file.
+        folder: where results and the record of failures go.
+        edit: makes one edit.
+        load: loads the model.
+        compare, overwrite: the command's options.
+    """
+
+    manifest: Path
+    folder: Path
+    edit: "Callable[[SamaPipeline, Job], object]"
+    load: "Callable[[Loading], SamaPipeline]"
+    compare: bool
+    overwrite: bool
+
+    @property
+    def record(self) -> Path:
+        """Of the rows that failed, one JSON object a line; there is none where none did."""
+        return self.folder / f"{self.manifest.stem}.failures.jsonl"
+
+    def check_files(self, rows: Rows) -> None:
+        """What needs no model: sources that can be read, outputs that can be written.
+
+        Raises:
+            UserError: if no row is left.
+        """
+        if rows.unused:
+            remark(f"columns not used: {', '.join(rows.unused)}")
+        refuse_collisions(rows, self.compare)
+        rows.keep(self._check_files)
+        self._check_any(rows)
+
+    def _check_files(self, job: Job) -> None:
+        if job.output.exists() and not self.overwrite:
+            return
+        check_files(job, self.compare, overwrite=self.overwrite, makes_folder=True)
+
+    def plan(self, rows: Rows, loading: "Loading", facts: "ModelFacts") -> "dict[int, EditPlan]":
+        """Plans of the rows that are still to be edited, by their numbers; the others leave `rows`.
+
+        Raises:
+            UserError: if no row is done or left.
+        """
+        from ..editing import check_edit
+        from ..video import VideoReader
+
+        plans, done = {}, []
+
+        def plan(job: Job) -> bool:
+            if not self.overwrite and is_done(job, loading, facts):
+                done.append(job)
+                return False
+            reader = VideoReader(job.video, job.settings.max_source_pixels)
+            plans[job.row] = check_edit(reader, job.prompt, job.output, job.settings, facts, compare=self.compare)
+            return True
+
+        with ProgressBar() as progress:
+            if any(job.output.exists() for job in rows.jobs) and not self.overwrite:
+                progress("comparing with the results that exist", 0, 1)
+            rows.keep(plan)
+        _say_done(done, rows.count)
+        if not done:
+            self._check_any(rows)
+        return plans
+
+    def _check_any(self, rows: Rows) -> None:
+        if rows.jobs or not rows.failures:
+            return
+        raise UserError(f"no row of {self.manifest.name} can be edited: {_briefly(rows.failures)}")
+
+    def run(self, rows: Rows, loading: "Loading") -> None:
+        """Edits what is left; rows that fail are said and recorded at once.
+
+        Raises:
+            UserError: for a full disk, which no other row would survive.
+        """
+        if not rows.jobs:
+            self._write_record(rows)
+            return
+        for folder in {job.output.parent for job in rows.jobs}:
+            sweep(folder)
+        done = 0
+        try:
+            pipe = self.load(loading)
+            self._write_record(rows)
+            for job in rows.jobs:
+                done += self._try(job, pipe, rows)
+        except (KeyboardInterrupt, UserError) as stop:
+            if isinstance(stop, KeyboardInterrupt) or is_about_a_full_disk(stop):
+                stop.add_note(f"stopped after {done} of {len(rows.jobs)} edits; the same command resumes")
+            raise
+
+    def _try(self, job: Job, pipe: "SamaPipeline", rows: Rows) -> bool:
+        """Whether the edit was made."""
+        try:
+            with folder_made(job.output.parent):
+                self.edit(pipe, job)
+        except Exception as error:
+            show_trace(error)
+            rows.failures[job.row] = sentence(error)
+            remark(f"row {job.row} failed: {rows.failures[job.row]}")
+            self._write_record(rows)
+            if is_about_a_full_disk(error):
+                raise
+            return False
+        return True
+
+    def _write_record(self, rows: Rows) -> None:
+        if not rows.failures:
+            self.record.unlink(missing_ok=True)
+            return
+        with folder_made(self.folder), written_aside(self.record) as aside:
+            lines = [json.dumps({"row": row, "error": why}) for row, why in sorted(rows.failures.items())]
+            aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def end(self, rows: Rows, *, recorded: bool) -> None:
+        """Exit code 1 if any row failed; how many, and where it says why."""
+        if not rows.failures:
+            return
+        count = f"{len(rows.failures)} of {rows.count} rows of {self.manifest.name} failed"
+        why = f"{self.record} says why, and the same command tries them again" if recorded else _briefly(rows.failures)
+        remark(f"sama: {count}: {why}")
+        raise typer.Exit(FAILED)
+
+
+def check_files(job: Job, compare: bool, *, overwrite: bool, makes_folder: bool) -> "VideoReader":
+    """All that can be known of an edit's files without a model. Raises UserError for what does not do."""
+    from ..editing import check_names, check_outputs
+    from ..video import VideoReader, check_output_suffix
+
+    reader = VideoReader(job.video, job.settings.max_source_pixels)
+    check_output_suffix(job.output, reader.info.is_image)
+    beside = job.compare if compare else None
+    if makes_folder and not job.output.parent.is_dir():
+        check_names(job.output, beside)
+        check_folder(job.output.parent)
+    else:
+        check_outputs(job.video, job.output, beside, overwrite=overwrite)
+    return reader
+
+
+def _briefly(failures: Mapping[int, str]) -> str:
+    shown = [f"row {row}: {why}" for row, why in sorted(failures.items())[:SHOWN_FAILURES]]
+    more = len(failures) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
+
+
+def _say_done(done: list[Job], count: int) -> None:
+    from ..editing import knows_its_source, read_sidecar
+
+    if not done:
+        return
+    say(f"{len(done)} of {count} results exist already")
+    records = [read_sidecar(job.output) for job in done]
+    old = sum(record is not None and not knows_its_source(record) for record in records)
+    if old:
+        remark(
+            f"note: {old} of them were made by an earlier version, whose records do not say what the source held; it "
+            "is taken to be unchanged (--overwrite makes all results again)"
+        )

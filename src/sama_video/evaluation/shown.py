@@ -1,0 +1,109 @@
+"""Which items a report shows, and their videos as any browser plays them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from ..media.metrics import METRICS
+from ..system.files import written_aside
+from ..video import VideoReader, VideoWriter, write_image
+from .aggregate import TaskScores, overall_scores
+from .benchmark import Item
+from .scored import ScoredRun
+
+LONGEST_SIDE = 640
+PARTS = ("source", "edit", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """An item of a run to be looked at.
+
+    Args:
+        why: "best", "worst" or "random".
+        score: what it was chosen by, with its name.
+        files: of `PARTS`, where there is one.
+        remark: why there is no edit.
+    """
+
+    run: str
+    why: str
+    item: Item
+    score: str
+    files: dict[str, Path]
+    remark: str = ""
+
+
+def choose_samples(run: ScoredRun, judge: str | None, count: int, seed: int) -> list[Sample]:
+    """The best, the worst, and random others of a run, at most `count` each; none twice, and none without scores."""
+    deciding = _deciding_scores(run, judge)
+    if deciding is None:
+        return []
+    name, scores = deciding
+    known = np.flatnonzero(~np.isnan(scores.headline))
+    order = known[np.argsort(-scores.headline[known], kind="stable")].tolist()
+    best = order[:count]
+    worst = [index for index in order[::-1][:count] if index not in best]
+    others = [index for index in order if index not in best and index not in worst]
+    drawn = np.random.default_rng(seed).permutation(len(others))[:count]
+    chosen = {"best": best, "worst": worst, "random": [others[index] for index in drawn]}
+    by_id = {item.id: item for item in run.items}
+    return [
+        _sample(run, why, by_id[scores.items[index]], f"{name} {scores.headline[index]:.2f}")
+        for why, indices in chosen.items()
+        for index in indices
+    ]
+
+
+def _deciding_scores(run: ScoredRun, judge: str | None) -> tuple[str, TaskScores] | None:
+    """The judge's headline, or the first PSNR, to the target or else the source; None if the run has neither."""
+    if judge is not None:
+        tasks = run.judged[judge]
+        return tasks[0].columns[-1], overall_scores(tasks)
+    measured = run.exact[-1].columns if run.exact else ()
+    metric = next((name for name in METRICS if name.startswith("psnr") and name in measured), None)
+    if metric is None:
+        return None
+    return METRICS[metric].title, run.exact[-1].only(metric)
+
+
+def _sample(run: ScoredRun, why: str, item: Item, score: str) -> Sample:
+    prediction = run.predictions.get(item.id)
+    files = {"source": item.source}
+    if prediction is not None and prediction.status == "ok":
+        files["edit"] = run.path / prediction.file
+    if item.target is not None:
+        files["target"] = item.target
+    remark = "" if "edit" in files else (prediction.reason if prediction else "not predicted")
+    return Sample(run=run.name, why=why, item=item, score=score, files=files, remark=remark)
+
+
+def copy_media(samples: Sequence[Sample], folder: Path) -> dict[Path, str]:
+    """Makes every file of the samples playable in `folder`, each once; file -> its name there."""
+    names: dict[Path, str] = {}
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        for sample in samples:
+            for part, file in sample.files.items():
+                if file not in names:
+                    names[file] = _write_playable(file, aside / f"{len(names):03d}-{part}").name
+    return names
+
+
+def _write_playable(file: Path, stem: Path) -> Path:
+    """A video as H.264 in yuv420p, a picture as PNG, at most `LONGEST_SIDE` pixels long; returns the path."""
+    reader = VideoReader(file)
+    scale = min(1.0, LONGEST_SIDE / max(reader.info.height, reader.info.width))
+    size = (round(reader.info.height * scale), round(reader.info.width * scale))
+    if reader.info.is_image:
+        path = stem.with_suffix(".png")
+        write_image(path, next(reader.frames(size=size)).pixels)
+        return path
+    path = stem.with_suffix(".mp4")
+    with VideoWriter(path, *size, reader.info.fps, crf=20, time_base=Fraction(1, 90000)) as writer:
+        for frame in reader.frames(size=size):
+            writer.write(frame)
+    return path

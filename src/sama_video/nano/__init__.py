@@ -1,0 +1,1 @@
+"""The recipes that made SAMA-Nano and its semantic encoder."""

@@ -1,0 +1,294 @@
+"""SAMA-Nano's parts before training: tokenizer, linear codec, transformer, text encoder; and its decoder after it.
+
+`python -m sama_video.nano.parts --out runs/nano-init` writes a pipeline folder for the recipes `nano_pretraining`
+and `nano_finetuning` to begin with; `--start-from` carries over what an earlier nano of another vocabulary knows.
+`--finish` makes of a run's export what ships.
+"""
+
+import argparse
+import logging
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+from torch import nn
+from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from ..models.autoencoder_sama_nano import PATCH_VALUES, AutoencoderSamaNano
+from ..models.latents import encode_video
+from ..models.presets import PRESETS
+from ..models.transformer_sama import SamaTransformer3DModel
+from ..pipelines.loading import load_pipeline
+from ..pipelines.pipeline_sama import SamaPipeline
+from ..synth.engine import Engine
+from ..system.errors import UserError
+from ..system.files import written_aside
+from ..training.config import EngineConfig
+from ..training.mixture import build_engine
+
+logger = logging.getLogger(__name__)
+
+TEXT_TOKENS = 48
+MAX_BATCH = 512  # samples that a step may take, which keeps the steps' samples apart
+
+
+def new_transformer() -> SamaTransformer3DModel:
+    """An untrained transformer of the nano's size."""
+    transformer = SamaTransformer3DModel(**PRESETS["nano"].transformer)
+    nn.init.normal_(transformer.type_embedding.weight, std=0.5)
+    nn.init.zeros_(transformer.proj_out.weight)
+    nn.init.zeros_(transformer.proj_out.bias)
+    return transformer
+
+
+@torch.no_grad()
+def start_some_heads_on_the_same_place(transformer: SamaTransformer3DModel, num_heads: int = 2) -> None:
+    """Let the first heads of every block begin by attending to the tokens of their own place.
+
+    Rotated by the same angle, equal queries and keys match best at equal positions. A constant bias on the fastest
+    frequencies of each axis, and little else, gives such heads: the target token then sees its source token from
+    the first step. `docs/experiments.md` has the measurement.
+    """
+    head_dim = transformer.config.attention_head_dim
+    axis = 2 * (head_dim // 6)
+    starts = (0, head_dim - 2 * axis, head_dim - axis)
+    for block in cast(list[WanTransformerBlock], [*transformer.blocks]):
+        for projection, norm in ((block.attn1.to_q, block.attn1.norm_q), (block.attn1.to_k, block.attn1.norm_k)):
+            for head in range(num_heads):
+                rows = slice(head * head_dim, (head + 1) * head_dim)
+                projection.weight[rows] *= 0.1
+                for start in starts:
+                    fastest = slice(head * head_dim + start, head * head_dim + start + 4)
+                    projection.bias[fastest] = 1.0
+                    norm.weight[fastest] = 4.0
+
+
+def new_text_encoder(vocab_size: int) -> UMT5EncoderModel:
+    """An untrained UMT5 encoder of the nano's size."""
+    config = UMT5Config(
+        vocab_size=vocab_size,
+        d_model=PRESETS["nano"].transformer["text_dim"],
+        d_kv=48,
+        d_ff=512,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+    )
+    return UMT5EncoderModel(config)
+
+
+def train_tokenizer(num_samples: int = 20_000, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """A lower-casing BPE tokenizer of the engine's instructions and captions that falls back to bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    plans = (Engine().plan(index) for index in range(num_samples // 2))
+    corpus = (text for plan in plans for text in (plan.instruction, plan.target_caption))
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", model_max_length=TEXT_TOKENS
+    )
+
+
+@torch.no_grad()
+def fit_linear_codec(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 1000) -> None:
+    """Set the encoder to the principal components of edited and unedited patches, and the latents' statistics.
+
+    Latents are divided by the square root of a component's spread, not by the spread: full whitening would ask the
+    transformer for grain of 1/100 of the brightness as loudly as for the brightness itself.
+    """
+    total = torch.zeros(PATCH_VALUES, dtype=torch.float64)
+    products = torch.zeros(PATCH_VALUES, PATCH_VALUES, dtype=torch.float64)
+    count = 0
+    for index in range(num_clips):
+        sample = engine.sample(index, 9, 128, 128)
+        clip = as_tensor(sample.target if index % 2 else sample.source)
+        patches = vae.patchify((clip * 2 - 1).transpose(0, 1)[None]).reshape(-1, PATCH_VALUES).double()
+        total += patches.sum(dim=0)
+        products += patches.T @ patches
+        count += len(patches)
+    mean = total / count
+    variances, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    order = variances.argsort(descending=True)[: vae.config.z_dim]
+    vae.components.copy_(vectors[:, order].T)
+    vae.patch_mean.copy_(mean)
+    spread = variances[order].sqrt()
+    std = spread.sqrt()
+    std *= (spread / std).square().mean().sqrt()
+    vae.register_to_config(latents_mean=[0.0] * len(order), latents_std=[float(value) for value in std])
+
+
+def encode_clips(vae: AutoencoderSamaNano, clips: torch.Tensor) -> torch.Tensor:
+    """`[B, F, 3, H, W]` in 0..1 -> normalised latents `[B, Z, f, h, w]`."""
+    return encode_video(vae, (clips * 2 - 1).transpose(1, 2))
+
+
+def as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 `[F, H, W, 3]` -> `[F, 3, H, W]` in 0..1."""
+    return torch.from_numpy(pixels).movedim(-1, 1).float() / 255
+
+
+def train_decoder(
+    vae: AutoencoderSamaNano,
+    engine: Engine,
+    validation: Engine,
+    num_steps: int = 1300,
+    batch_size: int = 12,
+    validation_clips: int = 60,
+) -> dict[str, float]:
+    """Train what the decoder adds to the transpose of the linear encoder.
+
+    Latents carry a little noise, more or less by sample, since those of a sampler do too.
+
+    Returns:
+        PSNR in dB on validation clips, of the linear decoder and of the trained one.
+    """
+    before = codec_psnr(vae, validation, validation_clips)
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=num_steps, pct_start=0.05)
+    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    for step in range(num_steps):
+        rng = random.Random(step)
+        shape = rng.choice(((5, 128, 128), (5, 112, 144), (5, 96, 176), (1, 128, 128)))
+        size = batch_size if shape[0] > 1 else 2 * batch_size
+        samples = [engine.sample(step * MAX_BATCH + number, *shape) for number in range(size)]
+        sides = [*(one.source for one in samples[::2]), *(one.target for one in samples[1::2])]
+        clips = torch.stack([as_tensor(side) for side in sides])
+        with torch.no_grad():
+            latents = encode_clips(vae, clips)
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(step))
+            latents = latents + noise * torch.linspace(0, 0.03, len(latents)).view(-1, 1, 1, 1, 1)
+        video = vae.decode_unclamped(latents * std)
+        loss = (video - (clips * 2 - 1).transpose(1, 2)).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 0.02)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 50 == 0:
+            logger.info("decoder step=%d loss=%.6f", step + 1, loss.item())
+    return {"linear": before, "trained": codec_psnr(vae, validation, validation_clips)}
+
+
+@torch.no_grad()
+def codec_psnr(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 60) -> float:
+    """Mean PSNR in dB of encoding and decoding clips of 9 frames at 128x128."""
+    scores = []
+    for index in range(num_clips):
+        video = (as_tensor(engine.sample(index, 9, 128, 128).source) * 2 - 1).transpose(0, 1)[None]
+        decoded = vae.decode(vae.encode(video).latent_dist.mode()).sample
+        scores.append(float(-10 * torch.log10(((decoded - video) / 2).square().mean())))
+    return float(np.mean(scores))
+
+
+@torch.no_grad()
+def carry_words_over(old: SamaPipeline, tokenizer: PreTrainedTokenizerFast, text_encoder: UMT5EncoderModel) -> None:
+    """Let a text encoder of a new vocabulary begin with what an older nano's knows.
+
+    Words that are one token here and several there begin with the mean of these.
+    """
+    words = old.text_encoder.get_input_embeddings().weight
+    carried = torch.empty(len(tokenizer), words.shape[1])
+    known = old.tokenizer.get_vocab()
+    for index, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
+        text = tokenizer.decode([index])
+        parts = [known[token]] if token in known else old.tokenizer(text, add_special_tokens=False).input_ids
+        carried[index] = words[parts or [0]].mean(dim=0)
+    state = old.text_encoder.state_dict()
+    embeddings = [name for name, value in state.items() if value.shape == words.shape]
+    text_encoder.load_state_dict({**state, **dict.fromkeys(embeddings, carried)})
+
+
+def new_nano(folder: Path, engine: Engine, start_from: Path | None = None) -> None:
+    """Write an untrained nano as a pipeline folder: tokenizer and linear codec are fitted, the rest is random.
+
+    With `start_from`, an earlier nano's folder, only the vocabulary is new.
+    """
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer()
+    text_encoder = new_text_encoder(len(tokenizer))
+    if start_from is None:
+        transformer = new_transformer()
+        start_some_heads_on_the_same_place(transformer)
+        vae = AutoencoderSamaNano(z_dim=transformer.config.in_channels)
+        fit_linear_codec(vae, engine)
+    else:
+        old = load_pipeline(str(start_from), device="cpu", dtype="float32")
+        transformer, vae = old.transformer, old.vae
+        carry_words_over(old, tokenizer, text_encoder)
+    # It trains with a semantic stream; what ships samples without.
+    settings = replace(PRESETS["nano"].settings, max_sequence_length=TEXT_TOKENS, num_semantic_tokens=65)
+    pipe = SamaPipeline(
+        transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, **vars(settings)
+    )
+    with written_aside(folder) as aside:
+        pipe.save_pretrained(aside)
+
+
+def finished_nano(trained: Path, folder: Path, engine: Engine, validation: Engine, **training) -> dict[str, float]:
+    """Write a trained nano as it ships: its decoder trained too, everything in float16.
+
+    Args:
+        trained: pipeline folder, such as a run's export.
+        engine, validation: what the decoder trains on, and what it is tried on; `training` goes to `train_decoder`.
+
+    Returns:
+        As `train_decoder`.
+    """
+    pipe = load_pipeline(str(trained), device="cpu", dtype="float32")
+    scores = train_decoder(pipe.vae, engine, validation, **training)
+    for part in (pipe.transformer, pipe.vae, pipe.text_encoder):
+        part.half()
+    with written_aside(folder) as aside:
+        pipe.save_pretrained(aside)
+    return scores
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
+    parser.add_argument("--images", help="folder of photographs for backgrounds")
+    parser.add_argument("--videos", help="folder of films for backgrounds")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--start-from", type=Path, help="begin with what the nano in this folder knows")
+    what.add_argument("--finish", type=Path, help="train the decoder of the trained nano in this folder")
+    return parser
+
+
+def main() -> None:
+    parser = _parser()
+    try:
+        _run(parser.parse_args())
+    except UserError as error:
+        parser.error(str(error))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = EngineConfig(num_samples=1, shapes=(), images=arguments.images, videos=arguments.videos)
+    films = arguments.out.parent / "films"
+    engine = build_engine(config, "train", films)
+    if arguments.finish is None:
+        new_nano(arguments.out, engine, arguments.start_from)
+    else:
+        scores = finished_nano(arguments.finish, arguments.out, engine, build_engine(config, "validation", films))
+        logger.info("PSNR on validation clips: linear %.1f dB, trained %.1f dB", scores["linear"], scores["trained"])
+
+
+if __name__ == "__main__":
+    main()

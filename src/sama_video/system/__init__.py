@@ -1,0 +1,1 @@
+"""What every other room stands on: errors, files written aside, journals, helpers, precision, platforms."""

@@ -1,0 +1,151 @@
+"""Curves of runs beside each other, smoothed, with their spread: as the paper shows its losses (Fig. 6b).
+
+The spread is the standard deviation over the same window that the mean is taken over: a run whose loss jumps less has
+a narrower band.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...system.errors import UserError
+from ...system.files import written_aside
+from .runlog import METRICS, numbers_of, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LOSSES = ("loss", "flow_loss", "semantic_loss")
+VALIDATIONS = ("validation/all/psnr_inside", "validation/all/psnr_one_step")
+PANEL = (5.2, 3.6)
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A metric of a run over its steps: arrays `[n]`; `spread` is a standard deviation, 0 without smoothing."""
+
+    run: str
+    steps: np.ndarray
+    mean: np.ndarray
+    spread: np.ndarray
+
+
+def find_runs(paths: Sequence[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Records by name of every stage in the folders: a run's folder itself, or that of several stages.
+
+    Raises:
+        UserError: for a folder without a metrics.jsonl.
+    """
+    runs = {}
+    for path in paths:
+        files = [path / METRICS] if (path / METRICS).is_file() else sorted(path.glob(f"*/{METRICS}"))
+        if not files:
+            raise UserError(f"{path} holds no {METRICS}; give the folder of a run, --out of sama train")
+        runs |= {str(file.parent): read_metrics(file) for file in files}
+    return _with_short_names(runs)
+
+
+def _with_short_names(runs: dict[str, Any]) -> dict[str, Any]:
+    """The last parts of the paths, as many as tell the runs apart."""
+    parts = {path: Path(path).parts for path in runs}
+    for length in range(1, max(map(len, parts.values())) + 1):
+        short = {path: "/".join(own[-length:]) for path, own in parts.items()}
+        if len(set(short.values())) == len(runs):
+            break
+    return {short[path]: records for path, records in runs.items()}
+
+
+def series(records: Sequence[dict[str, Any]], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric by its path in the records. Empty where a run does not have it."""
+    points = [(record["step"], value) for record in records for name, value in numbers_of(record) if name == metric]
+    return np.array([step for step, _ in points]), np.array([value for _, value in points], dtype=np.float64)
+
+
+def smoothed(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the `window` newest values at every place; of fewer at the beginning."""
+    sums, squares = (np.concatenate([[0.0], np.cumsum(powers)]) for powers in (values, np.square(values)))
+    stops = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, stops - window)
+    counts = stops - starts
+    mean = (sums[stops] - sums[starts]) / counts
+    variance = (squares[stops] - squares[starts]) / counts - np.square(mean)
+    return mean, np.sqrt(np.maximum(variance, 0.0))
+
+
+def find_curves(runs: dict[str, list[dict[str, Any]]], metric: str, window: int) -> list[Curve]:
+    """Of every run that has the metric. Validations are few and stay as they are."""
+    curves = []
+    for run, records in runs.items():
+        steps, values = series(records, metric)
+        if len(steps):
+            mean, spread = smoothed(values, 1 if metric.startswith("validation/") else window)
+            curves.append(Curve(run=run, steps=steps, mean=mean, spread=spread))
+    return curves
+
+
+def plot_runs(paths: Sequence[Path], out: Path, *, metrics: Sequence[str] = (), window: int = 50) -> list[str]:
+    """Draw a panel for each metric with the curves of all runs; returns the metrics drawn.
+
+    Args:
+        paths: run folders.
+        out: .png, .svg or .pdf.
+        metrics: paths in metrics.jsonl, such as "loss", "flow_by_sigma/4" or "validation/all/psnr"; none: losses and
+            validations that there are.
+        window: steps that mean and spread are taken over.
+
+    Raises:
+        UserError: for a folder without a run, a metric that no run has, another suffix, or without matplotlib.
+    """
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"cannot draw {out.name}; use one of {', '.join(SUFFIXES)}")
+    if window < 1:
+        raise UserError(f"`smooth` must be at least 1, got {window}")
+    runs = find_runs(paths)
+    panels = {metric: find_curves(runs, metric, window) for metric in metrics or (*LOSSES, *VALIDATIONS)}
+    missing = [metric for metric, curves in panels.items() if not curves]
+    if metrics and missing:
+        raise UserError(f"no run has the metric {missing[0]!r}; there is {', '.join(known_metrics(runs))}")
+    drawn = {metric: curves for metric, curves in panels.items() if curves}
+    if not drawn:
+        raise UserError("these runs have not made a step yet; wait for their first")
+    _draw(drawn, out)
+    return list(drawn)
+
+
+def known_metrics(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Everything in the runs' records that can be drawn."""
+    names = {name for records in runs.values() for record in records for name, _ in numbers_of(record)}
+    return sorted(names - {"step"})
+
+
+def _draw(panels: dict[str, list[Curve]], out: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("sama train plot needs matplotlib: pip install 'sama-video[train]'") from error
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(columns * PANEL[0], rows * PANEL[1]), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for metric, place in zip(panels, axes, strict=False):
+        _draw_panel(place, metric, panels[metric])
+    for place in axes[len(panels) :]:
+        place.set_visible(False)
+    with written_aside(out) as aside:
+        figure.savefig(aside, dpi=144)
+
+
+def _draw_panel(axes: "Axes", metric: str, curves: list[Curve]) -> None:
+    for curve in curves:
+        (line,) = axes.plot(curve.steps, curve.mean, label=curve.run, marker="." if len(curve.steps) < 30 else None)
+        axes.fill_between(
+            curve.steps, curve.mean - curve.spread, curve.mean + curve.spread, color=line.get_color(), alpha=0.2, lw=0
+        )
+    axes.set_title(metric)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")

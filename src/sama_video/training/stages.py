@@ -1,0 +1,119 @@
+"""A run from its config: one stage after the other, each in a folder of its own."""
+
+import logging
+import signal
+from pathlib import Path
+from typing import cast
+
+from ..system.precision import Precision, relative_seconds
+from .checkpoint import checkpoints
+from .claim import FolderClaim, check_config, write_config
+from .config import TrainConfig
+from .interrupts import EXIT_CODES, InterruptedRunError, interrupts_at_once
+from .logs.provenance import note_environment, recorded_precision, write_provenance
+from .parallel import Parallel, is_first, leave, settle_precision
+from .trainer import Trainer, TrainingStoppedError
+
+logger = logging.getLogger(__name__)
+
+
+def run_stages(stages: list[TrainConfig], out: Path, *, resume: bool) -> Path | None:
+    """Train every stage that has no export yet, a later one from the one before.
+
+    Returns the last export in the first process, None in the others.
+
+    Args:
+        stages: configs; the folder of each is `out` / its name.
+
+    Raises:
+        UserError: for a folder that holds another run, one that holds this run already and `resume` is false, or one
+            that another process trains in.
+        TrainingStoppedError: if a stage cannot continue, or was asked to stop.
+    """
+    try:
+        with interrupts_at_once():
+            return _run_stages(stages, out, resume)
+    except InterruptedRunError as stop:
+        again = " a second time, before the step under way could be saved" if stop.again else ""
+        raise TrainingStoppedError(
+            f"stopped by {stop}{again}; {_what_is_there(stages, out)}",
+            exit_code=EXIT_CODES[signal.Signals(stop.number)],
+        ) from None
+
+
+def _run_stages(stages: list[TrainConfig], out: Path, resume: bool) -> Path | None:
+    exported = None
+    for stage in stages:
+        folder = out / stage.name
+        if exported is not None and stage.model.init == "previous":
+            stage = stage.started_from(str(exported))
+        exported = folder / "export"
+        parallel = Parallel.start(stage.parallel)
+        if not parallel.gather(exported.exists() and resume)[0]:
+            _run_stage(stage, folder, parallel, resume)
+    result = exported if is_first() else None
+    leave()
+    return result
+
+
+def _what_is_there(stages: list[TrainConfig], out: Path) -> str:
+    """For who stopped a run between its steps."""
+    for stage in reversed(stages):
+        if (out / stage.name / "export").exists():
+            return f"{stage.name} is complete, `resume` continues after it"
+        if saved := checkpoints(out / stage.name):
+            return (
+                f"step {int(saved[-1].name.removeprefix('step-'))} of {stage.name} is saved, `resume` continues there"
+            )
+    return "no step had been made yet, so there is nothing to save"
+
+
+def _run_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
+    claim = None
+    with parallel.agreed():
+        if is_first():
+            check_config(stage, folder, resume=resume)
+            claim = FolderClaim(folder)
+    try:
+        _train_stage(stage, folder, parallel, resume)
+    finally:
+        if claim is not None:
+            claim.release()
+
+
+def _train_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
+    # 1. What "auto" is: what the run began with, else what is fast here
+    began = None
+    if stage.loop.precision == "auto":
+        began = cast(Precision | None, parallel.gather(recorded_precision(folder))[0])
+    settled = stage.with_precision(began) if began else settle_precision(stage, parallel)
+
+    # 2. Models and data; a folder is no run's while its settings do not even load
+    trainer = Trainer(settled, folder, parallel)
+    with parallel.agreed():
+        if is_first():
+            write_config(stage, folder)
+            write_provenance(settled, folder)
+    if resume:
+        trainer.resume()
+    with parallel.agreed():
+        if is_first():
+            logger.info("%s", _told(stage, settled, parallel, began=began is not None))
+            note_environment(parallel, folder, trainer.step, trainer.precision)
+
+    # 3. All steps, and the result
+    trainer.train()
+    trainer.export(folder / "export")
+
+
+def _told(stage: TrainConfig, settled: TrainConfig, parallel: Parallel, *, began: bool) -> str:
+    """Which precision, and why."""
+    if stage.loop.precision != "auto":
+        reason = "as loop.precision says"
+    elif began:
+        reason = "as the run began"
+    elif parallel.device.type == "cpu":
+        reason = f"bfloat16 takes {relative_seconds():.2g} times as long as float32 on this processor"
+    else:
+        reason = "what this device is fast in"
+    return f"computing in {settled.loop.precision}: {reason}"

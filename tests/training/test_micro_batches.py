@@ -1,0 +1,102 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sama_video.data.batch import EncodedBatch, Step
+from sama_video.data.epoch import BatchKey, PlannedBatch, PlannedSample
+from sama_video.data.loader import share_of
+from sama_video.training.config import ObjectiveConfig
+from sama_video.training.micro_batches import draw, pieces, select
+from tests.training import processes
+
+SHAPE = BatchKey(height=64, width=64, num_frames=1, source_frames=1)
+
+
+def encoded(size):
+    numbers = torch.arange(float(size)).view(-1, 1, 1, 1, 1)
+    return EncodedBatch(
+        target=numbers.expand(-1, 4, 1, 2, 2),
+        source=None,
+        text=torch.zeros(size, 3, 8),
+        semantic=torch.zeros(size, 5, 12),
+        prompts=[f"prompt {number}" for number in range(size)],
+        tasks=["edit"] * size,
+        keys=[f"key {number}" for number in range(size)],
+        step=Step(shape=SHAPE, num_global=size, is_filler=False),
+    )
+
+
+@given(num_samples=st.integers(1, 12), world_size=st.integers(1, 5), size=st.integers(1, 4))
+def test_every_sample_counts_once_and_all_processes_take_as_many_passes(num_samples, world_size, size):
+    samples = [
+        PlannedSample(dataset=0, index=index, draw=0, task="edit", size=(64, 64), num_frames=1)
+        for index in range(num_samples)
+    ]
+    batch = PlannedBatch(key=SHAPE, samples=tuple(samples))
+    counted, passes = [], []
+    for rank in range(world_size):
+        share = share_of(batch, rank, world_size)
+        length = 0 if share.is_filler else len(share.samples)
+        found = list(pieces(length, size, -(-num_samples // world_size)))
+        passes.append(len(found))
+        assert all(0 < len(piece.indices) <= size for piece in found)
+        counted += [share.samples[i].index for piece in found if not piece.is_filler for i in piece.indices]
+    assert sorted(counted) == list(range(num_samples))
+    assert len(set(passes)) == 1
+
+
+def test_draws_depend_on_seed_step_and_place_alone():
+    objective = ObjectiveConfig(text_dropout=0.5, source_dropout=0.5)
+
+    def sigma(*numbers, size=2):
+        return float(draw(encoded(size), *numbers, objective).sigma)
+
+    assert sigma(3, 0, 7) == sigma(3, 0, 7, size=5)
+    assert len({sigma(3, 0, 7), sigma(4, 0, 7), sigma(3, 1, 7), sigma(3, 0, 8)}) == 4
+    keeps = [draw(encoded(1), place, 0, 0, objective) for place in range(400)]
+    assert 150 < sum(one.keeps_text for one in keeps) < 250
+    assert 150 < sum(one.keeps_source for one in keeps) < 250
+    assert draw(encoded(1), 0, 0, 0, ObjectiveConfig(text_dropout=0.0)).keeps_text
+
+
+def test_selecting_keeps_rows_together():
+    part = select(encoded(4), [2, 0])
+    assert part.keys == ["key 2", "key 0"]
+    assert part.target[:, 0, 0, 0, 0].tolist() == [2, 0]
+    assert part.source is None
+
+
+@pytest.fixture(scope="module")
+def at_once(tiny_init, tmp_path_factory):
+    return metrics_and_weights(tiny_init, tmp_path_factory.mktemp("once"), {})
+
+
+def metrics_and_weights(init, out, loop):
+    """Of two steps, each over a batch of images and one of clips or two of a kind."""
+    sizes = {"image_batch_size": 8, "video_batch_size": 2}
+    trainer = processes.trainer(processes.config(init, data=sizes, loop={"batches_per_step": 2, **loop}), out)
+    batches = trainer._batches()
+    groups = [[next(batches), next(batches)] for _ in range(2)]
+    assert any(len({batch.step.shape for batch in group}) == 2 for group in groups)
+    metrics = [trainer.train_step(group) for group in groups]
+    return metrics, {name: weight.detach() for name, weight in trainer.ema.weights.items()}
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        {"micro_tokens": 1},
+        {"micro_tokens": 100},
+        {"micro_tokens": 1, "gradient_checkpointing": True},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+        pytest.param({"compile": True, "gradient_checkpointing": True}, marks=pytest.mark.slow),
+    ],
+    ids=["one by one", "few at a time", "checkpointed", "compiled", "compiled and checkpointed"],
+)
+def test_any_split_takes_the_same_steps(loop, at_once, tiny_init, tmp_path):
+    (metrics, weights), (expected, expected_weights) = metrics_and_weights(tiny_init, tmp_path, loop), at_once
+    for mine, theirs in zip(metrics, expected, strict=True):
+        for name in ("loss", "flow_loss", "gradient_norm", "num_samples", "num_tokens"):
+            assert getattr(mine, name) == pytest.approx(getattr(theirs, name), rel=1e-5), name
+    torch.testing.assert_close(weights, expected_weights, atol=1e-5, rtol=0)
