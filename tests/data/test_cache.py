@@ -133,7 +133,7 @@ def test_the_pipelines_own_text_and_latents(workplace):
     encoder = Encoder(pipe)
     expected, _ = pipe.encode_prompt("make it red", do_classifier_free_guidance=False)
     assert torch.equal(encoder.text("make it red"), expected[0])
-    assert encoder.latents(torch.zeros(5, 32, 32, 3, dtype=torch.uint8)).shape == (4, 2, 4, 4)
+    assert encoder.latents(torch.zeros(3, 5, 32, 32, 3, dtype=torch.uint8)).shape == (3, 4, 2, 4, 4)
     assert encoder.semantic(torch.zeros(5, 32, 32, 3, dtype=torch.uint8)) is None
 
 

@@ -72,7 +72,7 @@ def test_semantic_tokens_are_a_set_under_zero_rope_and_see_everything_evenly():
 
 def test_zero_rope_makes_queries_and_keys_vanish():
     model = tiny.transformer(semantic_rope="zero")
-    cos, sin = model._semantic_rotary(5, torch.ones(1, 1, 1, 24))
+    cos, sin = model._semantic_rotary(5, torch.ones(1, 1, 1, 24), torch.Size((1, 2, 2)))
     assert cos.abs().sum() == 0
     assert sin.abs().sum() == 0
 
@@ -258,3 +258,22 @@ def test_what_has_learned_to_edit():
         torch.nn.init.ones_(part.weight)
         assert model.has_learned_to_edit
     assert tiny.transformer(roles="shifted_rope").has_learned_to_edit
+
+
+def test_local_semantic_tokens_on_the_grid_turn_as_the_target_tokens_of_their_regions():
+    """Where the target has as many tokens as there are regions, both have the same places."""
+    transformer = tiny.transformer(semantic_rope="grid")
+    target = torch.zeros(1, transformer.config.in_channels, 3, 16, 16)
+    expected = transformer.rope(target)
+    found = transformer._semantic_rotary(65, expected[0], target.shape[2:])
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine[:, :64], theirs[:, :64], rtol=0, atol=1e-5)
+
+
+def test_later_anchors_stand_later_on_the_grid():
+    transformer = tiny.transformer(semantic_rope="grid")
+    target = torch.zeros(1, transformer.config.in_channels, 3, 16, 16)
+    cos, sin = transformer._semantic_rotary(2 * 65, transformer.rope(target)[0], target.shape[2:])
+    last = transformer.rope(target)[0][:, -64:]
+    torch.testing.assert_close(cos[:, 65:129], last, rtol=0, atol=1e-5)
+    assert cos.shape == sin.shape == (1, 130, 1, transformer.config.attention_head_dim)

@@ -16,7 +16,7 @@ from sama_video.synth.engine import Engine, render_plan
 from sama_video.synth.instructions import GRID, MOTIONS, SIZE_WORDS
 from sama_video.synth.render import Changed, Renderer, Shape
 from sama_video.synth.scene import Thing
-from sama_video.synth.sprites import COLOURS, SPLITS
+from sama_video.synth.sprites import COLOURS, NANO_VOCABULARY, SPLITS
 
 KNOWN = """
 import hashlib
@@ -196,3 +196,27 @@ def test_a_scene_means_the_same_at_every_size():
 def test_unknown_splits_and_families_are_refused(changes):
     with pytest.raises(ValueError, match="must be"):
         Engine(**changes)
+
+
+def test_a_vocabulary_is_all_that_is_shown_and_asked_for():
+    vocabulary = ("fox", "star", "bus", "house", "heart", "moon", "crown", "rose")
+    engine = Engine(vocabulary=vocabulary)
+    plans = [engine.plan(index, moving=False) for index in range(80)]
+    shown = {thing.sprite.name for plan in plans for scene in (plan.source, plan.edit.target) for thing in scene.things}
+    assert shown == set(vocabulary)
+
+
+def test_known_drawings_in_scenes_and_words_of_the_test_split():
+    known = Engine(split="test", drawings="train")
+    plans = [known.plan(index) for index in range(40)]
+    taught, new = (set(Engine(split=split).sprites) for split in ("train", "test"))
+    assert {thing.sprite for plan in plans for thing in plan.source.things} <= taught - new
+    textures = {plan.source.background.recipe for plan in plans}
+    assert textures == {plan.source.background.recipe for plan in map(Engine(split="test").plan, range(40))}
+
+
+def test_an_unknown_thing_is_refused():
+    with pytest.raises(ValueError, match="no drawing of a unicycle"):
+        Engine(vocabulary=("a unicycle", *NANO_VOCABULARY))
+    with pytest.raises(ValueError, match="8 things or more, got 1"):
+        Engine(vocabulary=("fox",))

@@ -5,7 +5,7 @@ L text tokens, S semantic tokens, D width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -45,6 +45,11 @@ class Batch:
     tasks: list[str]
     keys: list[str]
     step: Step
+
+    def pin_memory(self) -> "Batch":
+        """As PyTorch's loader asks for it: in memory that a GPU reads by itself."""
+        source = None if self.source is None else self.source.pin_memory()
+        return replace(self, target=self.target.pin_memory(), source=source)
 
 
 @dataclass(frozen=True, kw_only=True)

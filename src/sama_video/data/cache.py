@@ -142,9 +142,9 @@ def _trimmed(text: torch.Tensor) -> torch.Tensor:
 
 def _encode_part(encoder: Encoder, sample: Sample, name: str) -> torch.Tensor:
     if name == "semantic":
-        tokens = encoder.semantic(sample.target)
+        tokens = encoder.semantic(sample.target[None])
         assert tokens is not None
-        return tokens
+        return tokens[0]
     clip = sample.target if name == "target" else sample.source
     assert clip is not None
-    return encoder.latents(clip)
+    return encoder.latents(clip[None])[0]

@@ -11,8 +11,8 @@ from einops import rearrange
 
 from ..models.latents import encode_video, video_to_model_range
 from ..models.semantic_encoder import SemanticEncoder
+from ..models.shapes import anchor_indices
 from ..pipelines.pipeline_sama import SamaPipeline
-from .anchors import anchor_indices
 from .batch import Batch, EncodedBatch, collate_encoded
 from .datasets import EncodedSample, Sample
 
@@ -25,6 +25,7 @@ class Encoder:
         semantic_encoder: None for training without the semantic stream.
         num_anchors: N anchor frames of a video (paper section 3.2); an image is its own.
         with_text: False where the text encoder trains: samples then have text features of length 0.
+        together: encode a batch at once: much faster on a GPU, and not to the bit what a cache would give.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class Encoder:
         *,
         num_anchors: int = 1,
         with_text: bool = True,
+        together: bool = False,
     ):
         self.pipe, self.semantic_encoder, self.num_anchors = pipe, semantic_encoder, num_anchors
-        self.with_text = with_text
+        self.with_text, self.together = with_text, together
 
     def to(self, device: torch.device, *, text: bool) -> None:
         """Move the encoders of pixels, and with `text` the one of prompts."""
@@ -45,10 +47,10 @@ class Encoder:
                 part.to(device)
 
     @torch.no_grad()
-    def latents(self, clip: torch.Tensor) -> torch.Tensor:
-        """uint8 `[F, H, W, 3]` -> normalised latents `[Z, f, h, w]`."""
-        video = video_to_model_range(clip.to(self.pipe.vae.device))
-        return encode_video(self.pipe.vae, video, self.pipe.vae_tiling)[0]
+    def latents(self, clips: torch.Tensor) -> torch.Tensor:
+        """uint8 `[B, F, H, W, 3]` -> normalised latents `[B, Z, f, h, w]`."""
+        video = video_to_model_range(clips.to(self.pipe.vae.device, non_blocking=True))
+        return encode_video(self.pipe.vae, video, self.pipe.vae_tiling)
 
     @torch.no_grad()
     def text(self, prompt: str) -> torch.Tensor:
@@ -61,25 +63,40 @@ class Encoder:
         # Masking leaves -0 in some places beyond the prompt's end; a cache gives +0 back.
         return embeds[0] + 0.0
 
-    def semantic(self, target: torch.Tensor) -> torch.Tensor | None:
-        """uint8 `[F, H, W, 3]` -> tokens of its anchor frames `[S, D]`."""
+    def semantic(self, targets: torch.Tensor) -> torch.Tensor | None:
+        """uint8 `[B, F, H, W, 3]` -> tokens of their anchor frames `[B, S, D]`."""
         if self.semantic_encoder is None:
             return None
-        anchors = anchor_indices(len(target), 1 if len(target) == 1 else self.num_anchors)
-        return rearrange(self.semantic_encoder(target[anchors]), "n s d -> (n s) d")
+        num_frames = targets.shape[1]
+        anchors = targets[:, anchor_indices(num_frames, 1 if num_frames == 1 else self.num_anchors)]
+        tokens = self.semantic_encoder(rearrange(anchors, "b n h w c -> (b n) h w c"))
+        return rearrange(tokens, "(b n) s d -> b (n s) d", b=len(targets))
 
     def encode_sample(self, sample: Sample) -> EncodedSample:
+        semantic = self.semantic(sample.target[None])
         return EncodedSample(
-            target=self.latents(sample.target),
-            source=None if sample.source is None else self.latents(sample.source),
+            target=self.latents(sample.target[None])[0],
+            source=None if sample.source is None else self.latents(sample.source[None])[0],
             text=self.text(sample.prompt) if self.with_text else torch.empty(0),
-            semantic=self.semantic(sample.target),
+            semantic=None if semantic is None else semantic[0],
             prompt=sample.prompt,
             task=sample.task,
             key=sample.key,
         )
 
     def encode_batch(self, batch: Batch) -> EncodedBatch:
+        if self.together:
+            text = [self.text(prompt) if self.with_text else torch.empty(0) for prompt in batch.prompts]
+            return EncodedBatch(
+                target=self.latents(batch.target),
+                source=None if batch.source is None else self.latents(batch.source),
+                text=torch.stack(text),
+                semantic=self.semantic(batch.target),
+                prompts=batch.prompts,
+                tasks=batch.tasks,
+                keys=batch.keys,
+                step=batch.step,
+            )
         samples = [
             Sample(
                 target=batch.target[number],

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
 from ..system.errors import UserError
@@ -64,6 +65,7 @@ class BatchLoader:
         prefetch_factor: shares of a step that each of them holds ready, in shared memory.
         cache: gives encoded batches instead of pixels; it must hold every sample in all its `pretext_variants`.
         tables: of the datasets, where they are known already.
+        pin_memory: hand pixels over where a GPU reads them without waiting.
 
     Raises:
         UserError: for samples that the cache lacks.
@@ -82,6 +84,7 @@ class BatchLoader:
         prefetch_factor: int = 1,
         cache: LatentCache | None = None,
         tables: Sequence[DatasetTable] | None = None,
+        pin_memory: bool = False,
     ):
         if min(config.image_batch_size, config.video_batch_size) < world_size:
             raise ValueError(
@@ -95,6 +98,7 @@ class BatchLoader:
         self.datasets, self.config = datasets, config
         self.rank, self.world_size, self.cache = rank, world_size, cache
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.pin_memory = pin_memory and cache is None
         self.tables = [tabulate(weighted) for weighted in datasets] if tables is None else tables
         self.epoch = self.batches_done = 0
         if cache is not None:
@@ -124,6 +128,7 @@ class BatchLoader:
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             collate_fn=_as_it_is,
+            pin_memory=self.pin_memory,
             worker_init_fn=_leave_signals_to_the_run,
         )
         for batch in batches:
@@ -190,6 +195,8 @@ def _leave_signals_to_the_run(_: int) -> None:
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before other threads, which inherit it
         threading.Thread(target=_end_if_the_run_asks, daemon=True).start()
+    # NumPy's own threads would spin on small products in every worker, and starve the training they work for.
+    threadpool_limits(1)
     # torch's workers look whether another process has become their parent; under a fork server none ever does.
     end_with_parent()
 

@@ -33,8 +33,9 @@ class Tiling:
 
 
 def video_to_model_range(frames: torch.Tensor) -> torch.Tensor:
-    """uint8 `[F, H, W, 3]` -> float32 `[1, 3, F, H, W]` in [-1, 1], rounded as the release does."""
-    return rearrange(frames, "f h w c -> 1 c f h w").float() * (2 / 255) - 1
+    """uint8 `[..., F, H, W, 3]` -> float32 `[B, 3, F, H, W]` in [-1, 1], rounded as the release does."""
+    clips = frames if frames.ndim == 5 else frames[None]
+    return rearrange(clips, "b f h w c -> b c f h w").float() * (2 / 255) - 1
 
 
 def _statistics(vae: VideoAutoencoder, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

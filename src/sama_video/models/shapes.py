@@ -55,6 +55,28 @@ def is_valid_num_frames(num_frames: int) -> bool:
     return num_frames >= 1 and num_frames % TEMPORAL_FACTOR == 1
 
 
+def frames_of_latents(latent_frames: int) -> int:
+    """Frames of a video of so many latent frames."""
+    return (latent_frames - 1) * TEMPORAL_FACTOR + 1
+
+
+def anchor_indices(num_frames: int, num_anchors: int = 1) -> list[int]:
+    """Indices of `num_anchors` frames of Semantic Anchoring spread evenly over a target of `num_frames`; one alone is
+    the first frame (paper section 3.2).
+
+    An image is its own anchor. The paper sets N = 1 in all experiments (section 4.1).
+
+    Raises:
+        ValueError: for more anchors than frames, or none.
+    """
+    if not 1 <= num_anchors <= num_frames:
+        raise ValueError(f"num_anchors must be 1 to {num_frames} for {num_frames} frames, got {num_anchors}")
+    if num_anchors == 1:
+        return [0]
+    # At most as many anchors as frames: steps are at least 1 apart, so rounded indices stay distinct.
+    return [round(i * (num_frames - 1) / (num_anchors - 1)) for i in range(num_anchors)]
+
+
 def neighbouring_num_frames(num_frames: int) -> tuple[int, int]:
     """The largest 4k+1 not above, and the smallest not below."""
     lower = max(1, (num_frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1)

@@ -23,24 +23,46 @@ from diffusers.utils import BaseOutput, apply_lora_scale
 from einops import rearrange
 from torch import nn
 
+from .prediction import AroundSource
+from .shapes import TOKENS_PER_ANCHOR, anchor_indices, frames_of_latents
+
 SOURCE_TYPE, SEMANTIC_TYPE, TARGET_TYPE = 0, 1, 2
 
 Roles = Literal["type", "shifted_rope"]
 Source = Literal["token", "channel"]
 Prediction = Literal["velocity", "clean"]
 STREAMS_CONFIG = {
-    "semantic_rope": ("zero", "identity"),
+    "semantic_rope": ("zero", "identity", "grid"),
     "semantic_prediction": ("velocity", "clean"),
     "roles": ("type", "shifted_rope"),
     "source": ("token", "channel"),
+    "prediction": ("velocity", "around_source"),
 }
+
+
+ROPE_THETA = 10000.0
+
+
+def _semantic_positions(num_tokens: int, grid: torch.Size, patch: tuple[int, int, int]) -> torch.Tensor:
+    """float64 `[S, 3]`: (frame, row, column) of semantic tokens on the target's grid of tokens, see `semantic_rope`."""
+    frames, rows, columns = (size // step for size, step in zip(grid, patch, strict=True))
+    per_anchor = min(num_tokens, TOKENS_PER_ANCHOR)
+    side = math.isqrt(per_anchor - 1)
+    middle = torch.tensor([[(rows - 1) / 2, (columns - 1) / 2]], dtype=torch.float64)
+    centres = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    regions = torch.cartesian_prod(centres * rows - 0.5, centres * columns - 0.5).view(-1, 2)
+    in_plane = torch.cat([regions, middle])
+    num_frames = frames_of_latents(grid[0])
+    anchors = anchor_indices(num_frames, max(1, num_tokens // per_anchor))
+    times = torch.tensor([index / max(num_frames - 1, 1) * (frames - 1) for index in anchors], dtype=torch.float64)
+    return torch.cat([torch.cat([time.expand(len(in_plane), 1), in_plane], dim=1) for time in times])
 
 
 def _check_streams_config(**values: str) -> None:
     for name, value in values.items():
-        first, second = STREAMS_CONFIG[name]
-        if value not in (first, second):
-            raise ValueError(f"{name} must be {first!r} or {second!r}, got {value!r}")
+        allowed = STREAMS_CONFIG[name]
+        if value not in allowed:
+            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
 
 
 @dataclass
@@ -94,7 +116,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         semantic_hidden_dim: width between the projector's two layers.
         semantic_rope: rotary factor of the semantic tokens. `"zero"` is what the released weights were trained
             with: their queries and keys vanish, so each attends to all tokens evenly and is seen with logit 0.
-            `"identity"` leaves their queries and keys unrotated.
+            `"identity"` leaves their queries and keys unrotated. `"grid"` gives each local token its region's place on
+            the target's grid and its anchor's time, the global one the centre.
         semantic_prediction: what the semantic head was trained to predict: `"velocity"`, `noise - s`, or `"clean"`,
             the tokens `s` themselves (Eq. 3). Samplers read it; the forward pass does not depend on it.
         roles: what tells source from target: `"type"` embeddings (section 3.1), or `"shifted_rope"`, the scheme that
@@ -102,6 +125,10 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             The target keeps the positions that Wan gives it. The unused embedding stays among the weights.
         source: how the source comes in: as `"token"`s of the sequence, or by `"channel"`, beside the target's noisy
             latents before patch embedding; zeros without a source.
+        prediction: what the network gives: the `"velocity"` itself, as the released weights do, or what is left of it
+            `"around_source"`, see `prediction.py`. The forward pass returns a velocity either way.
+        residual_std, latents_std: for `"around_source"`, the spread per channel of target latents around their
+            source's, and of latents that have no source on the same grid; None for 0.7 and 1.
     """
 
     @register_to_config
@@ -125,14 +152,24 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         pos_embed_seq_len: int | None = None,
         semantic_dim: int = 1152,  # noqa: ARG002 (read from the config)
         semantic_hidden_dim: int = 1024,  # noqa: ARG002
-        semantic_rope: Literal["zero", "identity"] = "zero",
+        semantic_rope: Literal["zero", "identity", "grid"] = "zero",
         semantic_prediction: Prediction = "velocity",
         roles: Roles = "type",
         source: Source = "token",
+        prediction: Literal["velocity", "around_source"] = "velocity",
+        residual_std: list[float] | None = None,
+        latents_std: list[float] | None = None,
     ) -> None:
         _check_streams_config(
-            semantic_rope=semantic_rope, semantic_prediction=semantic_prediction, roles=roles, source=source
+            semantic_rope=semantic_rope,
+            semantic_prediction=semantic_prediction,
+            roles=roles,
+            source=source,
+            prediction=prediction,
         )
+        for name, spread in (("residual_std", residual_std), ("latents_std", latents_std)):
+            if spread is not None and (len(spread) != in_channels or min(spread) <= 0):
+                raise ValueError(f"{name} must hold {in_channels} numbers above 0, one per channel, got {spread}")
         super().__init__(
             patch_size=patch_size,
             num_attention_heads=num_attention_heads,
@@ -250,10 +287,42 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         num_tokens = frames * height * width // math.prod(self.config.patch_size)
         return cos[:, -num_tokens:], sin[:, -num_tokens:]
 
-    def _semantic_rotary(self, num_tokens: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _semantic_rotary(
+        self, num_tokens: int, like: torch.Tensor, grid: torch.Size
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.config.semantic_rope == "grid":
+            positions = _semantic_positions(num_tokens, grid, tuple(self.config.patch_size))
+            return self._rotary_at(positions.to(like.device), like)
         sin = like.new_zeros(1, num_tokens, 1, like.shape[-1])
         cos = torch.ones_like(sin) if self.config.semantic_rope == "identity" else sin
         return cos, sin
+
+    def _rotary_at(self, positions: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Wan's rotary factors `[1, S, 1, head_dim]` at any `[S, 3]` positions (frame, row, column) on the grid."""
+        angles = []
+        for axis, width in enumerate((self.rope.t_dim, self.rope.h_dim, self.rope.w_dim)):
+            exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
+            frequencies = ROPE_THETA**-exponents
+            angles.append((positions[:, axis, None] * frequencies).repeat_interleave(2, dim=1))
+        angle = torch.cat(angles, dim=1)[None, :, None]
+        return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+
+    def _around_source(
+        self, hidden_states: torch.Tensor, source: torch.Tensor | None, timestep: torch.Tensor
+    ) -> AroundSource | None:
+        """What the velocity is predicted around; None where it is predicted itself."""
+        config = self.config
+        if config.prediction == "velocity":
+            return None
+        if timestep.ndim != 1:
+            raise ValueError(f"prediction={config.prediction!r} takes one timestep per sample")
+        on_its_grid = source is not None and source.shape == hidden_states.shape
+        values = (config.residual_std or [0.7]) if on_its_grid else (config.latents_std or [1.0])
+        return AroundSource(
+            mean=source.float() if source is not None and on_its_grid else torch.zeros_like(hidden_states).float(),
+            std=torch.tensor(values, device=hidden_states.device).view(1, -1, 1, 1, 1),
+            sigma=timestep.float().view(-1, 1, 1, 1, 1) / 1000,
+        )
 
     def _check_streams(
         self,
@@ -317,6 +386,9 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         """
         self._check_streams(hidden_states, source_hidden_states, semantic_hidden_states)
 
+        around = self._around_source(hidden_states, source_hidden_states, timestep)
+        noisy = hidden_states if around is None else around.network_input(hidden_states).to(hidden_states.dtype)
+
         # 1. Three streams, each with its type embedding and rotary factors, in the order source, semantic, target
         tokens, rotary = [], []
         by_channel = self.config.source == "channel"
@@ -328,9 +400,9 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         if semantic_hidden_states is not None:
             num_semantic = semantic_hidden_states.shape[1]
             tokens.append(self._with_type(self.semantic_projector(semantic_hidden_states), SEMANTIC_TYPE))
-            rotary.append(self._semantic_rotary(num_semantic, target_rotary[0]))
+            rotary.append(self._semantic_rotary(num_semantic, target_rotary[0], hidden_states.shape[2:]))
         beside = source_hidden_states if by_channel else None
-        tokens.append(self._embed_latents(hidden_states, TARGET_TYPE, beside))
+        tokens.append(self._embed_latents(noisy, TARGET_TYPE, beside))
         rotary.append(target_rotary)
         num_target = tokens[-1].shape[1]
 
@@ -381,6 +453,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             ph=p_h,
             pw=p_w,
         )
+        if around is not None:
+            sample = around.velocity(sample.float(), hidden_states.float())
         if not return_dict:
             return sample, semantic
         return SamaTransformerOutput(sample=sample, semantic=semantic)

@@ -8,7 +8,7 @@ and `nano_finetuning` to begin with; `--start-from` carries over what an earlier
 import argparse
 import logging
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,12 +19,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import PATCH_VALUES, AutoencoderSamaNano
-from ..models.latents import encode_video
+from ..models.latents import encode_video, video_to_model_range
 from ..models.presets import PRESETS
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..pipelines.loading import load_pipeline
 from ..pipelines.pipeline_sama import SamaPipeline
 from ..synth.engine import Engine
+from ..synth.sprites import NANO_VOCABULARY
 from ..system.errors import UserError
 from ..system.files import written_aside
 from ..training.config import EngineConfig
@@ -36,9 +37,15 @@ TEXT_TOKENS = 48
 MAX_BATCH = 512  # samples that a step may take, which keeps the steps' samples apart
 
 
-def new_transformer() -> SamaTransformer3DModel:
-    """An untrained transformer of the nano's size."""
-    transformer = SamaTransformer3DModel(**PRESETS["nano"].transformer)
+def new_transformer(spreads: "Spreads | None" = None) -> SamaTransformer3DModel:
+    """An untrained transformer of the nano's size.
+
+    With `spreads` it predicts around the source, and its semantic tokens have places.
+    """
+    config = dict(PRESETS["nano"].transformer)
+    if spreads is not None:
+        config |= {"prediction": "around_source", "semantic_rope": "grid", **vars(spreads)}
+    transformer = SamaTransformer3DModel(**config)
     nn.init.normal_(transformer.type_embedding.weight, std=0.5)
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
@@ -81,11 +88,14 @@ def new_text_encoder(vocab_size: int) -> UMT5EncoderModel:
     return UMT5EncoderModel(config)
 
 
-def train_tokenizer(num_samples: int = 20_000, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    engine: Engine | None = None, num_samples: int = 20_000, vocab_size: int = 2048
+) -> PreTrainedTokenizerFast:
     """A lower-casing BPE tokenizer of the engine's instructions and captions that falls back to bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-    plans = (Engine().plan(index) for index in range(num_samples // 2))
+    engine = engine or Engine()
+    plans = (engine.plan(index) for index in range(num_samples // 2))
     corpus = (text for plan in plans for text in (plan.instruction, plan.target_caption))
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -102,6 +112,30 @@ def train_tokenizer(num_samples: int = 20_000, vocab_size: int = 2048) -> PreTra
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", model_max_length=TEXT_TOKENS
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spreads:
+    """Root mean squares per channel: of target latents less their source's, and of target latents."""
+
+    residual_std: list[float]
+    latents_std: list[float]
+
+
+@torch.no_grad()
+def measure_spreads(vae: AutoencoderSamaNano, engine: Engine, num_samples: int = 240) -> Spreads:
+    """What a prediction around the source has to know of the latents, from pictures and clips of the engine in turn."""
+    residual, whole = [], []
+    for index in range(num_samples):
+        sample = engine.sample(index, 5 if index % 2 else 1, 128, 128)
+        source, target = (
+            encode_video(vae, video_to_model_range(torch.from_numpy(clip))) for clip in (sample.source, sample.target)
+        )
+        residual.append((target - source).square().mean(dim=(0, 2, 3, 4)))
+        whole.append(target.square().mean(dim=(0, 2, 3, 4)))
+    stds = (torch.stack(squares).mean(dim=0).sqrt().tolist() for squares in (residual, whole))
+    residual_std, latents_std = ([round(std, 4) for std in each] for each in stds)
+    return Spreads(residual_std=residual_std, latents_std=latents_std)
 
 
 @torch.no_grad()
@@ -214,19 +248,24 @@ def carry_words_over(old: SamaPipeline, tokenizer: PreTrainedTokenizerFast, text
     text_encoder.load_state_dict({**state, **dict.fromkeys(embeddings, carried)})
 
 
-def new_nano(folder: Path, engine: Engine, start_from: Path | None = None) -> None:
+def new_nano(folder: Path, engine: Engine, *, start_from: Path | None = None, codec: str | None = None) -> None:
     """Write an untrained nano as a pipeline folder: tokenizer and linear codec are fitted, the rest is random.
 
-    With `start_from`, an earlier nano's folder, only the vocabulary is new.
+    Args:
+        start_from: an earlier nano's folder; only the vocabulary is new then.
+        codec: a model whose autoencoder is taken instead of a new one.
     """
     torch.manual_seed(0)
-    tokenizer = train_tokenizer()
+    tokenizer = train_tokenizer(engine)
     text_encoder = new_text_encoder(len(tokenizer))
     if start_from is None:
-        transformer = new_transformer()
+        if codec is None:
+            vae = AutoencoderSamaNano(z_dim=PRESETS["nano"].transformer["in_channels"])
+            fit_linear_codec(vae, engine)
+        else:
+            vae = load_pipeline(codec, device="cpu", dtype="float32").vae
+        transformer = new_transformer(measure_spreads(vae, engine))
         start_some_heads_on_the_same_place(transformer)
-        vae = AutoencoderSamaNano(z_dim=transformer.config.in_channels)
-        fit_linear_codec(vae, engine)
     else:
         old = load_pipeline(str(start_from), device="cpu", dtype="float32")
         transformer, vae = old.transformer, old.vae
@@ -264,6 +303,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
     parser.add_argument("--images", help="folder of photographs for backgrounds")
     parser.add_argument("--videos", help="folder of films for backgrounds")
+    parser.add_argument("--codec", help="take the autoencoder of this model, such as nano, instead of a new one")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--start-from", type=Path, help="begin with what the nano in this folder knows")
     what.add_argument("--finish", type=Path, help="train the decoder of the trained nano in this folder")
@@ -280,11 +320,18 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = EngineConfig(num_samples=1, shapes=(), images=arguments.images, videos=arguments.videos)
+    config = EngineConfig(
+        num_samples=1,
+        shapes=((1, 128, 128),),
+        loose=0.0,
+        vocabulary=NANO_VOCABULARY,
+        images=arguments.images,
+        videos=arguments.videos,
+    )
     films = arguments.out.parent / "films"
     engine = build_engine(config, "train", films)
     if arguments.finish is None:
-        new_nano(arguments.out, engine, arguments.start_from)
+        new_nano(arguments.out, engine, start_from=arguments.start_from, codec=arguments.codec)
     else:
         scores = finished_nano(arguments.finish, arguments.out, engine, build_engine(config, "validation", films))
         logger.info("PSNR on validation clips: linear %.1f dB, trained %.1f dB", scores["linear"], scores["trained"])

@@ -118,12 +118,19 @@ TRANSFORMER = {
     "eps": positive(1),
     "rope_max_seq_len": whole(1, 2**20),
 }
-NEW_TRANSFORMER = {"semantic_dim": WIDTH, "semantic_hidden_dim": WIDTH, "semantic_rope": one_of("zero", "identity")}
+NEW_TRANSFORMER = {
+    "semantic_dim": WIDTH,
+    "semantic_hidden_dim": WIDTH,
+    "semantic_rope": one_of("zero", "identity", "grid"),
+}
 # Not in the first folders that were written; without them the class's defaults hold, which those models have.
 LATER_TRANSFORMER = {
     "semantic_prediction": one_of("velocity", "clean"),
     "roles": one_of("type", "shifted_rope"),
     "source": one_of("token", "channel"),
+    "prediction": one_of("velocity", "around_source"),
+    "residual_std": none_or(each(positive(1e6))),
+    "latents_std": none_or(each(positive(1e6))),
     "image_dim": none_or(WIDTH),
     "added_kv_proj_dim": none_or(WIDTH),
     "pos_embed_seq_len": none_or(WIDTH),

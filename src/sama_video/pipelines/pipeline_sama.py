@@ -374,13 +374,19 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         others = {name: value for name, value in (self._attention_kwargs or {}).items() if name != "scale"}
         return self.transformer(
             latents.to(dtype),
-            # The release casts the timestep to the model's dtype (in bfloat16 this rounding dominates its error).
-            timestep=timestep.to(dtype).expand(len(latents)),
+            timestep=self._timestep_of_model(timestep).expand(len(latents)),
             encoder_hidden_states=prompt_embeds,
             source_hidden_states=None if source_latents is None else source_latents.to(dtype),
             semantic_hidden_states=None if semantic_latents is None else semantic_latents.to(dtype),
             attention_kwargs=others,  # the scale is `_scaled_lora`'s
             return_dict=False,
+        )
+
+    def _timestep_of_model(self, timestep: torch.Tensor) -> torch.Tensor:
+        """The release casts it to the model's dtype (in bfloat16 this rounding dominates its error); a prediction
+        around the source computes with it."""
+        return timestep.to(
+            self.transformer.dtype if self.transformer.config.prediction == "velocity" else torch.float32
         )
 
     def _predict_with_guidance(

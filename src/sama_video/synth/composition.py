@@ -1,5 +1,7 @@
 """Random scenes of a split, and the canonical places and motions that words stand for."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .backgrounds import draw_texture
@@ -8,7 +10,7 @@ from .footage import Footage
 from .instructions import SUBTITLES
 from .lettering import FONTS
 from .scene import SIZES, Background, Motion, Scene, Subtitle, Thing
-from .sprites import COLOURS, Sprite, sprites
+from .sprites import COLOURS, Sprite
 
 GRID_STEPS = (0.2, 0.5, 0.8)
 DRIFT = 0.42  # of the frame: how far "drifting right" goes
@@ -79,11 +81,11 @@ def draw_thing(draw: Draw, *, key: int, sprite: Sprite, moving: bool) -> Thing:
     )
 
 
-def draw_sprite(draw: Draw, split: str, avoid: frozenset[str] = frozenset()) -> Sprite:
-    """A drawing of the split; a shape every fifth time."""
+def draw_sprite(draw: Draw, drawings: Sequence[Sprite], avoid: frozenset[str] = frozenset()) -> Sprite:
+    """One of the drawings; a shape every fifth time."""
     wants_shape = draw.chance(0.2)
-    pool = [s for s in sprites(split) if (s.category == "shape") == wants_shape and s.name not in avoid]
-    return draw.choice(pool)
+    pool = [sprite for sprite in drawings if sprite.name not in avoid]
+    return draw.choice([sprite for sprite in pool if (sprite.category == "shape") == wants_shape] or pool)
 
 
 def draw_background(draw: Draw, split: str, footage: Footage | None, moving: bool) -> Background:
@@ -101,18 +103,27 @@ def draw_subtitle(draw: Draw, split: str) -> Subtitle:
 
 
 def draw_scene(
-    draw: Draw, split: str, *, footage: Footage | None, moving: bool, num_things: int, namesakes: bool, subtitle: bool
+    draw: Draw,
+    split: str,
+    *,
+    drawings: Sequence[Sprite],
+    footage: Footage | None,
+    moving: bool,
+    num_things: int,
+    namesakes: bool,
+    subtitle: bool,
 ) -> Scene:
     """A scene without a look.
 
     Args:
+        drawings: what there is to place.
         num_things: objects to place; one that finds no free way is left out.
         namesakes: the first two objects show the same thing, so that more than its name is needed to point at it.
     """
     things: list[Thing] = []
-    first = draw_sprite(draw, split)
+    first = draw_sprite(draw, drawings)
     for key in range(num_things):
-        sprite = first if key == 0 or (namesakes and key == 1) else draw_sprite(draw, split)
+        sprite = first if key == 0 or (namesakes and key == 1) else draw_sprite(draw, drawings)
         for _ in range(12):
             thing = draw_thing(draw, key=key, sprite=sprite, moving=moving)
             if is_visible(thing, things) and not (namesakes and key == 1 and thing.colour == things[0].colour):

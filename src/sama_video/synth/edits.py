@@ -26,7 +26,7 @@ from .lettering import CANONICAL_FONT
 from .looks import LOOKS
 from .render import Changed
 from .scene import Scene, Subtitle, Thing
-from .sprites import ATTRIBUTES, COLOURS, tile_of
+from .sprites import ATTRIBUTES, COLOURS, Sprite, tile_of
 
 VISIBLE_CHANGE = 14.0  # mean grey levels within an object, below which a change would hardly be seen
 
@@ -55,6 +55,7 @@ class Request:
 
     Args:
         scene: to be edited.
+        drawings: what new things can be.
         seen: scenes in which an expression must mean the same: the source, and `scene` if an edit came before.
         taken: keys of things that an edit before has touched.
         loose: ask for a loosely worded edit where the family has one.
@@ -64,6 +65,7 @@ class Request:
     scene: Scene
     seen: tuple[Scene, ...]
     split: str
+    drawings: tuple[Sprite, ...]
     draw: Draw
     loose: bool
     moving: bool
@@ -98,7 +100,7 @@ Family = Callable[[Request], Edit | None]
 
 def local_add(request: Request) -> Edit | None:
     draw, scene = request.draw, request.scene
-    sprite = draw_sprite(draw, request.split, avoid=request.names)
+    sprite = draw_sprite(draw, request.drawings, avoid=request.names)
     size = draw.choice(tuple(SIZE_WORDS))
     colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.35) else None
     place = draw.choice(tuple(GRID))
@@ -154,7 +156,7 @@ def replace_things(request: Request) -> Edit | None:
         return None
     what, keys = picked
     draw = request.draw
-    sprite = draw_sprite(draw, request.split, avoid=request.names)
+    sprite = draw_sprite(draw, request.drawings, avoid=request.names)
     colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.25) else None
     new = named(sprite.plural, colour) if len(keys) > 1 else with_article(named(sprite.name, colour))
     clause = (

@@ -16,10 +16,11 @@ from .instructions import finish
 from .language import caption
 from .render import Renderer, Shape
 from .scene import Scene
-from .sprites import SPLITS
+from .sprites import SPLITS, Sprite, sprites
 
 VERSION = 1  # raised whenever a seed would give other bytes than before
 ATTEMPTS = 200
+SMALLEST_VOCABULARY = 8  # a scene shows up to four, and an edit brings in others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,9 @@ class Engine:
         seed: another seed is another endless set.
         families: to draw from, equally often.
         loose: share of loosely worded instructions, in the families that have such.
+        vocabulary: names of the things that scenes hold and edits ask for; empty for all that there are.
+        drawings: the split that drawings come from, if it is not `split`: "train" shows what was taught in scenes and
+            words that were not.
         footage: the user's backgrounds, of the same split, for `footage_share` of the samples.
 
     Raises:
@@ -97,6 +101,8 @@ class Engine:
     seed: int = 0
     families: tuple[str, ...] = tuple(FAMILIES)
     loose: float = 0.0
+    vocabulary: tuple[str, ...] = ()
+    drawings: str | None = None
     footage: Footage | None = None
     footage_share: float = 0.5
 
@@ -106,6 +112,13 @@ class Engine:
         unknown = sorted(set(self.families) - FAMILIES.keys())
         if unknown or not self.families:
             raise ValueError(f"families must be among {', '.join(FAMILIES)}, got {', '.join(unknown) or 'none'}")
+        if 0 < len(self.vocabulary) < SMALLEST_VOCABULARY:
+            raise ValueError(f"vocabulary must hold {SMALLEST_VOCABULARY} things or more, got {len(self.vocabulary)}")
+        sprites(self.drawings or self.split, self.vocabulary)  # raises for what there is not
+
+    @property
+    def sprites(self) -> tuple[Sprite, ...]:
+        return sprites(self.drawings or self.split, self.vocabulary)
 
     def plan(self, index: int, moving: bool = True) -> Plan:
         """What sample `index` shows; `moving` is false for a single picture."""
@@ -122,6 +135,7 @@ class Engine:
         scene = draw_scene(
             draw,
             self.split,
+            drawings=self.sprites,
             footage=footage,
             moving=moving,
             num_things=draw.weighted((1, 2, 3, 4), (3, 4, 2, 1)),
@@ -129,7 +143,13 @@ class Engine:
             subtitle=draw.chance(0.65 if family == "subtitle_edit" else 0.12),
         )
         request = Request(
-            scene=scene, seen=(scene,), split=self.split, draw=draw, loose=draw.chance(self.loose), moving=moving
+            scene=scene,
+            seen=(scene,),
+            split=self.split,
+            drawings=self.sprites,
+            draw=draw,
+            loose=draw.chance(self.loose),
+            moving=moving,
         )
         edit = FAMILIES[family](request)
         if edit is None:

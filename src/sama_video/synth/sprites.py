@@ -43,6 +43,14 @@ SHAPES = {
     "hexagon": "hexagons",
     "cross": "crosses",
 }
+# Things of clearly different form and colour, which a small model can learn to tell apart.
+NANO_THINGS = (
+    "fox", "panda", "frog", "elephant", "penguin", "flamingo", "octopus", "ladybug", "butterfly", "rose",
+    "sunflower", "cactus", "mushroom", "watermelon", "banana", "strawberry", "carrot", "pizza", "doughnut", "bus",
+    "car", "bicycle", "rocket", "sailboat", "basketball", "soccer ball", "guitar", "umbrella", "balloon", "crown",
+    "snowman", "pumpkin", "house", "moon",
+)  # fmt: skip
+NANO_VOCABULARY = (*NANO_THINGS, *SHAPES)
 SHAPE_MANNERS = {"train": ("flat", "lit"), "validation": ("rimmed",), "test": ("banded",)}
 OUTLINE_REACH = 10  # squared pixels
 ATTRIBUTES = ("upside down", "mirrored", "half transparent", "silhouette", "outlined")
@@ -65,10 +73,19 @@ class Sprite:
 
 
 @cache
-def sprites(split: str) -> tuple[Sprite, ...]:
-    """Every drawing of a split, shapes included."""
+def sprites(split: str, vocabulary: tuple[str, ...] = ()) -> tuple[Sprite, ...]:
+    """Every drawing of a split, shapes included; of the things in `vocabulary` alone, if it names any.
+
+    Raises:
+        ValueError: for an unknown split or thing.
+    """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if vocabulary:
+        found = tuple(sprite for sprite in sprites(split) if sprite.name in vocabulary)
+        if unknown := sorted(set(vocabulary) - {sprite.name for sprite in found}):
+            raise ValueError(f"there is no drawing of {', '.join(unknown)}")
+        return found
     named = []
     for entry in json.loads((ASSETS / "sprites.json").read_text()):
         digest = sha256(entry["name"].encode()).digest()

@@ -36,6 +36,7 @@ class EngineConfig:
         num_samples: of an epoch at weight 1.
         shapes: (frames, height, width) that samples take in turn.
         text_to_video: captioned clips for the pretext tasks instead of edits.
+        vocabulary: names of the things that are drawn; empty for all that there are.
         images, videos: folders of backgrounds; without them textures alone.
     """
 
@@ -45,6 +46,7 @@ class EngineConfig:
     seed: int = 0
     families: tuple[str, ...] = tuple(FAMILIES)
     loose: float = 0.1
+    vocabulary: tuple[str, ...] = ()
     images: str | None = None
     videos: str | None = None
 

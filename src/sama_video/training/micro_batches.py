@@ -55,9 +55,14 @@ def draw(batch: EncodedBatch, place: int, seed: int, step: int, objective: Objec
     generator = torch.Generator().manual_seed(_seed(seed, step, place))
     sigma = sample_sigmas(1, objective.sigma_shift, generator, objective.sigma_sampling)[0]
     keeps = torch.rand(2, generator=generator) >= torch.tensor([objective.text_dropout, objective.source_dropout])
-    noise = torch.randn(batch.target.shape[1:], generator=generator)
-    semantic = batch.semantic
-    semantic_noise = None if semantic is None else torch.randn(semantic.shape[1:], generator=generator)
+    # Drawn where it is used: a processor would take longer over it than a GPU over the whole step.
+    device = batch.target.device
+    if device.type != "cpu":
+        generator = torch.Generator(device).manual_seed(generator.initial_seed())
+    noise = torch.randn(batch.target.shape[1:], generator=generator, device=device)
+    semantic_noise = None
+    if batch.semantic is not None:
+        semantic_noise = torch.randn(batch.semantic.shape[1:], generator=generator, device=device)
     return Draws(
         sigma=sigma,
         noise=noise,
@@ -94,7 +99,9 @@ AnyBatch = TypeVar("AnyBatch", Batch, EncodedBatch)
 
 
 def select(batch: AnyBatch, indices: list[int]) -> AnyBatch:
-    """Some samples of a batch."""
+    """Some samples of a batch; all of them are the batch itself, which saves copying its pixels."""
+    if indices == list(range(len(batch.prompts))):
+        return batch
     parts = {}
     for field in fields(batch):
         value = getattr(batch, field.name)

@@ -29,7 +29,14 @@ CACHE_PRECISION = "precision.json"
 def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
     """The engine with the user's footage, if there is any; decoded films go to `cache`."""
     footage = find_footage(config.images, config.videos, split, cache)
-    return Engine(split=split, seed=config.seed, families=config.families, loose=config.loose, footage=footage)
+    return Engine(
+        split=split,
+        seed=config.seed,
+        families=config.families,
+        loose=config.loose,
+        vocabulary=config.vocabulary,
+        footage=footage,
+    )
 
 
 def build_dataset(config: DatasetConfig, number: int, out: Path, facts: FileFacts) -> TrainingDataset:

@@ -43,33 +43,50 @@ class Muon(torch.optim.Optimizer):
         """One step of all matrices that have a gradient."""
         assert closure is None, "no closures"
         for group in self.param_groups:
-            for matrix in group["params"]:
-                if matrix.grad is not None:
-                    self._step(matrix, group["lr"], group["weight_decay"])
+            for matrices in _alike([matrix for matrix in group["params"] if matrix.grad is not None]):
+                self._step(matrices, group["lr"], group["weight_decay"])
 
-    def _step(self, matrix: nn.Parameter, rate: float, weight_decay: float) -> None:
-        gradient, state = matrix.grad, self.state[matrix]
-        assert gradient is not None
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
+    def _step(self, matrices: list[nn.Parameter], rate: float, weight_decay: float) -> None:
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+        states = [self.state[matrix] for matrix in matrices]
+        for state, gradient in zip(states, gradients, strict=True):
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(gradient)
         # m = MOMENTUM m + (1 - MOMENTUM) g, and Nesterov's look ahead (1 - MOMENTUM) g + MOMENTUM m
-        momentum = state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
-        update = orthogonal(gradient.lerp(momentum, MOMENTUM), self.dtype)
+        momenta = [state["momentum_buffer"] for state in states]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        # One matrix alone stays one: products of a stack are rounded in another order.
+        updates = [orthogonal(ahead[0], self.dtype)] if len(ahead) == 1 else orthogonal(torch.stack(ahead), self.dtype)
         # w = (1 - rate weight_decay) w - 0.2 sqrt(max(rows, columns)) rate O: the size of AdamW's steps
-        matrix.mul_(1 - rate * weight_decay)
-        matrix.add_(update, alpha=-(rate * (0.2 * math.sqrt(max(matrix.shape)))))
+        torch._foreach_mul_(matrices, 1 - rate * weight_decay)
+        size = rate * (0.2 * math.sqrt(max(matrices[0].shape)))
+        for matrix, update in zip(matrices, updates, strict=True):
+            matrix.add_(update, alpha=-size)
+
+
+def _alike(matrices: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Matrices of one shape together on a GPU, which else waits for hundreds of small products to be started."""
+    if not matrices or matrices[0].device.type != "cuda" or hasattr(matrices[0], "to_local"):
+        return [[matrix] for matrix in matrices]
+    groups: dict[torch.Size, list[nn.Parameter]] = {}
+    for matrix in matrices:
+        groups.setdefault(matrix.shape, []).append(matrix)
+    return list(groups.values())
 
 
 def orthogonal(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """About U V^T of a matrix U S V^T `[rows, columns]`, in `dtype`: Newton and Schulz's iteration leaves singular
+    """About U V^T of matrices U S V^T `[..., rows, columns]`, in `dtype`: Newton and Schulz's iteration leaves singular
     values between 0.5 and 1.5."""
     a, b, c = COEFFICIENTS
-    is_tall = matrix.shape[0] > matrix.shape[1]
+    is_tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.to(dtype)
-    x = x.T if is_tall else x  # the smaller side makes the smaller products
-    x = x / x.norm().clamp(min=SMALLEST_NORM)  # no singular value above 1
+    x = x.mT if is_tall else x  # the smaller side makes the smaller products
+    norm = x.norm() if x.ndim == 2 else x.norm(dim=(-2, -1), keepdim=True)
+    x = x / norm.clamp(min=SMALLEST_NORM)  # no singular value above 1
+    multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(ITERATIONS):
         # X = a X + (b A + c A A) X with A = X X^T
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if is_tall else x
+        gram = x @ x.mT
+        x = multiply_add(x, multiply_add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x

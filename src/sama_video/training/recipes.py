@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..data.catalogue import CATALOGUE
+from ..synth.sprites import NANO_VOCABULARY
 from ..system.errors import UserError
 from .config import (
     DataConfig,
@@ -141,6 +142,47 @@ def nano() -> list[TrainConfig]:
     return [nano_pretraining(), nano_finetuning().started_from("previous")]
 
 
+def nano_gpu() -> list[TrainConfig]:
+    """Both stages of SAMA-Nano on one GPU in some minutes: 34 things and 8 shapes."""
+
+    def data(*datasets: tuple[str, EngineConfig], **changes) -> DataConfig:
+        known = [(name, replace(engine, vocabulary=NANO_VOCABULARY, loose=0.0)) for name, engine in datasets]
+        return _nano_data(
+            datasets=tuple(DatasetConfig(name=name, engine=engine) for name, engine in known),
+            area=128 * 128,
+            image_batch_size=256,
+            video_batch_size=128,
+            num_workers=15,
+            prefetch_factor=2,
+            **changes,
+        )
+
+    def on_gpu(config: TrainConfig, rate: float, final: float) -> TrainConfig:
+        optimizer = replace(config.optimizer, learning_rate=rate, final_learning_rate=final)
+        objective = replace(config.objective, text_dropout=0.0)
+        loop = replace(
+            config.loop, micro_tokens=200_000, compile=True, validate_every=0, log_every=50, save_minutes=60.0
+        )
+        return replace(config, optimizer=optimizer, objective=objective, loop=loop)
+
+    pictures = EngineConfig(num_samples=400_000, shapes=((1, 128, 128), *NANO_IMAGES))
+    captioned = EngineConfig(num_samples=30_000, shapes=((9, 128, 128), (5, 128, 128)), text_to_video=True)
+    clips = EngineConfig(num_samples=300_000, shapes=((5, 128, 128), (9, 128, 128), (17, 128, 128), (9, 96, 176)))
+    stage_0 = _nano(
+        "nano_gpu_pretraining",
+        "runs/nano-init",
+        data(("image edits", pictures), ("captioned clips", captioned)),
+        num_steps=1500,
+    )
+    stage_1 = _nano(
+        "nano_gpu_finetuning",
+        "previous",
+        data(("video edits", clips), ("image edits", replace(pictures, num_samples=100_000)), pretext=False),
+        num_steps=1800,
+    )
+    return [on_gpu(stage_0, 2e-3, 1.5e-3), on_gpu(stage_1, 1.5e-3, 1e-5)]
+
+
 def smoke() -> list[TrainConfig]:
     """Both stages in a minute or two on two cores, from the shipped nano: everything runs, little is learned."""
     shapes = ((1, 64, 64), (9, 64, 64))
@@ -175,7 +217,7 @@ RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
         for recipe in (factorized_pretraining, supervised_finetuning, lora_pretraining, lora_finetuning)
         for size in SIZES
     },
-    **{recipe.__name__: recipe for recipe in (nano_pretraining, nano_finetuning, nano, smoke)},
+    **{recipe.__name__: recipe for recipe in (nano_pretraining, nano_finetuning, nano, nano_gpu, smoke)},
 }
 
 

@@ -140,6 +140,7 @@ class Trainer:
             semantic_encoder,
             num_anchors=config.objective.num_anchors,
             with_text=text_encoder is None,
+            together=parallel.device.type == "cuda" and all(d.engine is not None for d in config.data.datasets),
         )
         if config.data.cache is None:
             self.encoder.to(parallel.device, text=True)
@@ -161,6 +162,7 @@ class Trainer:
                 prefetch_factor=config.data.prefetch_factor,
                 cache=open_cache(config),
                 tables=tables,
+                pin_memory=parallel.device.type == "cuda",
             )
         parallel.same(str(self.loader.state_dict()["mixture"]), "the data and its settings")
 

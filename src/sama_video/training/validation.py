@@ -147,12 +147,12 @@ class Validation:
 
     def _encode(self, case: Case) -> EncodedCase:
         source, target = torch.from_numpy(case.source), torch.from_numpy(case.target)
-        semantic = self.encoder.semantic(target)
+        semantic = self.encoder.semantic(target[None])
         text = self.encoder.text(case.prompt)[None] if self.encoder.with_text else None
         return EncodedCase(
-            source=self.encoder.latents(source)[None],
-            target=self.encoder.latents(target)[None],
-            semantic=None if semantic is None else semantic[None],
+            source=self.encoder.latents(source[None]),
+            target=self.encoder.latents(target[None]),
+            semantic=semantic,
             text=text,
         )
 

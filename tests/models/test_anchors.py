@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sama_video.data.anchors import anchor_indices
+from sama_video.models.shapes import anchor_indices
 
 
 def test_one_anchor_is_the_first_frame_and_an_image_its_own():
@@ -25,5 +25,5 @@ def test_anchors_are_distinct_and_span_the_clip_evenly(case):
 
 @pytest.mark.parametrize("num_anchors", [0, 6])
 def test_more_anchors_than_frames(num_anchors):
-    with pytest.raises(ValueError, match=r"1\.\.5"):
+    with pytest.raises(ValueError, match="1 to 5"):
         anchor_indices(5, num_anchors)

@@ -1,0 +1,45 @@
+"""How the transformer's output becomes a velocity around the source, `prediction="around_source"`.
+
+Shape legend: B batch, C latent channels, F H W latent grid. Time convention: see `transformer_sama.py`.
+
+Most of an edited clip is its source. The target is modelled as `x_0 = z_s + e`, `e ~ N(0, s^2)` per channel: Karras et
+al.'s preconditioning (arXiv 2206.00364) with a mean, for this flow. See docs/decisions/around-source.md.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class AroundSource:
+    """A target whose latents are those of its source, changed here and there.
+
+    Args:
+        mean: `z_s` `[B, C, F, H, W]`, or zeros where there is no source on the target's grid.
+        std: `s` `[1, C, 1, 1, 1]`.
+        sigma: `[B, 1, 1, 1, 1]`.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    sigma: torch.Tensor
+
+    @property
+    def spread(self) -> torch.Tensor:
+        """`sqrt(D)`, `D = (1 - sigma)^2 s^2 + sigma^2`: of `x_sigma` around its mean."""
+        return torch.hypot((1 - self.sigma) * self.std, self.sigma)
+
+    def residual(self, x_sigma: torch.Tensor) -> torch.Tensor:
+        """`r = x_sigma - (1 - sigma) z_s`."""
+        return x_sigma - (1 - self.sigma) * self.mean
+
+    def network_input(self, x_sigma: torch.Tensor) -> torch.Tensor:
+        """`r / sqrt(D)`, of unit spread at every sigma."""
+        return self.residual(x_sigma) / self.spread
+
+    def velocity(self, output: torch.Tensor, x_sigma: torch.Tensor) -> torch.Tensor:
+        """`r (sigma - (1 - sigma) s^2) / D - z_s + F s / sqrt(D)` of the network's output F: the best linear guess, and
+        what is left in units of its spread."""
+        gain = (self.sigma - (1 - self.sigma) * self.std.square()) / self.spread.square()
+        return gain * self.residual(x_sigma) - self.mean + self.std / self.spread * output
