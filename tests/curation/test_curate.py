@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 
 from sama_video.curation.curate import curate, plan
+from sama_video.curation.histogram import draw_histograms
 from sama_video.data.manifest import read_manifest
 from sama_video.judge.answers import read_answers
 from sama_video.judge.clips import MediaConfig, look
@@ -203,10 +204,16 @@ def test_prompts_about_two_videos_are_not_asked_of_joined_frames():
 
 
 def test_the_histogram_shows_a_panel_for_each_score(undisturbed):
-    image = np.array(PIL.Image.open(undisturbed / "histogram.png"))
+    image = np.array(PIL.Image.open(undisturbed / "histogram.png").convert("RGB"))
     panels = image.reshape(2, image.shape[0] // 2, 4, image.shape[1] // 4, 3)
     drawn = (panels < 128).any(axis=(1, 3, 4))
     assert drawn.tolist() == [[True, True, True, False], [True, True, True, True]]
+
+
+def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r"pip install 'sama-video\[judge\]'"):
+        draw_histograms([], quick_config("http://nobody.invalid/v1"), tmp_path / "histogram.png")
 
 
 def command(manifest, out, server, *more):

@@ -16,10 +16,9 @@ from ..system.files import make_folder, written_aside
 from .aggregate import EXACT_RULE, TaskScores, overall_scores, rule_of
 from .authors import prompts_of
 from .escaping import markdown_text, plain_text
-from .page import page
+from .page import choose_edits, copy_media, page
 from .published import PAPER, PublishedTable, published_table
 from .scored import ScoredRun, choose_judge, read_scored, same_judge
-from .shown import choose_samples, copy_media
 from .statistics import DRAWS, Interval, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
 from .tables import CLOSED_NOTE, Column, Row, Table, bare, csv_text, latex, markdown
 
@@ -394,11 +393,9 @@ def _write_latex(report: Report, out: Path, _: ReportConfig) -> Path:
 
 
 def _write_page(report: Report, out: Path, config: ReportConfig) -> Path:
-    samples = [
-        sample for run in report.runs for sample in choose_samples(run, report.judge, config.samples, config.seed)
-    ]
-    media = copy_media(samples, out / "media")
-    return _write_text(out / "index.html", page(report.title, report.about, report.tables, samples, media))
+    edits = [edit for run in report.runs for edit in choose_edits(run, report.judge, config.samples, config.seed)]
+    media = copy_media(edits, out / "media")
+    return _write_text(out / "index.html", page(report.title, report.about, report.tables, edits, media))
 
 
 FORMATS: dict[str, Callable[[Report, Path, ReportConfig], Path]] = {

@@ -127,31 +127,21 @@ def win_rate(
     return WinRate(wins=shares[0], ties=shares[1], losses=shares[2], score=score)
 
 
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks `[N]` from 1 on; equal values share the mean of theirs."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[index]
-
-
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's correlation of the ranks of two `[N]`; NaN if one of them is constant."""
-    ranks = [average_ranks(values) - (len(values) + 1) / 2 for values in (first, second)]
-    scale = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    return float((ranks[0] * ranks[1]).sum()) / scale if scale else float("nan")
+    """Pearson's correlation of the ranks of two `[N]`, equal values sharing the mean of theirs; NaN if one of them is
+    constant."""
+    return _agreement("spearmanr", first, second)
 
 
 def kendall_tau(first: np.ndarray, second: np.ndarray) -> float:
-    """Kendall's tau-b of two `[N]`: concordant less discordant pairs, over the pairs tied in neither's own ranking.
+    """Kendall's tau-b of two `[N]`: concordant less discordant pairs, over the pairs tied in neither's own ranking; NaN
+    if one of them is constant."""
+    return _agreement("kendalltau", first, second)
 
-    NaN if one of them is constant. Takes N steps of N, so 10,000 items are fine and a million are not.
-    """
-    excess = untied_first = untied_second = 0.0
-    for index in range(len(first) - 1):
-        signs_first = np.sign(first[index + 1 :] - first[index])
-        signs_second = np.sign(second[index + 1 :] - second[index])
-        excess += float(signs_first @ signs_second)
-        untied_first += float(np.count_nonzero(signs_first))
-        untied_second += float(np.count_nonzero(signs_second))
-    scale = float(np.sqrt(untied_first * untied_second))
-    return excess / scale if scale else float("nan")
+
+def _agreement(name: str, first: np.ndarray, second: np.ndarray) -> float:
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return float("nan")  # without SciPy's warning
+    from scipy import stats  # takes a second to import, and most reports have one judge
+
+    return float(getattr(stats, name)(first, second).statistic)
