@@ -171,7 +171,7 @@ def test_the_time_limit_is_a_whole_requests(tmp_path, mishap):
 
 
 def test_a_body_is_cut_where_it_is_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(endpoint, "LARGEST_BODY", 2**20)
+    monkeypatch.setattr(endpoint, "_LARGEST_BODY", 2**20)
     with JudgeServer([ERRORS["a body without end"]]) as server, AnswerStore(tmp_path / "answers.jsonl") as store:
         answer = Judge(config_for(server, timeout=60.0, max_tries=1), store).answer(QUESTION, list)
     assert "larger than 1 MiB" in answer.reason

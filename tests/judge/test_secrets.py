@@ -10,8 +10,9 @@ from urllib.parse import quote
 import pytest
 
 from sama_video.judge.answers import AnswerStore
-from sama_video.judge.client import Judge, JudgeConfig, JudgeStoppedError
+from sama_video.judge.client import Judge, JudgeStoppedError
 from sama_video.judge.endpoint import endpoint_of
+from sama_video.judge.questions import JudgeConfig
 from sama_video.judge.redact import MASK, redactor_of
 from sama_video.system.errors import UserError
 from tests.judge.test_client import QUESTION

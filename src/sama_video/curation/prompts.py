@@ -17,20 +17,20 @@ class Prompt:
     Args:
         name: of what it judges.
         text: with `{instruction}` to be filled in.
-        scores: that the answer holds, each under its name and `_score`.
+        dimensions: whose scores the answer holds, each under its name and `_score`.
         edited_first: the edited video is the first, the original the second.
         for_images: asked for pictures too.
     """
 
     name: str
     text: str
-    scores: tuple[str, ...]
+    dimensions: tuple[str, ...]
     edited_first: bool = False
     for_images: bool = True
 
     @property
-    def score_keys(self) -> tuple[str, ...]:
-        return tuple(f"{score}_score" for score in self.scores)
+    def answer_keys(self) -> tuple[str, ...]:
+        return tuple(f"{dimension}_score" for dimension in self.dimensions)
 
     def filled(self, instruction: str) -> str:
         return self.text.replace("{instruction}", instruction)
@@ -38,7 +38,7 @@ class Prompt:
 
 INSTRUCTION_AND_QUALITY = Prompt(
     name="instruction following and visual quality",
-    scores=("instruction_following", "visual_quality"),
+    dimensions=("instruction_following", "visual_quality"),
     text="""\
 You are an expert video editing evaluator. Please evaluate the editing quality.
 
@@ -76,7 +76,7 @@ Important: Only output the JSON object, nothing else.
 
 MOTION_CONSISTENCY = Prompt(
     name="motion consistency",
-    scores=("motion_consistency",),
+    dimensions=("motion_consistency",),
     edited_first=True,
     for_images=False,
     text="""\
@@ -113,7 +113,7 @@ Important: Only output the JSON object, nothing else.
 
 CONTENT_PRESERVATION = Prompt(
     name="content preservation",
-    scores=("content_preservation",),
+    dimensions=("content_preservation",),
     text="""\
 You are an expert video editing evaluator. Please evaluate the editing quality. Specifically, please evaluate the \
 Content Preservation of the edited video only.

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,9 @@ def read_scored(paths: Sequence[Path], *, compat: bool = False) -> list[ScoredRu
     names = [run.info.editor for run in runs]
     # Two runs of one editor are told apart by their folders.
     return [
-        run if names.count(run.name) == 1 else _renamed(run, f"{run.name}, {run.path.resolve().name}") for run in runs
+        run if names.count(run.name) == 1 else replace(run, name=f"{run.name}, {run.path.resolve().name}")
+        for run in runs
     ]
-
-
-def _renamed(run: ScoredRun, name: str) -> ScoredRun:
-    return ScoredRun(**{**vars(run), "name": name})
 
 
 def _scored(path: Path, compat: bool) -> ScoredRun:

@@ -17,9 +17,9 @@ from ..system.errors import UserError
 
 MASK = "***"
 # Shorter ones ("none", "EMPTY", "x") are what servers without keys are given, and half of the words of an answer.
-SHORTEST_SECRET = 6
+_SHORTEST_SECRET = 6
 LONGEST_REASON = 500
-REPLACEMENT = "\ufffd"
+_REPLACEMENT = "\ufffd"
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
@@ -43,9 +43,9 @@ def redactor_of(secrets: Iterable[str]) -> Redactor:
     in base64, as JSON and HTML write them; in capitals or not.
 
     Args:
-        secrets: keys, passwords, `user:password`; shorter ones than `SHORTEST_SECRET` are none.
+        secrets: keys, passwords, `user:password`; shorter ones than `_SHORTEST_SECRET` are none.
     """
-    forms = {form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in _forms(secret)}
+    forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}
     # The longest first: a password's tail must not stay where `user:password` stood.
     ordered = sorted(forms - {""}, key=lambda form: (-len(form), form))
     return Redactor(re.compile("|".join(map(re.escape, ordered)), re.IGNORECASE) if ordered else None)
@@ -64,7 +64,7 @@ def _forms(secret: str) -> Iterator[str]:
 
 def whole_text(text: str) -> str:
     """The text with lone surrogates, which no file can hold, replaced."""
-    return _LONE_SURROGATES.sub(REPLACEMENT, text)
+    return _LONE_SURROGATES.sub(_REPLACEMENT, text)
 
 
 def one_line(text: str, longest: int = LONGEST_REASON) -> str:
