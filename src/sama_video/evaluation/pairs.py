@@ -11,7 +11,7 @@ from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .benchmark import Benchmark, Item
 from .names import safe_stem, told_apart
 
-UNTYPED = "all"
+_UNTYPED = "all"
 
 
 def make_engine_set(
@@ -67,7 +67,7 @@ def _item(row: Row, stem: str) -> Item:
     suffix = files["source"].suffix if files["source"].suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ".mp4"
     return Item(
         id=row.id,
-        task=safe_stem(row.type or UNTYPED),
+        task=safe_stem(row.type or _UNTYPED),
         instruction=row.prompt,
         file_name=f"{stem}{suffix}",
         **files,

@@ -228,7 +228,7 @@ def sum_quotes(quotes: Iterable[PairQuote], known: Mapping[str, Answer], output_
         known: answers that the store holds.
         output_tokens: of an answer.
     """
-    counts = collections.Counter(dict.fromkeys(("image", "video", UNREADABLE), 0))
+    counts: collections.Counter[str] = collections.Counter({"image": 0, "video": 0, UNREADABLE: 0})
     requests: set[str] = set()
     missing: list[int | None] = []
     for quote in quotes:

@@ -8,6 +8,7 @@ import base64
 import html
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,14 @@ MASK = "***"
 _SHORTEST_SECRET = 6
 LONGEST_REASON = 500
 _REPLACEMENT = "\ufffd"
+_SECRET_NAME = re.compile(
+    r"(?:[\w-]*[_-])?(?:(?:api)?key|token|secret|passw(?:or)?d|authorization|bearer)", re.IGNORECASE
+)
+# Braces are what a command's template fills in.
+_NAMED_SECRET = re.compile(
+    rf"(?:^|[\s\"'?&-]){_SECRET_NAME.pattern}(?:[=:]\s*|\s+)[\"']?(?:(?:bearer|basic)\s+)?([^\s\"'&{{}}]+)",
+    re.IGNORECASE,
+)
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
@@ -60,6 +69,15 @@ def _forms(secret: str) -> Iterator[str]:
         yield json.dumps(plain)[1:-1]
         yield html.escape(plain)
         yield base64.b64encode(plain.encode("utf-8", "replace")).decode().rstrip("=")
+
+
+def secrets_in(command: str) -> set[str]:
+    """What looks like a key or a password in a command line: behind a name that says so (`--api-key KEY`, `TOKEN=KEY`,
+    `Authorization: Bearer KEY`), in an address (`https://user:password@host`), or as the value of an environment
+    variable of such a name."""
+    users = re.findall(r"://([^\s/@\"']+)@", command)
+    variables = [value for name, value in os.environ.items() if _SECRET_NAME.fullmatch(name) and value in command]
+    return {*_NAMED_SECRET.findall(command), *users, *(user.partition(":")[2] for user in users), *variables}
 
 
 def whole_text(text: str) -> str:
