@@ -5,15 +5,10 @@ import re
 
 import pytest
 
-from sama_video.curation.prompts import (
-    CONTENT_PRESERVATION,
-    INSTRUCTION_AND_QUALITY,
-    MOTION_CONSISTENCY,
-    PROMPTS,
-    prompts_for,
-)
+from sama_video.curation.prompts import PROMPTS, prompts_for
 from sama_video.curation.rules import _IMAGE_THRESHOLDS, _VIDEO_THRESHOLDS
 
+INSTRUCTION_AND_QUALITY, MOTION_CONSISTENCY, CONTENT_PRESERVATION = PROMPTS
 FRAGMENTS = {
     INSTRUCTION_AND_QUALITY: (
         "# User’s Editing Instruction:\n{instruction}\n",

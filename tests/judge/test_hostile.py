@@ -9,8 +9,9 @@ import pytest
 
 from sama_video.judge import endpoint
 from sama_video.judge.answers import AnswerStore, read_answers
-from sama_video.judge.client import LONGEST_TEXT, Judge, JudgeStoppedError
+from sama_video.judge.client import Judge, JudgeStoppedError
 from sama_video.judge.parsing import MalformedAnswerError, Scale, parse_blocks, parse_lines, parse_scores
+from sama_video.judge.questions import LONGEST_TEXT
 from sama_video.judge.redact import LONGEST_REASON, one_line
 from sama_video.system.errors import UserError
 from tests.judge.test_client import QUESTION, config_for

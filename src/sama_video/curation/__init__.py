@@ -1,8 +1,5 @@
 """Appendix B of the paper: a judge scores pairs, thresholds select them."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from . import curate, ray_backend, rules
-
+# Modules, imported when they are asked for.
+# pyright: reportUnsupportedDunderAll=false
 __all__ = ["curate", "ray_backend", "rules"]

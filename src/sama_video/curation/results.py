@@ -94,23 +94,18 @@ def write_results(rows: Sequence[Row], scored: list[Scored], config: CurationCon
     result = _result(scored, reasons, config)
     judged = list(zip(rows, scored, reasons, strict=True))
     write_manifest(out / "kept.csv", (row for row, _, why in judged if not why))
-    write_manifest(out / "rejected.csv", (_with_reasons(row, why) for row, _, why in judged if why))
-    lines = [_score_line(row, one, why) for row, one, why in judged]
+    rejected = [(row, "; ".join(map(str, why))) for row, _, why in judged if why]
+    write_manifest(out / "rejected.csv", (replace(row, extra={**row.extra, "reasons": why}) for row, why in rejected))
+    records = [
+        {"id": row.id, "kept": not why, "reasons": list(map(str, why)), **asdict(one)} for row, one, why in judged
+    ]
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     _write_text(out / "scores.jsonl", "".join(lines))
     _write_text(out / "report.json", json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
     _write_text(out / "report.md", _markdown(result))
     with written_aside(out / "histogram.png") as aside:
         draw_histograms(scored, config, aside)
     return result
-
-
-def _with_reasons(row: Row, reasons: list[Reason]) -> Row:
-    return replace(row, extra={**row.extra, "reasons": "; ".join(map(str, reasons))})
-
-
-def _score_line(row: Row, one: Scored, reasons: list[Reason]) -> str:
-    record = {"id": row.id, "kept": not reasons, "reasons": [str(reason) for reason in reasons], **asdict(one)}
-    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _result(scored: list[Scored], reasons: list[list[Reason]], config: CurationConfig) -> CurationResult:

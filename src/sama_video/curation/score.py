@@ -42,21 +42,21 @@ class Scored:
 
 @dataclass(frozen=True)
 class Pair:
-    """A row's original and edited clip, and its instruction."""
+    """A row's clips as a judge sees them, and its instruction."""
 
-    original: View
-    edited: View
+    source: View
+    target: View
     instruction: str
 
     @property
     def kind(self) -> str:
-        return "image" if self.original.is_image else "video"
+        return "image" if self.source.is_image else "video"
 
     def shown_for(self, prompt: Prompt) -> tuple[View, View]:
-        return (self.edited, self.original) if prompt.edited_first else (self.original, self.edited)
+        return (self.target, self.source) if prompt.edited_first else (self.source, self.target)
 
     def questions(self, turns: int) -> Iterator[tuple[Prompt, Question]]:
-        for prompt in prompts_for(is_image=self.original.is_image):
+        for prompt in prompts_for(is_image=self.source.is_image):
             question = Question(
                 task=TASK,
                 prompt=prompt.filled(self.instruction),
@@ -79,8 +79,8 @@ def opened_pair(row: Row, config: CurationConfig) -> Iterator[Pair]:
             raise UserError(f"the row has no {name}")
     with local_file(str(row.src_video)) as source, local_file(str(row.tgt_video)) as target:
         try:
-            original, edited = views_of([source, target], config.judge.media)
-            yield Pair(original, edited, str(row.prompt))
+            before, after = views_of([source, target], config.judge.media)
+            yield Pair(source=before, target=after, instruction=str(row.prompt))
         except JudgeStoppedError:
             raise
         except UserError as error:  # name what the manifest names, not the copy of a remote file

@@ -1,24 +1,7 @@
 """Scoring editors: a benchmark -> an editor's videos -> scores by a judge or exact ones -> tables; files in between."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from . import (
-        aggregate,
-        benchmark,
-        editors,
-        exact,
-        judging,
-        layouts,
-        pairs,
-        predict,
-        records,
-        report,
-        sanity,
-        statistics,
-        tables,
-    )
-
+# Modules, imported when they are asked for.
+# pyright: reportUnsupportedDunderAll=false
 __all__ = [
     "aggregate",
     "benchmark",
@@ -31,6 +14,5 @@ __all__ = [
     "records",
     "report",
     "sanity",
-    "statistics",
     "tables",
 ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..system.errors import UserError
-from .authors import COMPAT_RULES, compat_scores
+from .authors import compat_scores
 from .benchmark import Benchmark, Block, Item, Task
 from .records import ExactScores, Judgment
 from .statistics import Interval, mean_intervals
@@ -74,9 +74,9 @@ def rule_of(benchmark: Benchmark, compat: bool = False) -> str:
             f"Means are over all items: one without a video (missing) or without an answer (failed) counts "
             f"{benchmark.failed:g} in every dimension. Repeats are averaged first, item by item."
         )
-    if benchmark.name not in COMPAT_RULES:
+    if not benchmark.compat:
         raise UserError(f"the script of {benchmark.title}'s authors is not known; leave out `compat`")
-    return COMPAT_RULES[benchmark.name]
+    return benchmark.compat
 
 
 def aggregate(

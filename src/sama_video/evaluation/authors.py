@@ -25,19 +25,6 @@ from .records import Judgment
 # A judgment's reason says so of clips that differ, since ReCo's script cannot put such frames side by side: their
 # items leave its table.
 UNEQUAL_LENGTHS, UNEQUAL_HEIGHTS = "unequal lengths", "unequal heights"
-COMPAT_RULES = {
-    "reco_bench": (
-        "As the authors' script: items without a video, or whose video has another number or height of frames than the "
-        "source, leave every mean; an answer that holds the word 'error', or lacks a block, or has words or less than "
-        "nothing among a block's scores, counts 0 in that block and in S, and only the numbers that it has in the "
-        "dimensions' means; a block of more or fewer than three scores is the geometric mean of those it has."
-    ),
-    "openve_bench": (
-        "As the authors' script: an item's score is the mean of all numbers that follow a colon anywhere in the "
-        "answer, the reasoning included; items without a video, without such a number, or with a mean outside 1 to 5 "
-        "leave every mean. The dimensions, which the script does not print, are those of answers that keep to the form."
-    ),
-}
 
 
 # Their prompts

@@ -124,6 +124,7 @@ class Benchmark:
         overall: "items" prints a mean over all items; "none" prints tasks alone.
         protocol: None where scores are exact and no judge is asked.
         authors: prompts in the user's copy, the authors' first; empty if there are none.
+        compat: what stands under a table that counts as the authors' script does; empty where that is not known.
         published: name of the paper's table in `published/`; None if there is none.
         comparable: whether scores by this file's own prompts may stand beside published ones without a remark.
         engine: `count` and settings of `data.engine_set.EngineSetConfig` where the synthetic engine makes the items.
@@ -140,6 +141,7 @@ class Benchmark:
     overall: Literal["items", "none"] = "none"
     protocol: Protocol | None = None
     authors: tuple[AuthorsPrompts, ...] = ()
+    compat: str = ""
     published: str | None = None
     comparable: bool = True
     engine: dict[str, Any] = dataclasses.field(default_factory=dict)

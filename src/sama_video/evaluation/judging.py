@@ -10,12 +10,11 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..judge.answers import AnswerStore, read_answers
+from ..judge.answers import Answer, AnswerStore, read_answers
 from ..judge.client import Judge, JudgeStoppedError
 from ..judge.clips import WHOLE_FILES, MediaConfig, View, shown_parts, views_of
 from ..judge.parsing import Scale
@@ -202,7 +201,7 @@ class _Exam:
         try:
             views = self._views(item)
             parts = functools.cache(lambda: shown_parts(views, self.config.judge.media))
-            return [self._judgment(item, question, judge, parts) for question in self._questions(item, views)]
+            return [self._judgment(item, one, judge.answer(one, parts)) for one in self._questions(item, views)]
         except JudgeStoppedError:
             raise
         except Exception as error:
@@ -212,10 +211,7 @@ class _Exam:
                 for repeat in range(self.config.repeats)
             ]
 
-    def _judgment(
-        self, item: Item, question: Question, judge: Judge, parts: Callable[[], list[dict[str, Any]]]
-    ) -> Judgment:
-        answer = judge.answer(question, parts)
+    def _judgment(self, item: Item, question: Question, answer: Answer) -> Judgment:
         return Judgment(
             item=item.id,
             judge=self.judge_name,

@@ -15,7 +15,7 @@ from ..data.manifest import INSTRUCTIONS, LAYOUTS, SUFFIXES, Layout, Row, read_m
 from ..system.errors import UserError
 from .benchmark import Benchmark, Item
 from .names import safe_stem, shortened
-from .pairs import read_engine_items
+from .pairs import manifest_items
 
 # ReCo's file names end after so many characters of the instruction.
 _RECO_NAME_LENGTH = 80
@@ -90,7 +90,7 @@ def _read_reco(benchmark: Benchmark, folder: Path) -> list[Item]:
     configs = _first(benchmark, folder, ("configs", "tools/configs", "ReCo-Bench/configs"))
     beside = configs.parent.relative_to(folder)
     videos = _first(
-        benchmark, folder, tuple(f"{place}/{name}" for name in ("ori_videos", "videos") for place in (beside, "."))
+        benchmark, folder, tuple(f"{parent}/{name}" for name in ("ori_videos", "videos") for parent in (beside, "."))
     )
     items = []
     for task in benchmark.tasks:
@@ -148,8 +148,8 @@ def _found(media: str, folder: Path) -> Path:
     """Where a listed file is: lists count from their own folder or from the one above, or name files of `videos`."""
     listed, root = Path(media), Path(os.path.abspath(folder))
     above = [root.parent / listed.relative_to(root)] if listed.is_relative_to(root) else []
-    places = [listed, *above, root / "videos" / listed.name]
-    return next((place for place in places if place.exists()), listed)
+    candidates = [listed, *above, root / "videos" / listed.name]
+    return next((path for path in candidates if path.exists()), listed)
 
 
 def _rows(path: Path) -> list[Row]:
@@ -285,7 +285,7 @@ def _json(path: Path) -> Any:
 
 def _read_engine(benchmark: Benchmark, folder: Path) -> list[Item]:
     """A set of the synthetic engine, see `pairs.make_engine_set`."""
-    return read_engine_items(_first(benchmark, folder, ("manifest.csv",)))
+    return manifest_items(read_manifest(_first(benchmark, folder, ("manifest.csv",))))
 
 
 READERS: dict[str, Callable[[Benchmark, Path], list[Item]]] = {

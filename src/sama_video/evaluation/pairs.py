@@ -27,11 +27,6 @@ def make_engine_set(
     return write_engine_set(EngineSetConfig(**settings), folder, count, progress=progress)
 
 
-def read_engine_items(manifest: Path) -> list[Item]:
-    """The items of a set that `make_engine_set` or `sama data synth` wrote; its families are the tasks."""
-    return manifest_items(read_manifest(manifest))
-
-
 def read_manifest_items(manifest: str, *, column_map: Mapping[str, str] | None = None) -> list[Item]:
     """Edits to be made, from a manifest with sources and instructions, and targets and masks where they are known.
 

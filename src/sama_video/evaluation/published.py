@@ -61,10 +61,6 @@ class PublishedTable:
         """In the order of print, each once."""
         return list(dict.fromkeys(system for rows in self.tasks.values() for system in rows))
 
-    @property
-    def num_rows(self) -> int:
-        return sum(len(rows) for rows in self.tasks.values())
-
 
 @cache
 def published_table(name: str) -> PublishedTable:

@@ -122,7 +122,9 @@ def _judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) 
     benchmark = runs[0].benchmark
     assert benchmark is not None
     rule = rule_of(benchmark, config.compat)
-    paper = _paper(benchmark.published) if config.with_published else None
+    if config.with_published and benchmark.published is None:
+        raise UserError("the paper has no table of this benchmark; leave out `with_published`")
+    paper = published_table(benchmark.published) if config.with_published and benchmark.published else None
     prompts = prompts_of(benchmark, judge)
     comparable = prompts is None or prompts.comparable
     beside = paper if paper is not None and comparable and same_judge(paper.judge, judge) else None
@@ -132,12 +134,6 @@ def _judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) 
         tables += paper_apart(paper)
     headlines = {run.name: overall_scores(run.judged[judge]) for run in runs}
     return [*tables, *_difference_tables(headlines, ""), *_agreement_tables(runs)]
-
-
-def _paper(name: str | None) -> PublishedTable:
-    if name is None:
-        raise UserError("the paper has no table of this benchmark; leave out `with_published`")
-    return published_table(name)
 
 
 def _summary(runs: Sequence[ScoredRun], judge: str, paper: PublishedTable | None, rule: str, *, overall: bool) -> Table:

@@ -100,8 +100,7 @@ def _resampled_means(scores: np.ndarray, clusters: Sequence[str], draws: int, se
 def _cluster_sums(values: np.ndarray, index: np.ndarray, num_clusters: int) -> np.ndarray:
     """`[N, K]` -> `[C, K]`."""
     sums = np.zeros((num_clusters, values.shape[1]))
-    for column in range(values.shape[1]):
-        sums[:, column] = np.bincount(index, weights=values[:, column], minlength=num_clusters)
+    np.add.at(sums, index, values)
     return sums
 
 

@@ -174,9 +174,7 @@ def console(table: Table) -> str:
 def _pipe_table(table: Table, text: Callable[[str], str]) -> str:
     heads = [text(head) for head in table.heads]
     lines = [f"## {text(table.title)}", "", _pipes(heads), _pipes(["---"] + ["---:"] * (len(heads) - 1))]
-    for row in table.rows:
-        cells = [_markdown_cell(table, row, index) for index in range(len(table.columns))]
-        lines.append(_pipes([text(row.label), *cells, *([counts_text(row.counts)] if table.has_counts else [])]))
+    lines += [_pipes(_printed(table, row, text, dash="–", best="**{}**", interval=" {}")) for row in table.rows]
     return "\n".join([*lines, "", *(f"{text(note)}\n" for note in table.footnotes)])
 
 
@@ -184,12 +182,17 @@ def _pipes(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _markdown_cell(table: Table, row: TableRow, index: int) -> str:
-    cell = row.cells[index]
-    if cell is None:
-        return "–"
-    number = table.number(cell.value)
-    return f"{f'**{number}**' if table.is_best(row, index) else number} {table.interval_of(cell)}".rstrip()
+def _printed(
+    table: Table, row: TableRow, text: Callable[[str], str], *, dash: str, best: str, interval: str
+) -> list[str]:
+    """A row's cells: its name, its numbers in these forms, its counts."""
+    numbers = []
+    for index, cell in enumerate(row.cells):
+        number = dash if cell is None else table.number(cell.value).replace("–", dash)
+        number = best.format(number) if table.is_best(row, index) else number
+        around = "" if cell is None else table.interval_of(cell)
+        numbers.append(number + (interval.format(around) if around else ""))
+    return [text(row.label), *numbers, *([counts_text(row.counts)] if table.has_counts else [])]
 
 
 _CSV_HEADS = ("table", "row", "origin", "closed", "remark", "column")
@@ -239,24 +242,13 @@ def latex(table: Table) -> str:
         r"\midrule",
     ]
     for row in table.rows:
-        cells = [_latex_cell(table, row, index) for index in range(len(table.columns))]
-        named = [_latex_text(row.label), *cells, *([counts_text(row.counts)] if table.has_counts else [])]
-        lines.append(_latex_row([rf"\textcolor{{gray}}{{{cell}}}" for cell in named] if row.closed else named))
+        cells = _printed(table, row, _latex_text, dash="--", best=r"\textbf{{{}}}", interval=r" {{\scriptsize {}}}")
+        lines.append(_latex_row([rf"\textcolor{{gray}}{{{cell}}}" for cell in cells] if row.closed else cells))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
 def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
-
-
-def _latex_cell(table: Table, row: TableRow, index: int) -> str:
-    cell = row.cells[index]
-    if cell is None:
-        return "--"
-    number = _latex_text(table.number(cell.value))
-    number = rf"\textbf{{{number}}}" if table.is_best(row, index) else number
-    interval = table.interval_of(cell)
-    return rf"{number} {{\scriptsize {interval}}}" if interval else number
 
 
 # Texts from outside

@@ -1,8 +1,5 @@
 """One judge for curation and benchmarks: what it is shown and asked, what it answered; no answer is bought twice."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from . import answers, client, clips, parsing, questions, redact
-
+# Modules, imported when they are asked for.
+# pyright: reportUnsupportedDunderAll=false
 __all__ = ["answers", "client", "clips", "parsing", "questions", "redact"]

@@ -24,7 +24,7 @@ class Answer:
             the endpoint gave no answer at all.
         scores: of an `ok` answer.
         reason: of any other status.
-        text: the last attempt's text as it came, at most `client.LONGEST_TEXT` characters of it; secrets are masked.
+        text: the last attempt's text as it came, at most `questions.LONGEST_TEXT` characters of it; secrets are masked.
         earlier: texts of the attempts before it, which were malformed.
         attempts: completions that were paid for.
         input_tokens, output_tokens: over all attempts, as the endpoint counts them.

@@ -28,7 +28,7 @@ from ..system.errors import UserError
 from .answers import Answer, AnswerStore
 from .endpoint import BrokenAnswerError, endpoint_of, open_client
 from .parsing import MalformedAnswerError
-from .questions import SEED_STRIDE, JudgeConfig, Question
+from .questions import LONGEST_TEXT, SEED_STRIDE, JudgeConfig, Question
 from .redact import one_line, redactor_of, whole_text
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 _RETRIABLE = {408, 409, 425, 429}
 # Seconds: endpoints that ask for more than a day are not meant to be waited for, and timers overflow.
 _LONGEST_WAIT = 86_400.0
-# Characters of an answer that are read and kept: 60,000 tokens, most of them a reasoning model's thoughts.
-LONGEST_TEXT = 2**18
 # What servers without keys are given, since the client insists on one.
 _NO_KEY = "none"
 # No request has more; a larger count is nonsense.
@@ -186,7 +184,7 @@ class Judge:
             if completion.refusal:
                 return answer("refused", reason=completion.refusal)
             try:
-                return answer("ok", scores=_scores_of(question, completion.text))
+                return answer("ok", scores=question.parse(completion.text))
             except MalformedAnswerError as error:
                 reason = str(error)
         return answer("parse_failed", reason=reason)
@@ -299,13 +297,6 @@ def _target_of(response: Any) -> str:
         return f" to {target.scheme}://{target.hostname}" if target.scheme and target.hostname else ""
     except ValueError:
         return ""
-
-
-def _scores_of(question: Question, text: str) -> dict[str, float]:
-    """Raises MalformedAnswerError for a text that is not what the prompt asks for."""
-    if len(text) > LONGEST_TEXT:
-        raise MalformedAnswerError(f"the answer has {len(text):,} characters, more than {LONGEST_TEXT:,}")
-    return question.parse(text)
 
 
 # A completion's body

@@ -14,7 +14,7 @@ from ..system.errors import UserError
 from .answers import Answer
 from .clips import MediaConfig, View, estimated_tokens
 from .endpoint import check_seconds, endpoint_of
-from .parsing import Scale, parse_blocks, parse_lines, parse_scores
+from .parsing import MalformedAnswerError, Scale, parse_blocks, parse_lines, parse_scores
 
 # Called as (phase, done, of).
 Progress = Callable[[str, int, int], None]
@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 UNREADABLE = "unreadable"
 # An attempt that follows a malformed answer must not sample the same text again; repeats stay below the stride.
 SEED_STRIDE = 1000
+# Characters of an answer that are read and kept: 60,000 tokens, most of them a reasoning model's thoughts.
+LONGEST_TEXT = 2**18
 
 
 def in_threads(
@@ -152,6 +154,8 @@ class Question:
 
     def parse(self, text: str) -> dict[str, float]:
         """Raises MalformedAnswerError for an answer that is not what the prompt asks for."""
+        if len(text) > LONGEST_TEXT:
+            raise MalformedAnswerError(f"the answer has {len(text):,} characters, more than {LONGEST_TEXT:,}")
         if self.labels:
             return parse_lines(text, dict(zip(self.labels, self.dimensions, strict=True)), self.scale)
         if self.blocks:
@@ -235,7 +239,7 @@ def sum_quotes(quotes: Iterable[PairQuote], known: Mapping[str, Answer], output_
         counts[quote.kind] += 1
         new = quote.tokens.keys() - requests
         requests |= new
-        missing += [quote.tokens[key] for key in new if not _is_bought(known.get(key))]
+        missing += [quote.tokens[key] for key in new if key not in known or not known[key].is_bought]
     counted = [tokens for tokens in missing if tokens is not None]
     return Quote(
         pairs=dict(counts),
@@ -244,7 +248,3 @@ def sum_quotes(quotes: Iterable[PairQuote], known: Mapping[str, Answer], output_
         input_tokens=sum(counted) if len(counted) == len(missing) else None,
         output_tokens=output_tokens * len(missing),
     )
-
-
-def _is_bought(answer: Answer | None) -> bool:
-    return answer is not None and answer.is_bought
