@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .authors import prompts_of
 from .page import choose_edits, copy_media, page
 from .published import PublishedTable, paper_apart, paper_headlines, paper_notes, paper_rows, published_table
 from .scored import ScoredRun, choose_judge, read_scored, same_judge
-from .statistics import DRAWS, Interval, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
+from .statistics import DRAWS, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
 from .tables import Column, Table, TableRow, bare, csv_text, latex, markdown, markdown_text, plain_text
 
 _NOT_COMPARABLE = "not comparable with published numbers"
@@ -55,8 +55,8 @@ class ReportConfig:
     def __post_init__(self) -> None:
         if self.samples < 0:
             raise UserError(f"`samples` must be at least 0, got {self.samples}")
-        if unknown := set(self.formats) - _FORMATS.keys():
-            raise UserError(f"unknown format {', '.join(sorted(unknown))}; there is {', '.join(_FORMATS)}")
+        if unknown := set(self.formats) - _FILES.keys():
+            raise UserError(f"unknown format {', '.join(sorted(unknown))}; there is {', '.join(_FILES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,12 @@ def write_report(runs: Sequence[Path], out: Path, config: ReportConfig) -> list[
     """
     report = build_report(read_scored(runs, compat=config.compat), config)
     make_folder(out)
-    return [_FORMATS[name](report, out, config) for name in config.formats]
+    paths = {form: out / _FILES[form] for form in config.formats}
+    for form, path in paths.items():
+        text = _text_of(report, form, out, config)
+        with written_aside(path) as aside:
+            aside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    return list(paths.values())
 
 
 def build_report(runs: Sequence[ScoredRun], config: ReportConfig) -> Report:
@@ -143,7 +148,8 @@ def _summary(runs: Sequence[ScoredRun], judge: str, paper: PublishedTable | None
     for run in runs:
         scored = run.judged[judge]
         everything = overall_scores(scored)
-        cells = [_headline_interval(one) for one in [*scored, *([everything] if overall else [])]]
+        columns = [*scored, *([everything] if overall else [])]
+        cells = [mean_intervals(one.headline[:, None], one.clusters)[0] for one in columns]
         rows.append(TableRow(name=run.name, cells=tuple(cells), remark=_remark(run), counts=everything.counts))
     names = [one.title for one in tasks] + (["Overall"] if overall else [])
     return Table(
@@ -153,10 +159,6 @@ def _summary(runs: Sequence[ScoredRun], judge: str, paper: PublishedTable | None
         decimals=paper.decimals if paper else 2,
         notes=_notes(rule, paper, [one.task for one in tasks], tasks[0].columns[-1:]),
     )
-
-
-def _headline_interval(scores: TaskScores) -> Interval:
-    return mean_intervals(scores.headline[:, None], scores.clusters)[0]
 
 
 def _task_table(runs: Sequence[ScoredRun], judge: str, index: int, paper: PublishedTable | None, rule: str) -> Table:
@@ -305,38 +307,18 @@ def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
 
 # Files
 
-
-def _write_markdown(report: Report, out: Path, _: ReportConfig) -> Path:
-    about = [f"# {markdown_text(report.title)}", *map(markdown_text, report.about)]
-    parts = [*about, *map(markdown, report.tables)]
-    return _write_text(out / "report.md", "\n\n".join(part.rstrip() for part in parts) + "\n")
+_FILES = {"markdown": "report.md", "csv": "report.csv", "latex": "report.tex", "html": "index.html"}
 
 
-def _write_csv(report: Report, out: Path, _: ReportConfig) -> Path:
-    return _write_text(out / "report.csv", csv_text(report.tables))
-
-
-def _write_latex(report: Report, out: Path, _: ReportConfig) -> Path:
-    about = plain_text(f"{report.title}. {' '.join(report.about)}")  # one line: a break would end the comment
-    head = f"% {about}\n% Needs booktabs, xcolor and textcomp.\n\n"
-    return _write_text(out / "report.tex", head + "\n".join(map(latex, report.tables)))
-
-
-def _write_page(report: Report, out: Path, config: ReportConfig) -> Path:
+def _text_of(report: Report, form: str, out: Path, config: ReportConfig) -> str:
+    """The report as a text of this format; a page's videos are written beside it."""
+    if form == "markdown":
+        about = [f"# {markdown_text(report.title)}", *map(markdown_text, report.about)]
+        return "\n\n".join(part.rstrip() for part in [*about, *map(markdown, report.tables)]) + "\n"
+    if form == "csv":
+        return csv_text(report.tables)
+    if form == "latex":
+        about = plain_text(f"{report.title}. {' '.join(report.about)}")  # one line: a break would end the comment
+        return f"% {about}\n% Needs booktabs, xcolor and textcomp.\n\n" + "\n".join(map(latex, report.tables))
     edits = [edit for run in report.runs for edit in choose_edits(run, report.judge, config.samples, config.seed)]
-    media = copy_media(edits, out / "media")
-    return _write_text(out / "index.html", page(report.title, report.about, report.tables, edits, media))
-
-
-_FORMATS: dict[str, Callable[[Report, Path, ReportConfig], Path]] = {
-    "markdown": _write_markdown,
-    "csv": _write_csv,
-    "latex": _write_latex,
-    "html": _write_page,
-}
-
-
-def _write_text(path: Path, text: str) -> Path:
-    with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    return path
+    return page(report.title, report.about, report.tables, edits, copy_media(edits, out / "media"))
