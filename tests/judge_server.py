@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from sama_video.judge.client import SEED_STRIDE
+from sama_video.judge.questions import SEED_STRIDE
 
 
 @dataclass(frozen=True)

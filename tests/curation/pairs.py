@@ -6,8 +6,8 @@ import PIL.Image
 
 from sama_video.curation.rules import CurationConfig
 from sama_video.data.manifest import Row, write_manifest
-from sama_video.judge.client import JudgeConfig
 from sama_video.judge.clips import MediaConfig
+from sama_video.judge.questions import JudgeConfig
 from tests.clips import picture, write_clip
 
 DERIVED = ("scores.jsonl", "kept.csv", "rejected.csv", "report.json", "report.md", "histogram.png")

@@ -11,10 +11,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sama_video.curation.curate import curate, plan
+from sama_video.curation.curate import curate, quote
+from sama_video.curation.histogram import draw_histograms
 from sama_video.data.manifest import read_manifest
 from sama_video.judge.answers import read_answers
-from sama_video.judge.clips import MediaConfig, look
+from sama_video.judge.clips import MediaConfig, views_of
 from sama_video.system.errors import UserError
 from tests.curation.pairs import DERIVED, derived_files, quick_config, write_pairs
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body
@@ -149,9 +150,9 @@ def test_what_nobody_foresaw_about_one_pair_does_not_stop_the_others(manifest, t
     def looking(paths, config):
         if paths[0].name == "1.mp4":
             raise ZeroDivisionError("no frames")
-        return look(paths, config)
+        return views_of(paths, config)
 
-    monkeypatch.setattr("sama_video.curation.score.look", looking)
+    monkeypatch.setattr("sama_video.curation.score.views_of", looking)
     with JudgeServer() as server:
         report = curate(read_manifest(manifest), tmp_path, quick_config(server.base_url))
     assert {kind: count.pairs for kind, count in report.counts.items()} == {"image": 2, "unreadable": 2, "video": 2}
@@ -185,15 +186,15 @@ def test_hostile_answers_and_names_leave_files_that_any_program_can_open(tmp_pat
 
 def test_a_plan_asks_nothing_and_counts_down_to_nothing(manifest, undisturbed, tmp_path):
     rows, config = read_manifest(manifest), quick_config("http://nobody.invalid/v1")
-    before = plan(rows, tmp_path / "new", config)
+    before = quote(rows, tmp_path / "new", config)
     assert before.pairs == {"image": 2, "video": 3, "unreadable": 1}
     assert (before.answered, before.to_ask) == (0, QUESTIONS)
     assert before.cost(1.0, 0.0) == before.input_tokens / 1e6
     assert before.seconds(3, 2.0) == QUESTIONS * 2 / 3
     assert not (tmp_path / "new").exists()
-    after = plan(rows, undisturbed, config)
+    after = quote(rows, undisturbed, config)
     assert (after.answered, after.to_ask, after.input_tokens) == (QUESTIONS, 0, 0)
-    more = plan(rows, undisturbed, quick_config("http://nobody.invalid/v1", turns=4))
+    more = quote(rows, undisturbed, quick_config("http://nobody.invalid/v1", turns=4))
     assert (more.answered, more.to_ask) == (QUESTIONS, QUESTIONS // 3)
 
 
@@ -203,10 +204,16 @@ def test_prompts_about_two_videos_are_not_asked_of_joined_frames():
 
 
 def test_the_histogram_shows_a_panel_for_each_score(undisturbed):
-    image = np.array(PIL.Image.open(undisturbed / "histogram.png"))
+    image = np.array(PIL.Image.open(undisturbed / "histogram.png").convert("RGB"))
     panels = image.reshape(2, image.shape[0] // 2, 4, image.shape[1] // 4, 3)
     drawn = (panels < 128).any(axis=(1, 3, 4))
     assert drawn.tolist() == [[True, True, True, False], [True, True, True, True]]
+
+
+def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match=r"pip install 'sama-video\[judge\]'"):
+        draw_histograms([], quick_config("http://nobody.invalid/v1"), tmp_path / "histogram.png")
 
 
 def command(manifest, out, server, *more):

@@ -5,15 +5,10 @@ import re
 
 import pytest
 
-from sama_video.curation.prompts import (
-    CONTENT_PRESERVATION,
-    INSTRUCTION_AND_QUALITY,
-    MOTION_CONSISTENCY,
-    PROMPTS,
-    prompts_for,
-)
-from sama_video.curation.rules import IMAGE_THRESHOLDS, VIDEO_THRESHOLDS
+from sama_video.curation.prompts import PROMPTS, prompts_for
+from sama_video.curation.rules import _IMAGE_THRESHOLDS, _VIDEO_THRESHOLDS
 
+INSTRUCTION_AND_QUALITY, MOTION_CONSISTENCY, CONTENT_PRESERVATION = PROMPTS
 FRAGMENTS = {
     INSTRUCTION_AND_QUALITY: (
         "# User’s Editing Instruction:\n{instruction}\n",
@@ -49,7 +44,7 @@ def test_wording(prompt):
 def test_the_json_that_a_prompt_shows_is_the_json_that_is_read(prompt):
     example = prompt.text[prompt.text.index("{", prompt.text.index("# Output Format")) : prompt.text.rindex("}") + 1]
     example = json.loads(re.sub(r"<number[^>]*>", "5", example))
-    assert set(example) == {*prompt.score_keys, "explanation"}
+    assert set(example) == {*prompt.answer_keys, "explanation"}
 
 
 def test_only_the_motion_prompt_shows_the_edited_video_first():
@@ -59,11 +54,11 @@ def test_only_the_motion_prompt_shows_the_edited_video_first():
 
 
 def test_thresholds_cover_what_the_prompts_score():
-    for is_image, thresholds in ((True, IMAGE_THRESHOLDS), (False, VIDEO_THRESHOLDS)):
-        assert {score for prompt in prompts_for(is_image=is_image) for score in prompt.scores} == set(thresholds)
-    assert set(IMAGE_THRESHOLDS.values()) == {9}
-    assert VIDEO_THRESHOLDS["visual_quality"] == 9
-    assert sorted(VIDEO_THRESHOLDS.values()) == [8, 8, 8, 9]
+    for is_image, thresholds in ((True, _IMAGE_THRESHOLDS), (False, _VIDEO_THRESHOLDS)):
+        assert {score for prompt in prompts_for(is_image=is_image) for score in prompt.dimensions} == set(thresholds)
+    assert set(_IMAGE_THRESHOLDS.values()) == {9}
+    assert _VIDEO_THRESHOLDS["visual_quality"] == 9
+    assert sorted(_VIDEO_THRESHOLDS.values()) == [8, 8, 8, 9]
 
 
 def test_an_instruction_may_hold_braces():

@@ -3,7 +3,7 @@
 import pytest
 
 from sama_video.curation.curate import ANSWERS, curate
-from sama_video.curation.ray_backend import SHARDS, RayConfig, curate_with_ray
+from sama_video.curation.ray_backend import _SHARDS, RayConfig, curate_with_ray
 from sama_video.data.manifest import read_manifest
 from sama_video.judge.answers import read_answers
 from sama_video.system.errors import UserError
@@ -30,7 +30,7 @@ def test_the_files_are_the_local_runs(manifest, tmp_path):
         assert spread == local
         assert derived_files(tmp_path / "ray") == derived_files(tmp_path / "local")
         assert set(read_answers(tmp_path / "ray" / ANSWERS)) == set(read_answers(tmp_path / "local" / ANSWERS))
-        assert list((tmp_path / "ray" / SHARDS).iterdir()) == []
+        assert list((tmp_path / "ray" / _SHARDS).iterdir()) == []
         curate(rows, tmp_path / "ray", config)
         assert server.sold.total() == 2 * alone
 

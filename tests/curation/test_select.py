@@ -3,8 +3,8 @@
 import pytest
 
 from sama_video.curation.prompts import prompts_for
+from sama_video.curation.results import rejections
 from sama_video.curation.score import average_answers
-from sama_video.curation.select import rejections
 from sama_video.judge.answers import Answer
 from sama_video.system.errors import UserError
 from tests.curation.pairs import quick_config
@@ -17,7 +17,7 @@ def answers(kind, **scores):
     result = []
     for prompt in prompts_for(is_image=kind == "image"):
         for turn in range(3):
-            values = {f"{score}_score": scores.get(score, [10, 10, 10])[turn] for score in prompt.scores}
+            values = {f"{score}_score": scores.get(score, [10, 10, 10])[turn] for score in prompt.dimensions}
             if None in values.values():
                 result.append((prompt, Answer(key="", task="", status="parse_failed", reason="prose")))
             else:

@@ -10,7 +10,6 @@ from sama_video.evaluation.aggregate import (
     Counts,
     aggregate,
     aggregate_exact,
-    columns_of,
     overall_scores,
     rule_of,
 )
@@ -156,8 +155,8 @@ def test_judges_are_not_mixed(items):
 
 
 def test_columns_are_dimensions_blocks_and_the_mean_of_several_blocks():
-    assert columns_of(RECO.tasks[0])[-4:] == ("S_EA", "S_VN", "S_VQ", "S")
-    assert len(columns_of(OPENVE.tasks[0])) == 4
+    assert RECO.tasks[0].columns[-4:] == ("S_EA", "S_VN", "S_VQ", "S")
+    assert len(OPENVE.tasks[0].columns) == 4
 
 
 def test_exact_scores_by_family():

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sama_video.evaluation.aggregate import aggregate
+from sama_video.evaluation.authors import AuthorsStopError, openve_score, reco_scores
 from sama_video.evaluation.benchmark import find_benchmark
-from sama_video.evaluation.compat import AuthorsStopError, openve_score, reco_scores
 from sama_video.evaluation.records import Judgment
 from sama_video.evaluation.report import ReportConfig, build_report
 from sama_video.evaluation.scored import read_scored

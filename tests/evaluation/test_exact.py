@@ -179,12 +179,12 @@ def test_edits_of_another_shape_are_compared_at_the_source_s_over_common_frames(
     item = item_of(tmp_path / "source.mp4", target=tmp_path / "source.mp4")
     small = read_clips(item, tmp_path / "small.mp4")
     assert (small.resized, small.length_difference) == (True, -2)
-    assert small.source.shape == small.edited.shape == (4, 64, 96, 3)
+    assert small.source.shape == small.prediction.shape == (4, 64, 96, 3)
     assert small.target is not None
     assert np.array_equal(small.target, frames[:4])
     long = read_clips(item, tmp_path / "long.mp4")
     assert (long.resized, long.length_difference) == (False, 6)
-    assert np.array_equal(long.edited, frames)
+    assert np.array_equal(long.prediction, frames)
 
 
 def test_masks_are_videos_pictures_or_folders_of_pictures(tmp_path):

@@ -21,12 +21,12 @@ from sama_video.evaluation.judging import (
     judge_run,
     judgments_path,
     media_of,
-    plan_judging,
     protocol_of,
+    quote_judging,
 )
 from sama_video.evaluation.records import ITEMS, PREDICTIONS, RUN, Judgment, read_records, read_run
-from sama_video.judge.client import JudgeConfig
-from sama_video.judge.clips import look
+from sama_video.judge.clips import views_of
+from sama_video.judge.questions import JudgeConfig
 from sama_video.system.errors import UserError
 from sama_video.system.journal import Journal
 from tests.clips import write_clip
@@ -288,7 +288,7 @@ def test_the_authors_prompts_are_read_from_the_copy_and_make_another_judge(name,
     assert "instruction" in max(prompts, key=len)
     (copy / file).write_text("import os\n")
     with pytest.raises(UserError, match="names no text"):
-        plan_judging(run, config_for(run, None, prompts="copy"))
+        quote_judging(run, config_for(run, None, prompts="copy"))
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ def test_the_variants_texts_under_the_official_name_are_not_the_authors(openve):
     copy, run = openve
     (copy / "gemini_benchmark.py").write_text(python_file(FORK, FORK_TEXT))
     with pytest.raises(UserError, match="names no text Background_Change"):
-        plan_judging(run, config_for(run, None, prompts="copy"))
+        quote_judging(run, config_for(run, None, prompts="copy"))
 
 
 def test_an_edit_of_another_height_is_noted_with_whatever_else_is_wrong(reco, tmp_path):
@@ -396,9 +396,9 @@ def test_what_nobody_foresaw_about_one_item_does_not_stop_the_others(reco, tmp_p
     def looking(paths, config):
         if "1-hd_25fps" in str(paths[0]):
             raise ZeroDivisionError("no frames")
-        return look(paths, config)
+        return views_of(paths, config)
 
-    monkeypatch.setattr(judging, "look", looking)
+    monkeypatch.setattr(judging, "views_of", looking)
     with JudgeServer() as server:
         judgments = judged(folder, server)
     assert "ZeroDivisionError: no frames" in {one.reason for one in judgments}
@@ -423,20 +423,20 @@ def test_authors_prompts_that_ask_for_other_scores_are_refused(tmp_path):
     file, text = AUTHORS["openve_bench"]
     (copy / file).write_text(text.replace("Detail: A number from 1 to 5.\n", ""))
     with pytest.raises(UserError, match="other scores of global_style"):
-        plan_judging(run, config_for(run, None, prompts="copy"))
+        quote_judging(run, config_for(run, None, prompts="copy"))
 
 
 def test_vies_authors_have_no_prompts(tmp_path):
     run = write_lazy_run("vie_bench", write_copy("vie_bench", tmp_path / "copy"), tmp_path / "run")
     with pytest.raises(UserError, match="published no prompts"):
-        plan_judging(run, config_for(run, None, prompts="copy"))
+        quote_judging(run, config_for(run, None, prompts="copy"))
 
 
 def test_a_plan_asks_nothing_and_counts_down_to_nothing(run, undisturbed, tmp_path):
     folder = anew(run, tmp_path / "run")
     config = config_for(run, None)
-    before = plan_judging(folder, config)
-    after = plan_judging(undisturbed, config)
+    before = quote_judging(folder, config)
+    after = quote_judging(undisturbed, config)
     assert before.pairs["unreadable"] == 2
     assert before.answered == after.to_ask == after.input_tokens == 0
     assert before.to_ask == after.answered > 0

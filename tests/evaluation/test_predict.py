@@ -16,6 +16,7 @@ from sama_video.evaluation.editors import CommandEditor, ControlEditor, EditFail
 from sama_video.evaluation.pairs import manifest_items
 from sama_video.evaluation.predict import predict, select_items, summary
 from sama_video.evaluation.records import PREDICTIONS, Prediction, RunInfo, predictions_of, read_records, read_run
+from sama_video.judge.redact import MASK
 from sama_video.system.errors import UserError
 
 INFO = RunInfo(benchmark="engine", version="1", data="", editor="copy")
@@ -56,6 +57,23 @@ def test_every_item_gets_a_video_where_its_task_is_and_a_record(engine_items, tm
     assert info.settings == {"command": COPY.template}
     assert not list(tmp_path.glob("working-*"))
     assert summary(predictions) == ["8 of 8 edited, 0 failed"]
+
+
+def test_a_key_in_the_editors_command_is_in_no_record(engine_items, tmp_path):
+    key = "sk-MARKER-123456"
+    script = tmp_path / "edit.py"
+    script.write_text("import sys; sys.exit(f'wrong key: {sys.argv[2]}')")
+    editor = CommandEditor(template=f"{sys.executable} {script} --api-key {key} {{source}} {{output}}")
+    run = tmp_path / "run"
+    predictions = predict(INFO, engine_items[:1], editor, run)
+    assert predictions[0].reason == f"exit code 1: wrong key: {MASK}"
+    assert not [path for path in run.rglob("*") if path.is_file() and key in path.read_text(errors="replace")]
+    # A run that an earlier release began, with the key in its record.
+    (run / "run.json").write_text((run / "run.json").read_text().replace(MASK, key))
+    predict(INFO, engine_items[:1], editor, run)
+    assert key not in (run / "run.json").read_text()
+    with pytest.raises(UserError, match="is of another run"):
+        predict(INFO, engine_items[:1], dataclasses.replace(editor, template=f"other {editor.template}"), run)
 
 
 def test_a_failure_is_a_record_and_the_others_go_on(engine_items, tmp_path):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from sama_video.evaluation.aggregate import columns_of
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.published import published_table
 
@@ -74,7 +73,7 @@ def test_cells_lie_on_the_benchmarks_scale_and_tasks_and_columns_are_the_benchma
     assert benchmark.published == name
     for task, system, row in rows(name):
         assert all(benchmark.scale[0] <= cell <= benchmark.scale[1] for cell in row.values()), (task, system)
-        assert columns_of(benchmark.task(task))[-len(table.columns) :] == table.columns
+        assert benchmark.task(task).columns[-len(table.columns) :] == table.columns
 
 
 def test_closed_systems_are_those_that_print_shades():

@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from sama_video.cli.app import app
+from sama_video.evaluation.page import choose_edits
 from sama_video.evaluation.published import published_table
 from sama_video.evaluation.records import ExactScores, Judgment, read_records, read_run, write_run
 from sama_video.evaluation.report import ReportConfig, build_report, write_report
 from sama_video.evaluation.scored import read_scored, same_judge
-from sama_video.evaluation.shown import choose_samples
 from sama_video.evaluation.tables import console
 from sama_video.judge.answers import Answer, AnswerStore
 from sama_video.system.errors import UserError
@@ -322,12 +322,12 @@ def test_closed_systems_are_marked_and_never_the_best(folder):
 def test_best_worst_and_random_items_are_chosen_once_each_and_by_seed(folder):
     scores = list(map(float, np.random.default_rng(0).permutation(9) + 1))
     (run,) = read_scored([make_run(folder, "mine", scores, benchmark="vie_bench", judge="j")])
-    samples = choose_samples(run, "j", 2, seed=0)
+    samples = choose_edits(run, "j", 2, seed=0)
     assert [sample.why for sample in samples] == ["best"] * 2 + ["worst"] * 2 + ["random"] * 2
     assert len({sample.item.id for sample in samples}) == 6
     assert [sample.score for sample in samples[:4]] == ["Avg. 9.00"] * 2 + ["Avg. 1.00"] * 2
-    assert samples == choose_samples(run, "j", 2, seed=0)
-    assert samples[4:] != choose_samples(run, "j", 2, seed=1)[4:]
+    assert samples == choose_edits(run, "j", 2, seed=0)
+    assert samples[4:] != choose_edits(run, "j", 2, seed=1)[4:]
 
 
 def test_the_page_stands_alone_and_its_videos_are_playable(folder):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from sama_video.cli.app import app
 from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.records import ExactScores
-from sama_video.evaluation.sanity import FOLLOWING, PRESERVATION, check_controls
+from sama_video.evaluation.sanity import _FOLLOWING, _PRESERVATION, check_controls
 from sama_video.system.errors import UserError
 
 from .made_up import dimension_keys, judgment, make_items, write_made_up_run
@@ -135,6 +135,6 @@ def test_the_command_fails_for_an_unfit_judge(tmp_path):
 def test_every_task_has_a_dimension_of_each_kind(name):
     for task in find_benchmark(name).tasks:
         keys = set(dimension_keys(name, task.key))
-        assert len(keys & FOLLOWING) == 1
-        assert keys & PRESERVATION
-        assert keys - FOLLOWING - PRESERVATION
+        assert len(keys & _FOLLOWING) == 1
+        assert keys & _PRESERVATION
+        assert keys - _FOLLOWING - _PRESERVATION

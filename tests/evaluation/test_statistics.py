@@ -4,11 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sama_video.evaluation.statistics import (
-    average_ranks,
     column_means,
     kendall_tau,
     mean_intervals,
@@ -119,6 +118,7 @@ def test_wins_ties_and_losses_are_counted_over_common_items():
 scores = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=2, max_size=12)
 
 
+@settings(deadline=None)  # SciPy is imported at the first call
 @given(scores)
 def test_kendalls_tau_is_its_definition(pairs):
     x, y = (np.array(side, float) for side in zip(*pairs, strict=True))
@@ -128,14 +128,23 @@ def test_kendalls_tau_is_its_definition(pairs):
     discordant = sum(s * t < 0 for s, t in signs)
     scale = np.sqrt(sum(s != 0 for s, _ in signs) * sum(t != 0 for _, t in signs))
     expected = (concordant - discordant) / scale if scale else np.nan
-    assert kendall_tau(x, y) == pytest.approx(expected, nan_ok=True)
+    assert kendall_tau(x, y) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
+def ranks(values):
+    return np.array([(values < value).sum() + ((values == value).sum() + 1) / 2 for value in values])
+
+
+@settings(deadline=None)  # SciPy is imported at the first call
 @given(scores)
-def test_ranks_are_counts_of_those_below(pairs):
-    values = np.array([a for a, _ in pairs], float)
-    below = [(values < value).sum() + ((values == value).sum() + 1) / 2 for value in values]
-    assert average_ranks(values) == pytest.approx(below)
+def test_spearmans_rho_is_the_correlation_of_counts_of_those_below(pairs):
+    x, y = (ranks(np.array(side, float)) for side in zip(*pairs, strict=True))
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x**2).sum() * (y**2).sum())
+    expected = (x * y).sum() / scale if scale else np.nan
+    assert spearman(*(np.array(side, float) for side in zip(*pairs, strict=True))) == pytest.approx(
+        expected, abs=1e-12, nan_ok=True
+    )
 
 
 def test_rank_correlations_of_known_rankings():

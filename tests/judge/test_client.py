@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from sama_video.judge.answers import AnswerStore
-from sama_video.judge.client import Judge, JudgeConfig, JudgeStoppedError, Question
-from sama_video.judge.clips import Look, MediaConfig, look
+from sama_video.judge.client import Judge, JudgeStoppedError
+from sama_video.judge.clips import MediaConfig, View, views_of
+from sama_video.judge.questions import JudgeConfig, Question
 from sama_video.system.errors import UserError
 from tests.clips import write_clip
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body, in_seconds
 
-QUESTION = Question(task="t/1", prompt='Give "a_score" and "b_score".', looks=(), score_keys=("a_score", "b_score"))
-QUESTION = replace(QUESTION, text_keys=("explanation",))
+QUESTION = Question(task="t/1", prompt='Give "a_score" and "b_score".', views=(), dimensions=("a_score", "b_score"))
 
 
 def config_for(server, **changes):
@@ -164,7 +164,7 @@ def test_repeats_and_changes_are_questions_of_their_own(tmp_path):
     config = JudgeConfig(model="judge", base_url="http://a/v1")
 
     def question(path=clip, media=config.media, **changes):
-        return replace(QUESTION, looks=tuple(look([path, clip], media)), **changes)
+        return replace(QUESTION, views=tuple(views_of([path, clip], media)), **changes)
 
     original = question().key(config)
     changed = write_clip(tmp_path / "changed.mp4", 6)
@@ -177,7 +177,7 @@ def test_repeats_and_changes_are_questions_of_their_own(tmp_path):
         question(changed).key(config),
         question(media=smaller).key(config),
         question(media=MediaConfig(num_frames=2)).key(config),
-        replace(question(), looks=tuple(look([clip, changed], config.media))).key(config),
+        replace(question(), views=tuple(views_of([clip, changed], config.media))).key(config),
         question().key(replace(config, model="other")),
         question().key(replace(config, temperature=0.0)),
         question().key(replace(config, max_tokens=5)),
@@ -191,8 +191,8 @@ def test_repeats_and_changes_are_questions_of_their_own(tmp_path):
 
 
 def test_addresses_stay_what_they_were_in_stores_of_earlier_releases():
-    shown = Look(Path("a.mp4"), "0" * 64, 96, 128, (Fraction(0), Fraction(1, 3)), num_frames=9, is_image=False)
-    question = Question(task="t/1", prompt="p", looks=(shown, shown), score_keys=("a",), repeat=1)
+    shown = View(Path("a.mp4"), "0" * 64, 96, 128, (Fraction(0), Fraction(1, 3)), num_frames=9, is_image=False)
+    question = Question(task="t/1", prompt="p", views=(shown, shown), dimensions=("a",), repeat=1)
     key = question.key(JudgeConfig(model="m", base_url="http://a/v1"))
     assert key == "f1a7bda03ec73997944aeb5702d18e3f057b5f579e79a7111aa61469094993e5"
 

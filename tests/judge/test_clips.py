@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from sama_video.judge.clips import MediaConfig, encode, estimated_tokens, look, message_parts, shown_parts
+from sama_video.judge.clips import MediaConfig, estimated_tokens, shown_parts, views_of
 from sama_video.system.errors import UserError
 from tests.clips import index_of, picture, write_clip
 
@@ -26,7 +26,7 @@ def shown(parts):
 
 
 def parts_of(paths, config):
-    return message_parts([encode(one, config) for one in look(paths, config)])
+    return shown_parts(views_of(paths, config), config)
 
 
 def test_frames_are_labelled_and_spread_over_the_clip(tmp_path):
@@ -40,7 +40,7 @@ def test_frames_are_labelled_and_spread_over_the_clip(tmp_path):
 def test_clips_of_other_rate_and_length_are_shown_at_the_same_times(tmp_path):
     slow = write_clip(tmp_path / "slow.mp4", 13, fps=Fraction(12))
     longer = write_clip(tmp_path / "longer.mp4", 40, fps=Fraction(24))
-    first, second = look([slow, longer], MediaConfig(num_frames=3))
+    first, second = views_of([slow, longer], MediaConfig(num_frames=3))
     assert first.times == second.times == (0, Fraction(1, 2), 1)
     _, pictures = shown(parts_of([slow, longer], MediaConfig(num_frames=3)))
     assert [index_of(pixels) for pixels in pictures] == [0, 6, 12, 0, 12, 24]
@@ -81,7 +81,7 @@ def test_looking_knows_content_and_not_place(tmp_path):
     other = write_clip(tmp_path / "other.mp4", 4)
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(clip.read_bytes())
-    identities = [look([path], MediaConfig(num_frames=2))[0].identity for path in (clip, copy, other)]
+    identities = [views_of([path], MediaConfig(num_frames=2))[0].identity for path in (clip, copy, other)]
     assert identities[0] == identities[1] != identities[2]
 
 
@@ -89,24 +89,24 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 30, gop=30)
     PIL.Image.fromarray(picture(0)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="compares two of a kind"):
-        look([clip, tmp_path / "a.png"], MediaConfig())
+        views_of([clip, tmp_path / "a.png"], MediaConfig())
     with pytest.raises(UserError, match="no such video"):
-        look([clip, tmp_path / "none.mp4"], MediaConfig())
+        views_of([clip, tmp_path / "none.mp4"], MediaConfig())
     with pytest.raises(UserError, match="media must be one of"):
         MediaConfig(kind="gif")
 
 
 def test_tokens_grow_with_frames_and_pixels_and_are_unknown_for_whole_files(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 9)
-    few, many = (look([clip] * 2, MediaConfig(num_frames=n)) for n in (2, 4))
+    few, many = (views_of([clip] * 2, MediaConfig(num_frames=n)) for n in (2, 4))
     # 96 x 128 pixels are 4 x 5 tokens of 28 x 28, and a label is 12.
     assert estimated_tokens(few, "x" * 40, MediaConfig()) == 2 * 2 * (20 + 12) + 10
     assert estimated_tokens(many, "", MediaConfig()) == 2 * estimated_tokens(few, "", MediaConfig())
     whole = MediaConfig(kind="video_url")
-    assert estimated_tokens(look([clip], whole), "", whole) is None
+    assert estimated_tokens(views_of([clip], whole), "", whole) is None
     joined = MediaConfig(kind="side_by_side", stride=4, height=48, short_side=96)
     # Frames 0, 4 and 8, each 96 x 256 pixels once joined.
-    assert estimated_tokens(look([clip] * 2, joined), "", joined) == 3 * 4 * 10
+    assert estimated_tokens(views_of([clip] * 2, joined), "", joined) == 3 * 4 * 10
 
 
 RECO = MediaConfig(kind="side_by_side", stride=8, height=224, short_side=512, jpeg_quality=85)
@@ -115,7 +115,7 @@ RECO = MediaConfig(kind="side_by_side", stride=8, height=224, short_side=512, jp
 def test_side_by_side_shows_equal_frame_numbers_left_and_right(tmp_path):
     source = write_clip(tmp_path / "source.mp4", 81)
     edited = write_clip(tmp_path / "edited.mp4", 81, fps=Fraction(12))
-    labels, pictures = shown(shown_parts(look([source, edited], RECO), RECO))
+    labels, pictures = shown(shown_parts(views_of([source, edited], RECO), RECO))
     assert labels == []
     assert len(pictures) == 11
     for number, pixels in enumerate(pictures):
@@ -127,7 +127,7 @@ def test_side_by_side_shows_equal_frame_numbers_left_and_right(tmp_path):
 
 def test_side_by_side_ends_with_the_shorter_clip(tmp_path):
     source, edited = write_clip(tmp_path / "a.mp4", 20), write_clip(tmp_path / "b.mp4", 17)
-    first, second = look([source, edited], RECO)
+    first, second = views_of([source, edited], RECO)
     assert len(first.times) == len(second.times) == 3
     assert (first.num_frames, second.num_frames) == (20, 17)
 
@@ -135,7 +135,7 @@ def test_side_by_side_ends_with_the_shorter_clip(tmp_path):
 def test_a_whole_file_may_travel_as_an_image(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 3)
     config = MediaConfig(kind="video_in_image_url")
-    _, part = shown_parts(look([clip], config), config)
+    _, part = shown_parts(views_of([clip], config), config)
     head, content = part["image_url"]["url"].split(",")
     assert head == "data:video/mp4;base64"
     assert base64.b64decode(content) == clip.read_bytes()

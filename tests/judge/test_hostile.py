@@ -9,8 +9,9 @@ import pytest
 
 from sama_video.judge import endpoint
 from sama_video.judge.answers import AnswerStore, read_answers
-from sama_video.judge.client import LONGEST_TEXT, Judge, JudgeStoppedError
+from sama_video.judge.client import Judge, JudgeStoppedError
 from sama_video.judge.parsing import MalformedAnswerError, Scale, parse_blocks, parse_lines, parse_scores
+from sama_video.judge.questions import LONGEST_TEXT
 from sama_video.judge.redact import LONGEST_REASON, one_line
 from sama_video.system.errors import UserError
 from tests.judge.test_client import QUESTION, config_for
@@ -171,7 +172,7 @@ def test_the_time_limit_is_a_whole_requests(tmp_path, mishap):
 
 
 def test_a_body_is_cut_where_it_is_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(endpoint, "LARGEST_BODY", 2**20)
+    monkeypatch.setattr(endpoint, "_LARGEST_BODY", 2**20)
     with JudgeServer([ERRORS["a body without end"]]) as server, AnswerStore(tmp_path / "answers.jsonl") as store:
         answer = Judge(config_for(server, timeout=60.0, max_tries=1), store).answer(QUESTION, list)
     assert "larger than 1 MiB" in answer.reason

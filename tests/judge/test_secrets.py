@@ -10,9 +10,10 @@ from urllib.parse import quote
 import pytest
 
 from sama_video.judge.answers import AnswerStore
-from sama_video.judge.client import Judge, JudgeConfig, JudgeStoppedError
+from sama_video.judge.client import Judge, JudgeStoppedError
 from sama_video.judge.endpoint import endpoint_of
-from sama_video.judge.redact import MASK, redactor_of
+from sama_video.judge.questions import JudgeConfig
+from sama_video.judge.redact import MASK, redactor_of, secrets_in
 from sama_video.system.errors import UserError
 from tests.judge.test_client import QUESTION
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body
@@ -157,3 +158,33 @@ def test_short_keys_of_servers_without_any_stay_in_texts():
     redact = redactor_of(["none", "EMPTY", ""])
     assert redact("none of it is EMPTY") == "none of it is EMPTY"
     assert redactor_of(["secret-1"])("a secret-1, SECRET-1") == f"a {MASK}, {MASK}"
+
+
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [
+        ("edit --api-key sk-MARKER-1 --in {source}", f"edit --api-key {MASK} --in {{source}}"),
+        ("edit --token=MARKER-1 -o {output}", f"edit --token={MASK} -o {{output}}"),
+        ("env OPENAI_API_KEY='MARKER-1' edit {source}", f"env OPENAI_API_KEY='{MASK}' edit {{source}}"),
+        ('curl -H "Authorization: Bearer MARKER-1" {source}', f'curl -H "Authorization: Bearer {MASK}" {{source}}'),
+        (
+            "edit --url https://me:MARKER-1@host/v1?key=MARKER-2&n=1",
+            f"edit --url https://{MASK}@host/v1?key={MASK}&n=1",
+        ),
+        ("edit -k MARKER-in-a-variable {source}", f"edit -k {MASK} {{source}}"),
+    ],
+)
+def test_a_command_line_is_written_without_its_secrets(monkeypatch, command, written):
+    monkeypatch.setenv("SOME_EDITORS_KEY", "MARKER-in-a-variable")
+    assert redactor_of(secrets_in(command))(command) == written
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "myedit --in {source} --text {instruction} --key {reference} --out {output}",
+        "x --max-tokens 1024 --keyframes 81920",
+    ],
+)
+def test_a_command_line_without_secrets_stays_as_it_is(command):
+    assert secrets_in(command) == set()

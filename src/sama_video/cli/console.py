@@ -15,10 +15,10 @@ from ..system.files import FULL
 from .options import in_options
 
 DEBUG = "SAMA_DEBUG"
-BAD_INPUT, FAILED, INTERRUPTED, TERMINATED = 2, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
+_BAD_INPUT, FAILED, _INTERRUPTED, _TERMINATED = 2, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
 # A reader that wants no more, as `head`; shells say the same of a command that the signal ended.
 PIPE_CLOSED = 128 + 13
-LONGEST_REASON = 500
+_LONGEST_REASON = 500
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -53,10 +53,10 @@ def show_trace(error: BaseException) -> None:
 def exit_code(error: BaseException) -> int:
     """2 for what the user can put right, 1 for what failed, 130 and 143 for Ctrl-C and SIGTERM."""
     if isinstance(error, TerminatedError):
-        return TERMINATED
+        return _TERMINATED
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
-    return BAD_INPUT if isinstance(error, UserError) or _is_about_files(error) else FAILED
+        return _INTERRUPTED
+    return _BAD_INPUT if isinstance(error, UserError) or _is_about_files(error) else FAILED
 
 
 def sentence(error: BaseException) -> str:
@@ -97,7 +97,7 @@ def _is_about_files(error: BaseException) -> bool:
 def _in_short(error: BaseException) -> str:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     text = f"{type(error).__name__}: {line}" if line else type(error).__name__
-    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}..."
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
 def is_closed_pipe(error: BaseException) -> bool:

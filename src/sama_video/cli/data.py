@@ -8,17 +8,7 @@ from typing import Annotated
 import typer
 
 from ..system.errors import UserError
-from .options import (
-    ApiKeyEnv,
-    BaseUrl,
-    Concurrency,
-    DryRun,
-    MaxTries,
-    PriceIn,
-    PriceOut,
-    SecondsPerRequest,
-    Timeout,
-)
+from .judge_options import JudgeOptions, end_of_judging, with_judge_options
 
 data_app = typer.Typer(help="Make, check, cache and curate training data.", no_args_is_help=True)
 
@@ -76,12 +66,11 @@ def synth(
 
 
 @data_app.command()
+@with_judge_options
 def curate(
     manifest: Annotated[str, typer.Argument(help="CSV, JSON, JSONL or Parquet with source, target and prompt.")],
     out: Annotated[Path, typer.Option(help="Folder of the answers and results; the same folder resumes.")],
     model: Annotated[str, typer.Option(help="The judge's name at the endpoint.")] = "Qwen/Qwen2.5-VL-72B-Instruct",
-    base_url: BaseUrl = "http://localhost:8000/v1",
-    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     turns: Annotated[int, typer.Option(help="How often each prompt is asked.")] = 3,
     threshold: Annotated[list[str] | None, typer.Option(help="Such as video.visual_quality=8.5; repeatable.")] = None,
     media: Annotated[str, typer.Option(help="frames, or video_url for vLLM.")] = "frames",
@@ -89,53 +78,35 @@ def curate(
     long_side: Annotated[int, typer.Option(help="Longer side of the frames shown, pixels.")] = 512,
     temperature: Annotated[float, typer.Option(help="Of the judge's sampling.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(help="Of an answer; reasoning models need more.")] = 1024,
-    concurrency: Concurrency = 8,
-    timeout: Timeout = 300.0,
-    max_tries: MaxTries = 8,
     column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
     ray: Annotated[bool, typer.Option(help="Judge under Ray Data, on the cluster that RAY_ADDRESS names.")] = False,
     ray_actors: Annotated[int, typer.Option(help="Processes that ask, for --ray.")] = 2,
-    dry_run: DryRun = False,
-    price_in: PriceIn = 0.0,
-    price_out: PriceOut = 0.0,
-    seconds_per_request: SecondsPerRequest = 5.0,
+    *,
+    options: JudgeOptions,
 ) -> None:
     """Let a vision language model judge edited pairs and keep the good ones (the paper's Appendix B)."""
     from ..curation.curate import curate as run
-    from ..curation.curate import plan
+    from ..curation.curate import quote
     from ..curation.ray_backend import RayConfig, curate_with_ray
     from ..curation.rules import CurationConfig
     from ..data.manifest import parse_column_map, read_manifest
-    from ..judge.client import JudgeConfig
     from ..judge.clips import MediaConfig
     from .progress import ProgressBar
 
-    judge = JudgeConfig(
-        model=model,
-        base_url=base_url,
-        api_key_env=api_key_env,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        concurrency=concurrency,
-        timeout=timeout,
-        max_tries=max_tries,
-        media=MediaConfig(kind=media, num_frames=frames, long_side=long_side),
-    )
+    shown = MediaConfig(kind=media, num_frames=frames, long_side=long_side)
+    judge = options.config(model=model, temperature=temperature, max_tokens=max_tokens, media=shown)
     config = CurationConfig(judge=judge, turns=turns).with_thresholds(threshold or [])
     rows = read_manifest(manifest, column_map=parse_column_map(column_map or []))
-    if dry_run:
-        lines = plan(rows, out, config).lines(price_in, price_out, concurrency, seconds_per_request)
-        typer.echo("\n".join(lines))
+    if options.dry_run:
+        options.show(quote(rows, out, config))
         return
     with ProgressBar() as progress:
         if ray:
-            report = curate_with_ray(rows, out, config, progress, RayConfig(actors=ray_actors))
+            result = curate_with_ray(rows, out, config, progress, RayConfig(actors=ray_actors))
         else:
-            report = run(rows, out, config, progress)
-    typer.echo(f"kept {report.kept} of {report.pairs} pairs: {out / 'kept.csv'}; why: {out / 'report.md'}")
-    if report.unanswered:
-        typer.echo(f"{report.unanswered} requests got no answer: start the same command again to ask them", err=True)
-        raise typer.Exit(1)
+            result = run(rows, out, config, progress)
+    typer.echo(f"kept {result.kept} of {result.pairs} pairs: {out / 'kept.csv'}; why: {out / 'report.md'}")
+    end_of_judging(result.unanswered)
 
 
 @data_app.command()

@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..system.errors import UserError
-from .options import (
-    ApiKeyEnv,
-    BaseUrl,
-    Concurrency,
-    DryRun,
-    MaxTries,
-    PriceIn,
-    PriceOut,
-    SecondsPerRequest,
-    Timeout,
-)
+from .judge_options import JudgeOptions, end_of_judging, with_judge_options
 
 if TYPE_CHECKING:
     from ..evaluation.benchmark import Item
@@ -25,7 +15,7 @@ if TYPE_CHECKING:
     from .progress import ProgressBar
 
 # Options of 'sama eval predict' that no editor but SAMA itself takes.
-OF_THE_PIPELINE = (
+_OF_THE_PIPELINE = (
     "model",
     "lora",
     "seed",
@@ -48,11 +38,10 @@ def evaluate() -> None:
 
 
 @eval_app.command()
+@with_judge_options
 def judge(
     run: Annotated[Path, typer.Argument(help="Folder of 'sama eval predict'; the same command resumes.")],
     model: Annotated[str | None, typer.Option(help="The judge's name at the endpoint. Default: as in print.")] = None,
-    base_url: BaseUrl = "http://localhost:8000/v1",
-    api_key_env: ApiKeyEnv = "OPENAI_API_KEY",
     prompts: Annotated[
         str, typer.Option(help="own, or copy for the authors' from your copy of the benchmark.")
     ] = "own",
@@ -67,46 +56,32 @@ def judge(
     long_side: Annotated[int | None, typer.Option(help="Longer side of the frames shown, pixels.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the judge's sampling. Default: as in print.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Of an answer. Default: as in print.")] = None,
-    concurrency: Concurrency = 8,
-    timeout: Timeout = 300.0,
-    max_tries: MaxTries = 8,
-    dry_run: DryRun = False,
-    price_in: PriceIn = 0.0,
-    price_out: PriceOut = 0.0,
-    seconds_per_request: SecondsPerRequest = 5.0,
+    *,
+    options: JudgeOptions,
 ) -> None:
     """Let a vision language model score a run's edits as the benchmark asks; several judges may score one run."""
-    from ..evaluation.judging import JudgingConfig, judge_run, media_of, plan_judging, protocol_of
-    from ..judge.client import JudgeConfig
+    from ..evaluation.judging import JudgingConfig, judge_run, media_of, protocol_of, quote_judging
     from .progress import ProgressBar
 
     protocol = protocol_of(run)
     config = JudgingConfig(
-        judge=JudgeConfig(
+        judge=options.config(
             model=model or protocol.model,
-            base_url=base_url,
-            api_key_env=api_key_env,
             temperature=protocol.temperature if temperature is None else temperature,
             max_tokens=protocol.max_tokens if max_tokens is None else max_tokens,
-            concurrency=concurrency,
-            timeout=timeout,
-            max_tries=max_tries,
             media=media_of(protocol, kind=media, num_frames=frames, long_side=long_side),
         ),
         repeats=protocol.repeats if repeats is None else repeats,
         prompts=prompts,
     )
-    if dry_run:
-        plan = plan_judging(run, config)
-        typer.echo("\n".join(plan.lines(price_in, price_out, concurrency, seconds_per_request)))
+    if options.dry_run:
+        options.show(quote_judging(run, config))
         return
     with ProgressBar() as progress:
-        report = judge_run(run, config, progress)
-    counts = ", ".join(f"{number} {status}" for status, number in report.statuses.items())
-    typer.echo(f"judgments: {counts}: {report.path}")
-    if report.unanswered:
-        typer.echo(f"{report.unanswered} requests got no answer: start the same command again to ask them", err=True)
-        raise typer.Exit(1)
+        result = judge_run(run, config, progress)
+    counts = ", ".join(f"{number} {status}" for status, number in result.statuses.items())
+    typer.echo(f"judgments: {counts}: {result.path}")
+    end_of_judging(result.unanswered)
 
 
 @eval_app.command()
@@ -161,7 +136,7 @@ def predict(
     _refuse_unused(context, *(("--manifest", "data") if manifest else ("a benchmark", "column_map")))
     other = "--editor" if editor else "--control" if control else "--from-folder" if from_folder else None
     if other is not None:
-        _refuse_unused(context, other, *OF_THE_PIPELINE)
+        _refuse_unused(context, other, *_OF_THE_PIPELINE)
     if editor is None:
         _refuse_unused(context, other or "SAMA as the editor", "timeout")
     with ProgressBar() as progress:

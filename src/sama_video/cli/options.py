@@ -1,19 +1,6 @@
-"""Options that several commands share, and what options are called elsewhere."""
+"""What options are called elsewhere, and how messages name them."""
 
 import re
-from typing import Annotated
-
-import typer
-
-BaseUrl = Annotated[str, typer.Option(help="OpenAI-compatible endpoint.")]
-ApiKeyEnv = Annotated[str, typer.Option(help="Environment variable that holds the key.")]
-Concurrency = Annotated[int, typer.Option(help="Requests in flight.")]
-Timeout = Annotated[float, typer.Option(help="Seconds for a request.")]
-MaxTries = Annotated[int, typer.Option(help="Requests sent before one is given up.")]
-DryRun = Annotated[bool, typer.Option(help="Print what would be asked and what it costs; ask nothing.")]
-PriceIn = Annotated[float, typer.Option(help="Price of a million input tokens, for --dry-run.")]
-PriceOut = Annotated[float, typer.Option(help="Price of a million output tokens, for --dry-run.")]
-SecondsPerRequest = Annotated[float, typer.Option(help="Assumed, for --dry-run.")]
 
 # What other editors call the same options. Every option may also be written with underscores.
 ALIASES = {

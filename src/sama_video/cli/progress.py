@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass
@@ -57,7 +57,7 @@ class ProgressBar:
         *,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
-        every: float = SECONDS_BETWEEN_LINES,
+        every: float = _SECONDS_BETWEEN_LINES,
     ):
         self.about, self.every = about, every
         self._stream, self._clock = stream or sys.stderr, clock

@@ -1,4 +1,4 @@
-"""The filter's two flows: `curate` (manifest -> judge -> kept and rejected pairs) and `plan` (what that would cost)."""
+"""The filter's two flows: `curate` (manifest -> judge -> kept and rejected pairs), `quote` (what that costs)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,17 +6,19 @@ from pathlib import Path
 from ..data.manifest import Row
 from ..judge.answers import AnswerStore, read_answers
 from ..judge.client import Judge
-from ..judge.questions import UNREADABLE, PairPlan, Plan, Progress, in_threads, plan_pair, sum_plans
-from .results import Report, write_results
+from ..judge.questions import UNREADABLE, PairQuote, Progress, Quote, in_threads, quote_pair, sum_quotes
+from .results import CurationResult, write_results
 from .rules import CurationConfig
 from .score import Scored, opened_pair, score_rows
 
 ANSWERS = "answers.jsonl"
 # The JSON object that the prompts ask for, with an explanation of two sentences.
-OUTPUT_TOKENS = 100
+_OUTPUT_TOKENS = 100
 
 
-def curate(rows: Sequence[Row], out: Path, config: CurationConfig, progress: Progress = lambda *_: None) -> Report:
+def curate(
+    rows: Sequence[Row], out: Path, config: CurationConfig, progress: Progress = lambda *_: None
+) -> CurationResult:
     """Judges every row and selects (Appendix B). Interrupted, it resumes where it stopped: no answer is bought twice.
 
     Args:
@@ -36,17 +38,16 @@ def curate(rows: Sequence[Row], out: Path, config: CurationConfig, progress: Pro
     return write_results(rows, scored, config, out)
 
 
-def plan(rows: Sequence[Row], out: Path, config: CurationConfig) -> Plan:
+def quote(rows: Sequence[Row], out: Path, config: CurationConfig) -> Quote:
     """What `curate` would ask; asks nothing and writes nothing, but reads every file to know its hash."""
-    plans = in_threads(lambda row: _row_plan(row, config), rows, config.judge.concurrency)
-    kinds = ("image", "video", UNREADABLE)
-    return sum_plans(plans, read_answers(out / ANSWERS), kinds=kinds, output_tokens=OUTPUT_TOKENS)
+    quotes = in_threads(lambda row: _quote_row(row, config), rows, config.judge.concurrency)
+    return sum_quotes(quotes, read_answers(out / ANSWERS), _OUTPUT_TOKENS)
 
 
-def _row_plan(row: Row, config: CurationConfig) -> PairPlan:
+def _quote_row(row: Row, config: CurationConfig) -> PairQuote:
     try:
         with opened_pair(row, config) as pair:
             questions = (question for _, question in pair.questions(config.turns))
-            return plan_pair(pair.kind, questions, config.judge)
+            return quote_pair(pair.kind, questions, config.judge)
     except Exception:  # as `score_row` takes it
-        return PairPlan(UNREADABLE)
+        return PairQuote(UNREADABLE)

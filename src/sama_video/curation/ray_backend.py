@@ -19,11 +19,11 @@ from ..judge.client import Judge, JudgeStoppedError
 from ..judge.questions import Progress
 from ..system.errors import UserError
 from .curate import ANSWERS
-from .results import Report, write_results
+from .results import CurationResult, write_results
 from .rules import CurationConfig
 from .score import Scored, score_rows
 
-SHARDS = "shards"
+_SHARDS = "shards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class RayConfig:
     """How the work is spread.
 
     Args:
-        actors: processes that ask; the judge's concurrency is shared among them.
+        actors: processes that ask; the judge's concurrency is divided among them.
         rows_per_batch: rows handed to an actor at once; more of them keep its requests in flight.
         init: arguments of `ray.init` beyond the quiet defaults.
     """
@@ -48,7 +48,7 @@ class _Scorer:
         # Shards too: Ray starts an actor that died again, and what it had bought is in its old one.
         known = {key: answer for path in (out / ANSWERS, *_shards(out)) for key, answer in read_answers(path).items()}
         self.config = config
-        self.store = AnswerStore(out / SHARDS / f"{uuid.uuid4().hex}.jsonl", known)
+        self.store = AnswerStore(out / _SHARDS / f"{uuid.uuid4().hex}.jsonl", known)
         self.judge = Judge(config.judge, self.store)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -67,11 +67,11 @@ def curate_with_ray(
     config: CurationConfig,
     progress: Progress = lambda *_: None,
     spread: RayConfig | None = None,
-) -> Report:
-    """`run.curate` under Ray Data: a running cluster if RAY_ADDRESS or `spread.init` names one, else this machine.
+) -> CurationResult:
+    """`curate` under Ray Data: a running cluster if RAY_ADDRESS or `spread.init` names one, else this machine.
 
     Raises:
-        UserError: if ray is missing, or as `run.curate`.
+        UserError: if ray is missing, or as `curate`.
     """
     spread = spread or RayConfig()
     ray = _started_ray(spread)
@@ -86,7 +86,7 @@ def curate_with_ray(
 
 
 def _shards(out: Path) -> list[Path]:
-    return sorted((out / SHARDS).glob("*.jsonl"))
+    return sorted((out / _SHARDS).glob("*.jsonl"))
 
 
 def _started_ray(spread: RayConfig) -> Any:
@@ -111,11 +111,13 @@ def _scored(
     spread: RayConfig,
     progress: Progress,
 ) -> list[Scored]:
-    share = replace(config, judge=replace(config.judge, concurrency=max(1, config.judge.concurrency // spread.actors)))
+    portion = replace(
+        config, judge=replace(config.judge, concurrency=max(1, config.judge.concurrency // spread.actors))
+    )
     items = [{"index": index, "row": json.dumps(asdict(row))} for index, row in enumerate(rows)]
     results = ray.data.from_items(items).map_batches(
         _Scorer,
-        fn_constructor_args=(out.absolute(), share),
+        fn_constructor_args=(out.absolute(), portion),
         batch_size=spread.rows_per_batch,
         compute=ray.data.ActorPoolStrategy(size=spread.actors),
         num_cpus=1,

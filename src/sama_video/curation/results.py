@@ -1,8 +1,11 @@
-"""Scores -> the output folder's files. All of them follow from manifest, settings and answers alone, byte for byte."""
+"""Scores -> which pairs are kept and why the others are not, and the output folder's files.
+
+All of them follow from manifest, settings and answers alone, byte for byte.
+"""
 
 import collections
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,35 @@ from ..system.files import written_aside
 from .histogram import draw_histograms
 from .rules import CurationConfig
 from .score import Scored
-from .select import Reason, rejections
 
 # What UTF-8 cannot hold, from a manifest's texts, becomes JSON's own way of writing it.
-ESCAPED = "backslashreplace"
+_ESCAPED = "backslashreplace"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a pair is rejected: a category to count by, and the particulars."""
+
+    category: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.category}: {self.detail}"
+
+
+def rejections(scored: Scored, config: CurationConfig) -> list[Reason]:
+    """All that speaks against a pair; empty if it is kept."""
+    if scored.unreadable:
+        return [Reason("unreadable", scored.unreadable)]
+    reasons = []
+    for dimension, threshold in config.thresholds(scored.kind).items():
+        average = scored.averages[dimension]
+        if average is None:
+            given = sum(value is not None for value in scored.turns[dimension])
+            reasons.append(Reason("judge failed", f"{dimension} has {given} of {config.turns} turns"))
+        elif average < threshold:
+            reasons.append(Reason(f"{dimension} below {threshold:g}", f"{average:g}"))
+    return reasons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +63,7 @@ class KindCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class CurationResult:
     """Counts by kind (`image`, `video`, `unreadable`), and the settings they hold for."""
 
     counts: dict[str, KindCounts]
@@ -55,7 +83,7 @@ class Report:
         return sum(count.failed_turns.get("error", 0) for count in self.counts.values())
 
 
-def write_results(rows: Sequence[Row], scored: list[Scored], config: CurationConfig, out: Path) -> Report:
+def write_results(rows: Sequence[Row], scored: list[Scored], config: CurationConfig, out: Path) -> CurationResult:
     """Writes `scores.jsonl`, `kept.csv`, `rejected.csv`, `report.json`, `report.md` and `histogram.png` into `out`.
 
     Args:
@@ -63,32 +91,28 @@ def write_results(rows: Sequence[Row], scored: list[Scored], config: CurationCon
         scored: of each row, in the same order.
     """
     reasons = [rejections(one, config) for one in scored]
-    report = _report(scored, reasons, config)
+    result = _result(scored, reasons, config)
     judged = list(zip(rows, scored, reasons, strict=True))
     write_manifest(out / "kept.csv", (row for row, _, why in judged if not why))
-    write_manifest(out / "rejected.csv", (_with_reasons(row, why) for row, _, why in judged if why))
-    lines = [_score_line(row, one, why) for row, one, why in judged]
+    rejected = [(row, "; ".join(map(str, why))) for row, _, why in judged if why]
+    write_manifest(out / "rejected.csv", (replace(row, extra={**row.extra, "reasons": why}) for row, why in rejected))
+    records = [
+        {"id": row.id, "kept": not why, "reasons": list(map(str, why)), **asdict(one)} for row, one, why in judged
+    ]
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     _write_text(out / "scores.jsonl", "".join(lines))
-    _write_text(out / "report.json", json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n")
-    _write_text(out / "report.md", _markdown(report))
-    _write(out / "histogram.png", lambda path: draw_histograms(scored, config, path))
-    return report
+    _write_text(out / "report.json", json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n")
+    _write_text(out / "report.md", _markdown(result))
+    with written_aside(out / "histogram.png") as aside:
+        draw_histograms(scored, config, aside)
+    return result
 
 
-def _with_reasons(row: Row, reasons: list[Reason]) -> Row:
-    return replace(row, extra={**row.extra, "reasons": "; ".join(map(str, reasons))})
-
-
-def _score_line(row: Row, one: Scored, reasons: list[Reason]) -> str:
-    record = {"id": row.id, "kept": not reasons, "reasons": [str(reason) for reason in reasons], **asdict(one)}
-    return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _report(scored: list[Scored], reasons: list[list[Reason]], config: CurationConfig) -> Report:
+def _result(scored: list[Scored], reasons: list[list[Reason]], config: CurationConfig) -> CurationResult:
     groups: dict[str, list[tuple[Scored, list[Reason]]]] = {}
     for one, why in zip(scored, reasons, strict=True):
         groups.setdefault(one.kind or "unreadable", []).append((one, why))
-    return Report(counts={kind: _counts(groups[kind]) for kind in sorted(groups)}, settings=config.settings)
+    return CurationResult(counts={kind: _counts(groups[kind]) for kind in sorted(groups)}, settings=config.settings)
 
 
 def _counts(group: list[tuple[Scored, list[Reason]]]) -> KindCounts:
@@ -104,15 +128,15 @@ def _counts(group: list[tuple[Scored, list[Reason]]]) -> KindCounts:
     )
 
 
-def _markdown(report: Report) -> str:
-    lines = [f"# Curation: {report.kept} of {report.pairs} pairs kept", ""]
+def _markdown(result: CurationResult) -> str:
+    lines = [f"# Curation: {result.kept} of {result.pairs} pairs kept", ""]
     lines += ["| kind | pairs | kept | rejected because (a pair may have several reasons) | failed turns |"]
     lines += ["|---|---|---|---|---|"]
-    for kind, count in report.counts.items():
+    for kind, count in result.counts.items():
         lines.append(
             f"| {kind} | {count.pairs} | {count.kept} | {_listed(count.rejected)} | {_listed(count.failed_turns)} |"
         )
-    lines += ["", "## Settings", "", "```json", json.dumps(report.settings, indent=2, ensure_ascii=False), "```"]
+    lines += ["", "## Settings", "", "```json", json.dumps(result.settings, indent=2, ensure_ascii=False), "```"]
     lines += ["", "![Distribution of the scores](histogram.png)", ""]
     return "\n".join(lines)
 
@@ -122,9 +146,5 @@ def _listed(counts: dict[str, int]) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    _write(path, lambda aside: aside.write_text(text, encoding="utf-8", errors=ESCAPED, newline="\n"))
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
     with written_aside(path) as aside:
-        write(aside)
+        aside.write_text(text, encoding="utf-8", errors=_ESCAPED, newline="\n")

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..judge.client import SEED_STRIDE, JudgeConfig
+from ..judge.questions import SEED_STRIDE, JudgeConfig
 from ..system.errors import UserError
 from .prompts import PROMPTS, TASK
 
-IMAGE_THRESHOLDS = {"instruction_following": 9.0, "visual_quality": 9.0, "content_preservation": 9.0}
-VIDEO_THRESHOLDS = {
+_IMAGE_THRESHOLDS = {"instruction_following": 9.0, "visual_quality": 9.0, "content_preservation": 9.0}
+_VIDEO_THRESHOLDS = {
     "instruction_following": 8.0,
     "visual_quality": 9.0,
     "content_preservation": 8.0,
@@ -26,13 +26,13 @@ class CurationConfig:
     Args:
         judge: model, sampling, media, endpoint.
         turns: each prompt is asked so often, and its scores are averaged.
-        image_thresholds, video_thresholds: smallest average that is kept, by score.
+        image_thresholds, video_thresholds: smallest average that is kept, by dimension.
     """
 
     judge: JudgeConfig
     turns: int = 3
-    image_thresholds: dict[str, float] = field(default_factory=IMAGE_THRESHOLDS.copy)
-    video_thresholds: dict[str, float] = field(default_factory=VIDEO_THRESHOLDS.copy)
+    image_thresholds: dict[str, float] = field(default_factory=_IMAGE_THRESHOLDS.copy)
+    video_thresholds: dict[str, float] = field(default_factory=_VIDEO_THRESHOLDS.copy)
 
     def __post_init__(self):
         if not 1 <= self.turns < SEED_STRIDE:
@@ -58,12 +58,12 @@ class CurationConfig:
         thresholds = {"image": dict(self.image_thresholds), "video": dict(self.video_thresholds)}
         for pair in pairs:
             name, _, value = pair.partition("=")
-            kind, _, score = name.partition(".")
-            if score not in thresholds.get(kind, {}):
-                known = ", ".join(f"{kind}.{score}" for kind in thresholds for score in thresholds[kind])
+            kind, _, dimension = name.partition(".")
+            if dimension not in thresholds.get(kind, {}):
+                known = ", ".join(f"{kind}.{one}" for kind in thresholds for one in thresholds[kind])
                 raise UserError(f"there is no threshold {name!r}; use one of {known}")
             try:
-                thresholds[kind][score] = float(value)
+                thresholds[kind][dimension] = float(value)
             except ValueError as error:
                 raise UserError(f"a threshold is a number, for example {name}=8.5, got {pair!r}") from error
         return replace(self, image_thresholds=thresholds["image"], video_thresholds=thresholds["video"])

@@ -5,21 +5,20 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from ..data.manifest import Row, local_file
 from ..judge.answers import Answer
-from ..judge.client import Judge, JudgeStoppedError, Question
-from ..judge.clips import Look, encode, look, message_parts
-from ..judge.questions import in_threads
+from ..judge.client import Judge, JudgeStoppedError
+from ..judge.clips import View, encode, shown_parts, views_of
+from ..judge.questions import Question, in_threads
 from ..judge.redact import reason_of
 from ..system.errors import UserError
 from .prompts import TASK, Prompt, prompts_for
 from .rules import CurationConfig
 
 # Averages of a few turns: far below any difference between scores, far above the error of a sum.
-DECIMALS = 4
+_DECIMALS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,8 @@ class Scored:
 
     Args:
         kind: `image` or `video`; empty for a pair that cannot be read.
-        averages: by score, 1 to 10; None where too many turns failed.
-        turns: by score, one value a turn; None for a turn that failed.
+        averages: by dimension, 1 to 10; None where too many turns failed.
+        turns: by dimension, one score per turn; None for a turn that failed.
         failures: number of failed turns by the status of their answers.
         unreadable: why the pair was not judged.
     """
@@ -43,34 +42,29 @@ class Scored:
 
 @dataclass(frozen=True)
 class Pair:
-    """A row's original and edited clip, and its instruction."""
+    """A row's clips as a judge sees them, and its instruction."""
 
-    original: Look
-    edited: Look
+    source: View
+    target: View
     instruction: str
 
     @property
     def kind(self) -> str:
-        return "image" if self.original.is_image else "video"
+        return "image" if self.source.is_image else "video"
 
-    def shown_for(self, prompt: Prompt) -> tuple[Look, Look]:
-        return (self.edited, self.original) if prompt.edited_first else (self.original, self.edited)
+    def shown_for(self, prompt: Prompt) -> tuple[View, View]:
+        return (self.target, self.source) if prompt.edited_first else (self.source, self.target)
 
     def questions(self, turns: int) -> Iterator[tuple[Prompt, Question]]:
-        for prompt in prompts_for(is_image=self.original.is_image):
-            text = prompt.filled(self.instruction)
+        for prompt in prompts_for(is_image=self.source.is_image):
+            question = Question(
+                task=TASK,
+                prompt=prompt.filled(self.instruction),
+                views=self.shown_for(prompt),
+                dimensions=prompt.answer_keys,
+            )
             for turn in range(turns):
-                yield (
-                    prompt,
-                    Question(
-                        task=TASK,
-                        prompt=text,
-                        looks=self.shown_for(prompt),
-                        score_keys=prompt.score_keys,
-                        text_keys=("explanation",),
-                        repeat=turn,
-                    ),
-                )
+                yield prompt, replace(question, repeat=turn)
 
 
 @contextlib.contextmanager
@@ -85,8 +79,8 @@ def opened_pair(row: Row, config: CurationConfig) -> Iterator[Pair]:
             raise UserError(f"the row has no {name}")
     with local_file(str(row.src_video)) as source, local_file(str(row.tgt_video)) as target:
         try:
-            original, edited = look([source, target], config.judge.media)
-            yield Pair(original, edited, str(row.prompt))
+            before, after = views_of([source, target], config.judge.media)
+            yield Pair(source=before, target=after, instruction=str(row.prompt))
         except JudgeStoppedError:
             raise
         except UserError as error:  # name what the manifest names, not the copy of a remote file
@@ -110,13 +104,9 @@ def score_row(row: Row, judge: Judge, config: CurationConfig) -> Scored:
 
 
 def _answers(pair: Pair, judge: Judge, config: CurationConfig) -> list[tuple[Prompt, Answer]]:
-    encoded = functools.cache(lambda one: encode(one, config.judge.media))
-
-    def parts_of(question: Question) -> list[dict[str, Any]]:
-        return message_parts([encoded(one) for one in question.looks])
-
+    media, encode_once = config.judge.media, functools.cache(encode)
     return [
-        (prompt, judge.answer(question, functools.partial(parts_of, question)))
+        (prompt, judge.answer(question, functools.partial(shown_parts, question.views, media, encode_once)))
         for prompt, question in pair.questions(config.turns)
     ]
 
@@ -125,16 +115,16 @@ def average_answers(kind: str, answers: list[tuple[Prompt, Answer]], config: Cur
     """What the answers to all questions about a pair come to; turns without a score are left out, not replaced."""
     turns: dict[str, list[float | None]] = {}
     for prompt, answer in answers:
-        for score, key in zip(prompt.scores, prompt.score_keys, strict=True):
-            turns.setdefault(score, []).append(answer.scores[key] if answer.scores else None)
-    averages = {score: _average(values, config.min_turns) for score, values in turns.items()}
+        for dimension, key in zip(prompt.dimensions, prompt.answer_keys, strict=True):
+            turns.setdefault(dimension, []).append(answer.scores[key] if answer.scores else None)
+    averages = {dimension: _average(scores, config.min_turns) for dimension, scores in turns.items()}
     failures = collections.Counter(answer.status for _, answer in answers if answer.status != "ok")
     return Scored(kind=kind, averages=averages, turns=turns, failures=dict(sorted(failures.items())))
 
 
-def _average(values: list[float | None], min_turns: int) -> float | None:
-    given = [value for value in values if value is not None]
-    return round(math.fsum(given) / len(given), DECIMALS) if len(given) >= min_turns else None
+def _average(scores: list[float | None], min_turns: int) -> float | None:
+    given = [score for score in scores if score is not None]
+    return round(math.fsum(given) / len(given), _DECIMALS) if len(given) >= min_turns else None
 
 
 def score_rows(rows: Iterable[Row], judge: Judge, config: CurationConfig) -> Iterator[Scored]:

@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..system.errors import UserError
+from .authors import compat_scores
 from .benchmark import Benchmark, Block, Item, Task
-from .compat import COMPAT_RULES, compat_scores
 from .records import ExactScores, Judgment
 from .statistics import Interval, mean_intervals
-
-OVERALL_COLUMN = "S"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +74,9 @@ def rule_of(benchmark: Benchmark, compat: bool = False) -> str:
             f"Means are over all items: one without a video (missing) or without an answer (failed) counts "
             f"{benchmark.failed:g} in every dimension. Repeats are averaged first, item by item."
         )
-    if benchmark.name not in COMPAT_RULES:
+    if not benchmark.compat:
         raise UserError(f"the script of {benchmark.title}'s authors is not known; leave out `compat`")
-    return COMPAT_RULES[benchmark.name]
-
-
-def columns_of(task: Task) -> tuple[str, ...]:
-    """Names of a task's K columns."""
-    dimensions = [short for block in task.blocks for short in block.dimensions.values()]
-    blocks = [block.short for block in task.blocks]
-    return (*dimensions, *blocks, *([OVERALL_COLUMN] if len(blocks) > 1 else []))
+    return benchmark.compat
 
 
 def aggregate(
@@ -128,10 +119,16 @@ def _task_scores(
     else:
         rule_of(benchmark, compat=True)
         scores = np.stack([compat_scores(benchmark, task, by_item.get(item.id, ()), compat) for item in items])
+    return _scores_of(task.key, task.title, task.columns, items, scores, statuses)
+
+
+def _scores_of(
+    task: str, title: str, columns: tuple[str, ...], items: Sequence[Item], scores: np.ndarray, statuses: list[str]
+) -> TaskScores:
     return TaskScores(
-        task=task.key,
-        title=task.title,
-        columns=columns_of(task),
+        task=task,
+        title=title,
+        columns=columns,
         items=tuple(item.id for item in items),
         clusters=tuple(item.cluster for item in items),
         scores=scores,
@@ -141,12 +138,12 @@ def _task_scores(
 
 def _dimension_means(task: Task, items: list[Item], by_item: dict[str, list[Judgment]]) -> np.ndarray:
     """Mean over an item's answered repeats, `[N, D]`; NaN without any."""
-    keys = [key for block in task.blocks for key in block.dimensions]
-    means = np.full((len(items), len(keys)), np.nan)
-    for row, item in enumerate(items):
-        repeats = [[one.scores[key] for key in keys] for one in by_item.get(item.id, ()) if one.scores is not None]
+    means = np.full((len(items), len(task.dimensions)), np.nan)
+    for index, item in enumerate(items):
+        scored = [one.scores for one in by_item.get(item.id, ()) if one.scores is not None]
+        repeats = [[scores[dimension] for dimension in task.dimensions] for scores in scored]
         if repeats:
-            means[row] = np.mean(repeats, axis=0) if len(repeats) > 1 else repeats[0]
+            means[index] = np.mean(repeats, axis=0) if len(repeats) > 1 else repeats[0]
     return means
 
 
@@ -217,16 +214,8 @@ def _exact_scores(
 ) -> TaskScores:
     absent = ExactScores(item="", status="missing")
     found = [by_item.get(item.id, absent) for item in items]
-    statuses = [one.status for one in found]
-    return TaskScores(
-        task=task,
-        title=title,
-        columns=columns,
-        items=tuple(item.id for item in items),
-        clusters=tuple(item.cluster for item in items),
-        scores=np.array([[_exact_score(one, name) for name in columns] for one in found]).reshape(len(found), -1),
-        counts=Counts(**{name: statuses.count(name) for name in ("ok", "missing", "failed")}),
-    )
+    scores = np.array([[_exact_score(one, name) for name in columns] for one in found]).reshape(len(found), -1)
+    return _scores_of(task, title, columns, items, scores, [one.status for one in found])
 
 
 def _exact_score(one: ExactScores, column: str) -> float:

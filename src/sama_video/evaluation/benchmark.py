@@ -14,7 +14,7 @@ import yaml
 from ..judge.clips import MediaConfig
 from ..system.errors import UserError
 
-FOLDER = Path(__file__).parent / "benchmarks"
+_FOLDER = Path(__file__).parent / "benchmarks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,18 @@ class Task:
     title: str
     blocks: tuple[Block, ...] = ()
     prompt: str = ""
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """Their keys, over all blocks."""
+        return tuple(key for block in self.blocks for key in block.dimensions)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of its table: dimensions, blocks, and S over several blocks; the last is the headline."""
+        dimensions = [short for block in self.blocks for short in block.dimensions.values()]
+        overall = ["S"] if len(self.blocks) > 1 else []
+        return (*dimensions, *(block.short for block in self.blocks), *overall)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +124,7 @@ class Benchmark:
         overall: "items" prints a mean over all items; "none" prints tasks alone.
         protocol: None where scores are exact and no judge is asked.
         authors: prompts in the user's copy, the authors' first; empty if there are none.
+        compat: what stands under a table that counts as the authors' script does; empty where that is not known.
         published: name of the paper's table in `published/`; None if there is none.
         comparable: whether scores by this file's own prompts may stand beside published ones without a remark.
         engine: `count` and settings of `data.engine_set.EngineSetConfig` where the synthetic engine makes the items.
@@ -128,6 +141,7 @@ class Benchmark:
     overall: Literal["items", "none"] = "none"
     protocol: Protocol | None = None
     authors: tuple[AuthorsPrompts, ...] = ()
+    compat: str = ""
     published: str | None = None
     comparable: bool = True
     engine: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -179,7 +193,7 @@ def find_benchmark(name: str) -> Benchmark:
     Raises:
         UserError: for an unknown one, listing those that there are.
     """
-    path = FOLDER / f"{name.replace('-', '_')}.yaml"
+    path = _FOLDER / f"{name.replace('-', '_')}.yaml"
     if not path.is_file():
         raise UserError(f"unknown benchmark {name!r}; there is {', '.join(benchmark_names())}")
     return _benchmark(path.stem, yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -187,33 +201,22 @@ def find_benchmark(name: str) -> Benchmark:
 
 def benchmark_names() -> list[str]:
     """Of all benchmarks that ship."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def _benchmark(name: str, values: dict[str, Any]) -> Benchmark:
     """`blocks` and `prompt` of the file's top count for every task that has none of its own; a task's `rubric` stands
     in the prompt's place of that name."""
     shared = {key: values.pop(key) for key in ("blocks", "prompt") if key in values}
-    tasks = tuple(_task(key, {**shared, **task}) for key, task in values.pop("tasks").items())
-    authors = tuple(AuthorsPrompts(**one) for one in values.pop("authors", ()))
-    protocol = values.pop("protocol", None)
-    if protocol is not None:
-        protocol = Protocol(**{**protocol, "media": MediaConfig(**protocol.get("media", {}))})
-    scale = tuple(values.pop("scale", Benchmark.scale))
-    return Benchmark(
-        name=name,
-        tasks=tasks,
-        protocol=protocol,
-        authors=authors,
-        scale=scale,
-        **values,
-    )
+    values["tasks"] = tuple(_task(key, {**shared, **task}) for key, task in values["tasks"].items())
+    values["authors"] = tuple(AuthorsPrompts(**one) for one in values.get("authors", ()))
+    values["scale"] = tuple(values.get("scale", Benchmark.scale))
+    if protocol := values.get("protocol"):
+        values["protocol"] = Protocol(**{**protocol, "media": MediaConfig(**protocol.get("media", {}))})
+    return Benchmark(name=name, **values)
 
 
 def _task(key: str, values: dict[str, Any]) -> Task:
     prompt = values.get("prompt", "").replace("{rubric}", values.get("rubric", "").strip())
-    return Task(key=key, title=values["title"], prompt=prompt, blocks=_blocks(values.get("blocks", {})))
-
-
-def _blocks(values: dict[str, dict[str, Any]]) -> tuple[Block, ...]:
-    return tuple(Block(key=key, **block) for key, block in values.items())
+    blocks = tuple(Block(key=key, **block) for key, block in values.get("blocks", {}).items())
+    return Task(key=key, title=values["title"], prompt=prompt, blocks=blocks)

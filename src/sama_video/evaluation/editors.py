@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from ..judge.redact import redactor_of, secrets_in
 from ..synth.looks import LOOKS
 from ..system.errors import UserError
 from ..system.platforms import kill_group, split_command
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from ..editing import EditSettings
     from ..pipelines.pipeline_sama import SamaPipeline
 
-PLACES = ("source", "instruction", "output", "reference")
+_PLACEHOLDERS = ("source", "instruction", "output", "reference")
 # Unlike any edit of a benchmark's: what half of it scores is not by chance half of an answer.
-STRONG_LOOK = "thermal"
+_STRONG_LOOK = "thermal"
 
 
 class EditFailedError(Exception):
@@ -120,9 +121,11 @@ class CommandEditor:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        for place in ("{source}", "{output}"):
-            if place not in self.template:
-                raise UserError(f"`editor` needs {place} in its command line, for example 'cp {{source}} {{output}}'")
+        for placeholder in ("{source}", "{output}"):
+            if placeholder not in self.template:
+                raise UserError(
+                    f"`editor` needs {placeholder} in its command line, for example 'cp {{source}} {{output}}'"
+                )
         try:
             split_command(self.template)
         except ValueError as error:
@@ -145,15 +148,17 @@ class CommandEditor:
         finally:
             _end(process)
         if process.returncode:
-            said = _last_line(messages.decode(errors="replace"))
+            said = redactor_of(secrets_in(self.template))(_last_line(messages.decode(errors="replace")))
             raise EditFailedError(f"exit code {process.returncode}" + (f": {said}" if said else ""))
 
     def _arguments(self, item: Item, output: Path) -> list[str]:
         if "{reference}" in self.template and item.reference is None:
             raise EditFailedError("the item has no reference picture")
-        values = {name: str(getattr(item, name)) for name in PLACES if name != "output"} | {"output": str(output)}
-        place = re.compile(rf"\{{({'|'.join(PLACES)})\}}")
-        return [place.sub(lambda found: values[found[1]], part) for part in split_command(self.template)]
+        values = {name: str(getattr(item, name)) for name in _PLACEHOLDERS if name != "output"} | {
+            "output": str(output)
+        }
+        placeholder = re.compile(rf"\{{({'|'.join(_PLACEHOLDERS)})\}}")
+        return [placeholder.sub(lambda found: values[found[1]], part) for part in split_command(self.template)]
 
 
 def _start(arguments: list[str]) -> "subprocess.Popen[bytes]":
@@ -276,7 +281,7 @@ class ControlEditor:
         """The mean of source and target; of source and a strong look where there is no target."""
         reader = VideoReader(item.source)
         source = _pixels(reader)
-        target = LOOKS[STRONG_LOOK](source) if item.target is None else _pixels_like(item.target, source)
+        target = LOOKS[_STRONG_LOOK](source) if item.target is None else _pixels_like(item.target, source)
         _write_like(item, reader, ((source.astype(np.uint16) + target + 1) // 2).astype(np.uint8), output)
 
     def noise(self, item: Item, output: Path) -> None:
@@ -287,8 +292,8 @@ class ControlEditor:
 
     def wrong_clip(self, item: Item, output: Path) -> None:
         """The next source in the run that is another one, at this one's size and length."""
-        place = self.items.index(item)
-        others = (*self.items[place + 1 :], *self.items[:place])
+        index = self.items.index(item)
+        others = (*self.items[index + 1 :], *self.items[:index])
         other = next((one.source for one in others if one.source != item.source), None)
         if other is None:
             raise EditFailedError("all items of this run have the same source: there is no wrong clip")

@@ -42,8 +42,8 @@ from .statistics import Interval
 from .tables import ONE_SOURCE, few_sources_notes
 
 # Belongs to a record's key: raised whenever a score would come out otherwise than before.
-VERSION = 1
-Scores = dict[str, float | None]
+_VERSION = 1
+_Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +74,12 @@ class Clips:
 
     Args:
         target, mask: None where they are not known.
-        resized: whether the edit had another size than the source.
-        length_difference: frames of the edit less those of the source.
+        resized: whether the prediction had another size than the source.
+        length_difference: frames of the prediction less those of the source.
     """
 
     source: np.ndarray
-    edited: np.ndarray
+    prediction: np.ndarray
     target: np.ndarray | None
     mask: np.ndarray | None
     resized: bool
@@ -99,7 +99,11 @@ def score_run(run: Path, config: ExactConfig, progress: Progress = lambda *_: No
     run = run.resolve()
     _, items = read_run(run)
     predictions = predictions_of(run)
-    semantic = _semantic_scorer(config)
+    semantic = None
+    if config.semantic_encoder is not None:
+        from .semantics import SemanticScorer  # imports torch
+
+        semantic = SemanticScorer(config.semantic_encoder)
     with Journal(run / EXACT) as journal:
         known = {record.item: record for record in read_records(run / EXACT, ExactScores)}
 
@@ -115,24 +119,13 @@ def score_run(run: Path, config: ExactConfig, progress: Progress = lambda *_: No
     return records
 
 
-SemanticScores = Callable[[np.ndarray, str], Scores]
-
-
-def _semantic_scorer(config: ExactConfig) -> SemanticScores | None:
-    if config.semantic_encoder is None:
-        return None
-    from .semantics import SemanticScorer
-
-    return SemanticScorer(config.semantic_encoder)
-
-
 def _score_item(
     item: Item,
     prediction: Prediction | None,
     run: Path,
     known: ExactScores | None,
     config: ExactConfig,
-    semantic: SemanticScores | None,
+    semantic: Callable[[np.ndarray, str], _Scores] | None,
 ) -> ExactScores:
     if prediction is None or prediction.status != "ok" or not (run / prediction.file).is_file():
         reason = prediction.reason if prediction is not None and prediction.reason else "there is no edited video"
@@ -147,7 +140,7 @@ def _score_item(
     try:
         scores = score_clips(clips, config.success_factor)
         if semantic is not None:
-            scores |= semantic(clips.edited, item.instruction)
+            scores |= semantic(clips.prediction, item.instruction)
     except UserError:  # a package that is missing is missing for all
         raise
     except Exception as error:
@@ -157,7 +150,7 @@ def _score_item(
 
 def _key(item: Item, prediction: Prediction, config: ExactConfig) -> str:
     media = [_contents(file) for file in (item.source, item.target, item.mask)]
-    parts = [VERSION, prediction.sha256, media, item.instruction, config.success_factor, config.semantic_encoder]
+    parts = [_VERSION, prediction.sha256, media, item.instruction, config.success_factor, config.semantic_encoder]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -168,49 +161,43 @@ def _contents(media: Path | None) -> list[str]:
     return [hash_file(file) for file in (sorted(media.iterdir()) if media.is_dir() else [media])]
 
 
-def read_clips(item: Item, edited: Path) -> Clips:
+def read_clips(item: Item, prediction: Path) -> Clips:
     """An item and its edit, decoded and brought to the source's size and the shortest length.
 
     Raises:
         UserError: for a file that does not decode.
     """
-    info, edited_info = VideoReader(item.source).info, VideoReader(edited).info
+    info, own = VideoReader(item.source).info, VideoReader(prediction).info
     size = (info.height, info.width)
-    clips = {"source": _frames(item.source, size), "edited": _frames(edited, size)}
-    difference = len(clips["edited"]) - len(clips["source"])
-    if item.target is not None:
-        clips["target"] = _frames(item.target, size)
-    if item.mask is not None:
-        mask = _mask_frames(item.mask, size)
+    files = {"source": item.source, "prediction": prediction, "target": item.target, "mask": item.mask}
+    clips = {role: _frames(file, size) for role, file in files.items() if file is not None}
+    difference = len(clips["prediction"]) - len(clips["source"])
+    if "mask" in clips and len(clips["mask"]) == 1:
         # One picture may say for a whole clip where it changes.
-        clips["mask"] = np.broadcast_to(mask, (len(clips["source"]), *mask.shape[1:])) if len(mask) == 1 else mask
+        clips["mask"] = np.broadcast_to(clips["mask"], (len(clips["source"]), *clips["mask"].shape[1:]))
     length = min(map(len, clips.values()))
     mask = clips.get("mask")
     return Clips(
         source=clips["source"][:length],
-        edited=clips["edited"][:length],
+        prediction=clips["prediction"][:length],
         target=clips["target"][:length] if "target" in clips else None,
         mask=None if mask is None else mask[:length, ..., 0] > 127,
-        resized=(edited_info.height, edited_info.width) != size,
+        resized=(own.height, own.width) != size,
         length_difference=difference,
     )
 
 
 def _frames(file: Path, size: tuple[int, int]) -> np.ndarray:
-    return np.stack([frame.pixels for frame in VideoReader(file).frames(size=size)])
-
-
-def _mask_frames(mask: Path, size: tuple[int, int]) -> np.ndarray:
     """Of a video, a picture, or a folder of pictures in the order of their names."""
-    if not mask.is_dir():
-        return _frames(mask, size)
-    pictures = [path for path in sorted(mask.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not file.is_dir():
+        return np.stack([frame.pixels for frame in VideoReader(file).frames(size=size)])
+    pictures = [path for path in sorted(file.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
     if not pictures:
-        raise UserError(f"the mask {mask} holds no picture; is the download complete?")
+        raise UserError(f"the mask {file} holds no picture; is the download complete?")
     return np.concatenate([_frames(picture, size) for picture in pictures])
 
 
-def score_clips(clips: Clips, success_factor: float = SUCCESS_FACTOR) -> Scores:
+def score_clips(clips: Clips, success_factor: float = SUCCESS_FACTOR) -> _Scores:
     """All scores of `metrics.METRICS` that apply, and what was done to compare.
 
     Where the target is known, an edit is measured against it, and outside the mask against the source; else it is
@@ -219,26 +206,26 @@ def score_clips(clips: Clips, success_factor: float = SUCCESS_FACTOR) -> Scores:
     Raises:
         UserError: without OpenCV.
     """
-    scores: Scores = {"resized": float(clips.resized), "length_difference": float(clips.length_difference)}
+    scores: _Scores = {"resized": float(clips.resized), "length_difference": float(clips.length_difference)}
     if clips.target is not None:
-        scores |= _similarity(clips.edited, clips.target, None, "")
-        scores["flicker"] = flicker(clips.edited, clips.target)
-        scores["motion_error"] = motion_error(clips.edited, clips.target)
+        scores |= _similarity(clips.prediction, clips.target, None, "")
+        scores["flicker"] = flicker(clips.prediction, clips.target)
+        scores["motion_error"] = motion_error(clips.prediction, clips.target)
     else:
-        scores["flicker_to_source"] = flicker(clips.edited, clips.source)
-        scores["motion_error_to_source"] = motion_error(clips.edited, clips.source)
+        scores["flicker_to_source"] = flicker(clips.prediction, clips.source)
+        scores["motion_error_to_source"] = motion_error(clips.prediction, clips.source)
     if clips.target is not None and clips.mask is not None:
-        success = score_edit(clips.edited, clips.source, clips.target, clips.mask, success_factor).success
+        success = score_edit(clips.prediction, clips.source, clips.target, clips.mask, success_factor).success
         scores["success"] = None if success is None else float(success)
-        scores |= _similarity(clips.edited, clips.target, clips.mask, "_inside")
+        scores |= _similarity(clips.prediction, clips.target, clips.mask, "_inside")
     if clips.mask is not None:
-        scores |= _similarity(clips.edited, clips.source, ~clips.mask, "_outside")
+        scores |= _similarity(clips.prediction, clips.source, ~clips.mask, "_outside")
     elif clips.target is None:
-        scores |= _similarity(clips.edited, clips.source, None, "_to_source")
+        scores |= _similarity(clips.prediction, clips.source, None, "_to_source")
     return scores
 
 
-def _similarity(clip: np.ndarray, reference: np.ndarray, mask: np.ndarray | None, suffix: str) -> Scores:
+def _similarity(clip: np.ndarray, reference: np.ndarray, mask: np.ndarray | None, suffix: str) -> _Scores:
     return {f"{metric.__name__}{suffix}": metric(clip, reference, mask) for metric in (psnr, ssim, haarpsi)}
 
 

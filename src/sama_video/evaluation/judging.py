@@ -10,27 +10,37 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..judge.answers import AnswerStore, read_answers
-from ..judge.client import SEED_STRIDE, Judge, JudgeConfig, JudgeStoppedError, Question
-from ..judge.clips import WHOLE_FILES, Look, MediaConfig, look, shown_parts
-from ..judge.questions import UNREADABLE, PairPlan, Plan, Progress, in_threads, plan_pair, sum_plans
+from ..judge.answers import Answer, AnswerStore, read_answers
+from ..judge.client import Judge, JudgeStoppedError
+from ..judge.clips import WHOLE_FILES, MediaConfig, View, shown_parts, views_of
+from ..judge.parsing import Scale
+from ..judge.questions import (
+    SEED_STRIDE,
+    UNREADABLE,
+    JudgeConfig,
+    PairQuote,
+    Progress,
+    Question,
+    Quote,
+    in_threads,
+    quote_pair,
+    sum_quotes,
+)
 from ..judge.redact import reason_of
 from ..system.errors import UserError
 from ..system.files import written_aside
-from .authors import answer_labels, authors_prompts, dimensions_of, judge_name
-from .benchmark import AuthorsPrompts, Benchmark, Item, Protocol, Task, find_benchmark
-from .compat import UNEQUAL_HEIGHTS, UNEQUAL_LENGTHS
+from .authors import UNEQUAL_HEIGHTS, UNEQUAL_LENGTHS, answer_labels, authors_prompts, judge_name
+from .benchmark import AuthorsPrompts, Benchmark, Item, Protocol, find_benchmark
 from .names import shortened
 from .records import ANSWERS, MANIFEST, Judgment, Prediction, RunInfo, predictions_of, read_run
 
 # About what an answer takes, for estimates: a sentence for each score and the form around it.
-OUTPUT_TOKENS_PER_SCORE = 50
-SHOWN = {
+_OUTPUT_TOKENS_PER_SCORE = 50
+_SHOWN = {
     "frames": "You see frames of two videos, labelled with their times. Video 1 is the original, Video 2 is the edited "
     "video; frames with the same time belong together.",
     "side_by_side": "You see frames in the order of time. In each picture the left half is the original and the right "
@@ -81,7 +91,7 @@ def media_of(protocol: Protocol, *, kind: str | None, num_frames: int | None, lo
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgingReport:
+class JudgingResult:
     """What came of judging a run.
 
     Args:
@@ -98,7 +108,7 @@ class JudgingReport:
         return self.statuses.get("error", 0)
 
 
-def judge_run(run: Path, config: JudgingConfig, progress: Progress = lambda *_: None) -> JudgingReport:
+def judge_run(run: Path, config: JudgingConfig, progress: Progress = lambda *_: None) -> JudgingResult:
     """Lets a judge score every item of a run. Interrupted, it resumes where it stopped: no answer is bought twice.
 
     Args:
@@ -123,13 +133,12 @@ def judge_run(run: Path, config: JudgingConfig, progress: Progress = lambda *_: 
     return _write_judgments(run, exam, judgments)
 
 
-def plan_judging(run: Path, config: JudgingConfig) -> Plan:
+def quote_judging(run: Path, config: JudgingConfig) -> Quote:
     """What `judge_run` would ask; asks nothing and writes nothing, but reads every file to know its hash."""
     exam = _open_exam(run, config)
-    plans = in_threads(exam.plan, exam.items, config.judge.concurrency)
-    scores = max(len(dimensions_of(task)) for task in exam.benchmark.tasks)
-    kinds = ("image", "video", UNREADABLE)
-    return sum_plans(plans, read_answers(run / ANSWERS), kinds=kinds, output_tokens=OUTPUT_TOKENS_PER_SCORE * scores)
+    quotes = in_threads(exam.quote, exam.items, config.judge.concurrency)
+    most_scores = max(len(task.dimensions) for task in exam.benchmark.tasks)
+    return sum_quotes(quotes, read_answers(run / ANSWERS), _OUTPUT_TOKENS_PER_SCORE * most_scores)
 
 
 def judgments_path(run: Path, judge: str) -> Path:
@@ -190,9 +199,9 @@ class _Exam:
             JudgeStoppedError: if no further question makes sense.
         """
         try:
-            looks = self._looks(item)
-            parts = functools.cache(lambda: shown_parts(looks, self.config.judge.media))
-            return [self._judgment(item, question, judge, parts) for question in self._questions(item, looks)]
+            views = self._views(item)
+            parts = functools.cache(lambda: shown_parts(views, self.config.judge.media))
+            return [self._judgment(item, one, judge.answer(one, parts)) for one in self._questions(item, views)]
         except JudgeStoppedError:
             raise
         except Exception as error:
@@ -202,78 +211,68 @@ class _Exam:
                 for repeat in range(self.config.repeats)
             ]
 
-    def _judgment(
-        self, item: Item, question: Question, judge: Judge, parts: Callable[[], list[dict[str, Any]]]
-    ) -> Judgment:
-        answer = judge.answer(question, parts)
+    def _judgment(self, item: Item, question: Question, answer: Answer) -> Judgment:
         return Judgment(
             item=item.id,
             judge=self.judge_name,
             repeat=question.repeat,
             status=answer.status,
             scores=answer.scores,
-            reason="; ".join(filter(None, [*_differences(question.looks), answer.reason])),
+            reason="; ".join(filter(None, [*_differences(question.views), answer.reason])),
             answer=answer.key,
         )
 
-    def plan(self, item: Item) -> PairPlan:
+    def quote(self, item: Item) -> PairQuote:
         try:
-            looks = self._looks(item)
+            views = self._views(item)
         except Exception:  # as `judgments` takes it
-            return PairPlan(UNREADABLE)
-        kind = "image" if looks[0].is_image else "video"
-        return plan_pair(kind, self._questions(item, looks), self.config.judge)
+            return PairQuote(UNREADABLE)
+        kind = "image" if views[0].is_image else "video"
+        return quote_pair(kind, self._questions(item, views), self.config.judge)
 
-    def _looks(self, item: Item) -> tuple[Look, ...]:
-        """The original and the edited clip. Raises UserError if there is no pair to look at."""
+    def _views(self, item: Item) -> tuple[View, ...]:
+        """Of the source and the prediction. Raises UserError if there is no pair to look at."""
         prediction = self.predictions.get(item.id)
         if prediction is None:
             raise UserError("there is no prediction")
         if prediction.status != "ok":
             raise UserError(f"the editor failed: {prediction.reason}")
-        return tuple(look([item.source, self.run / prediction.file], self.config.judge.media))
+        return tuple(views_of([item.source, self.run / prediction.file], self.config.judge.media))
 
-    def _questions(self, item: Item, looks: tuple[Look, ...]) -> Iterator[Question]:
-        for repeat in range(self.config.repeats):
-            yield self._question(item, looks, repeat)
+    def _questions(self, item: Item, views: tuple[View, ...]) -> list[Question]:
+        question = self._question(item, views)
+        return [dataclasses.replace(question, repeat=repeat) for repeat in range(self.config.repeats)]
 
-    def _question(self, item: Item, looks: tuple[Look, ...], repeat: int) -> Question:
+    def _question(self, item: Item, views: tuple[View, ...]) -> Question:
         benchmark, task = self.benchmark, self.benchmark.task(item.task)
         authors, text = self.authors, self.prompts[task.key]
         if authors is None:
             # One object of scores unless there are several blocks.
             form, labels, system = "blocks" if len(task.blocks) > 1 else "object", (), ""
-            prompt = text.replace("{shown}", SHOWN[self.config.judge.media.kind])
+            prompt = text.replace("{shown}", _SHOWN[self.config.judge.media.kind])
         else:
             form, labels, prompt = authors.form, answer_labels(text) if authors.form == "lines" else (), text
         prompt = prompt.replace("{instruction}", item.instruction)
         if authors is not None:
             prompt = prompt.strip() if authors.strip else prompt
             prompt, system = ("", prompt) if authors.in_system else (prompt, authors.system)
+        # The authors' lines may have an order of their own.
+        named = authors.dimensions if authors is not None else {}
         return Question(
             task=f"{benchmark.name}/{benchmark.version}/{task.key}",
             prompt=prompt,
             system=system,
-            looks=looks,
-            score_keys=self._score_keys(task, labels),
-            text_keys=("explanation",),
+            views=views,
+            dimensions=tuple(named[label] for label in labels) if named else task.dimensions,
             blocks={block.key: tuple(block.dimensions) for block in task.blocks} if form == "blocks" else {},
             labels=labels,
-            low=benchmark.scale[0],
-            high=benchmark.scale[1],
-            nothing=benchmark.failed,
-            repeat=repeat,
+            scale=Scale(*benchmark.scale, benchmark.failed),
         )
 
-    def _score_keys(self, task: Task, labels: tuple[str, ...]) -> tuple[str, ...]:
-        """The dimension of each label; without labels, all in their order."""
-        named = self.authors.dimensions if self.authors is not None else {}
-        return tuple(named[label] for label in labels) if named else dimensions_of(task)
 
-
-def _differences(looks: tuple[Look, ...]) -> list[str]:
+def _differences(views: tuple[View, ...]) -> list[str]:
     """What makes ReCo's authors leave an item out."""
-    lengths, heights = ([getattr(one, name) for one in looks] for name in ("num_frames", "own_height"))
+    lengths, heights = ([getattr(view, name) for view in views] for name in ("num_frames", "own_height"))
     return [
         f"{what}: {values[0]} and {values[1]} {unit}"
         for what, values, unit in ((UNEQUAL_LENGTHS, lengths, "frames"), (UNEQUAL_HEIGHTS, heights, "pixels"))
@@ -281,7 +280,7 @@ def _differences(looks: tuple[Look, ...]) -> list[str]:
     ]
 
 
-def _write_judgments(run: Path, exam: _Exam, judgments: list[Judgment]) -> JudgingReport:
+def _write_judgments(run: Path, exam: _Exam, judgments: list[Judgment]) -> JudgingResult:
     path = judgments_path(run, exam.judge_name)
     ordered = sorted(judgments, key=lambda one: (one.item, one.repeat))
     lines = [json.dumps(asdict(one), ensure_ascii=False, sort_keys=True) + "\n" for one in ordered]
@@ -289,7 +288,7 @@ def _write_judgments(run: Path, exam: _Exam, judgments: list[Judgment]) -> Judgi
         aside.write_text("".join(lines), encoding="utf-8", errors="backslashreplace", newline="\n")
     with written_aside(path.with_suffix(".json")) as aside:
         aside.write_text(json.dumps(_settings(exam), indent=1, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
-    return JudgingReport(path=path, statuses=dict(sorted(collections.Counter(one.status for one in ordered).items())))
+    return JudgingResult(path=path, statuses=dict(sorted(collections.Counter(one.status for one in ordered).items())))
 
 
 def _settings(exam: _Exam) -> dict[str, Any]:

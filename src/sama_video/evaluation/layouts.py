@@ -15,14 +15,14 @@ from ..data.manifest import INSTRUCTIONS, LAYOUTS, SUFFIXES, Layout, Row, read_m
 from ..system.errors import UserError
 from .benchmark import Benchmark, Item
 from .names import safe_stem, shortened
-from .pairs import read_engine_items
+from .pairs import manifest_items
 
 # ReCo's file names end after so many characters of the instruction.
-RECO_NAME_LENGTH = 80
+_RECO_NAME_LENGTH = 80
 # Of the frames of an edit of FiVE-Bench: Pyramid-Edit's, TokenFlow's, DMT's, VidToMe's.
-FIVE_LAST_FOLDERS = ("result_all_frames", "img_ode", "result_frames", "frames")
+_FIVE_LAST_FOLDERS = ("result_all_frames", "img_ode", "result_frames", "frames")
 # Copies whose columns could not be seen: what they may be called beyond the names of `data.manifest`.
-LENIENT = Layout(
+_LENIENT = Layout(
     name="benchmarks",
     columns={
         "src_video": ("source_video", "source", "input_video", "src_video_path", "video_name", "original"),
@@ -32,7 +32,7 @@ LENIENT = Layout(
     },
 )
 # A category of VIE-Bench belongs to the first group one of whose words it has; references and mixtures to none.
-VIE_GROUPS = {
+_VIE_GROUPS = {
     "": ("ref", "hybrid", "mix"),
     "add": ("add", "insert"),
     "remove": ("remov", "delet"),
@@ -90,7 +90,7 @@ def _read_reco(benchmark: Benchmark, folder: Path) -> list[Item]:
     configs = _first(benchmark, folder, ("configs", "tools/configs", "ReCo-Bench/configs"))
     beside = configs.parent.relative_to(folder)
     videos = _first(
-        benchmark, folder, tuple(f"{place}/{name}" for name in ("ori_videos", "videos") for place in (beside, "."))
+        benchmark, folder, tuple(f"{parent}/{name}" for name in ("ori_videos", "videos") for parent in (beside, "."))
     )
     items = []
     for task in benchmark.tasks:
@@ -122,7 +122,7 @@ def _reco_item(task: str, number: int, line: str, videos: Path) -> Item:
 def reco_file_name(video: str, instruction: str) -> str:
     """What ReCo's scripts call an edit."""
     words = instruction.replace(" ", "_").replace(".", "").replace(",", "").replace(":", " ")
-    return f"{video.replace('.mp4', '')}_{words[:RECO_NAME_LENGTH]}.mp4".replace("/", "_")
+    return f"{video.replace('.mp4', '')}_{words[:_RECO_NAME_LENGTH]}.mp4".replace("/", "_")
 
 
 def _read_openve(benchmark: Benchmark, folder: Path) -> list[Item]:
@@ -148,13 +148,13 @@ def _found(media: str, folder: Path) -> Path:
     """Where a listed file is: lists count from their own folder or from the one above, or name files of `videos`."""
     listed, root = Path(media), Path(os.path.abspath(folder))
     above = [root.parent / listed.relative_to(root)] if listed.is_relative_to(root) else []
-    places = [listed, *above, root / "videos" / listed.name]
-    return next((place for place in places if place.exists()), listed)
+    candidates = [listed, *above, root / "videos" / listed.name]
+    return next((path for path in candidates if path.exists()), listed)
 
 
 def _rows(path: Path) -> list[Row]:
     """Rows with a video and an instruction; others ask for nothing that can be scored."""
-    rows = read_manifest(path, required=("src_video", "prompt"), layouts=(*LAYOUTS, LENIENT), map_option=None)
+    rows = read_manifest(path, required=("src_video", "prompt"), layouts=(*LAYOUTS, _LENIENT), map_option=None)
     return [row for row in rows if row.src_video and row.prompt]
 
 
@@ -170,7 +170,7 @@ def _read_vie(benchmark: Benchmark, folder: Path) -> list[Item]:
 
 def vie_group(category: str) -> str:
     """One of the four groups of the paper's Table 2; empty for the categories that it leaves out."""
-    for group, words in VIE_GROUPS.items():
+    for group, words in _VIE_GROUPS.items():
         if any(word in category.lower() for word in words):
             return group
     return ""
@@ -245,7 +245,7 @@ def _five_results(task: str, entry: dict[str, Any]) -> tuple[str, ...]:
     """Where the authors' evaluation looks for the frames of an edit (each method has its own last folder), and what
     their editor calls its videos."""
     video, edit = entry["video_name"], entry["save_dir"]
-    frames = [f"{video}/{edit}", *(f"{video}/{edit}/{last}" for last in FIVE_LAST_FOLDERS), f"{task}/{video}"]
+    frames = [f"{video}/{edit}", *(f"{video}/{edit}/{last}" for last in _FIVE_LAST_FOLDERS), f"{task}/{video}"]
     kind = task.removeprefix("edit")
     return (*frames, f"{video}/{edit}.mp4", f"{video}/{kind}_{entry['target_prompt'][:20]}.mp4")
 
@@ -285,7 +285,7 @@ def _json(path: Path) -> Any:
 
 def _read_engine(benchmark: Benchmark, folder: Path) -> list[Item]:
     """A set of the synthetic engine, see `pairs.make_engine_set`."""
-    return read_engine_items(_first(benchmark, folder, ("manifest.csv",)))
+    return manifest_items(read_manifest(_first(benchmark, folder, ("manifest.csv",))))
 
 
 READERS: dict[str, Callable[[Benchmark, Path], list[Item]]] = {

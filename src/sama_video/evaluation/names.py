@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 # Bytes: systems take 255, and what is half-written needs room for more.
-LONGEST_NAME = 200
+_LONGEST_NAME = 200
 # What Windows keeps for itself, with any suffix.
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def safe_stem(text: str) -> str:
@@ -18,15 +18,15 @@ def safe_stem(text: str) -> str:
     """
     stem = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text).lstrip(".") or "_"
     short = shortened(stem)
-    return short if short != stem or not RESERVED.fullmatch(stem) else f"{stem}-{_hash(text)}"
+    return short if short != stem or not _RESERVED.fullmatch(stem) else f"{stem}-{_hash(text)}"
 
 
 def shortened(name: str, suffix: str = "") -> str:
     """The name with its suffix, cut where it is too long; a hash of the whole then tells it from others."""
-    if len(_bytes(name + suffix)) <= LONGEST_NAME:
+    if len(_bytes(name + suffix)) <= _LONGEST_NAME:
         return name + suffix
     end = f"-{_hash(name)}{suffix}"
-    return _bytes(name)[: LONGEST_NAME - len(_bytes(end))].decode(errors="ignore") + end
+    return _bytes(name)[: _LONGEST_NAME - len(_bytes(end))].decode(errors="ignore") + end
 
 
 def told_apart(names: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -1,127 +1,137 @@
-"""The report as one page: sortable tables, and edits beside their sources. Style and script are in `page/`.
+"""The report as one page: sortable tables, and edits beside their sources. Template, style and script are in `page/`.
 
-Nothing is loaded from anywhere but the page's own folder.
+Nothing is loaded from anywhere but the page's own folder, where videos are as any browser plays them.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
+from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
-from .shown import PARTS, Sample
-from .tables import Row, Table, counts_text
+import jinja2
+import numpy as np
 
-FOLDER = Path(__file__).parent / "page"
+from ..media.metrics import METRICS
+from ..system.files import written_aside
+from ..video import VideoReader, VideoWriter, write_image
+from .aggregate import TaskScores, overall_scores
+from .benchmark import Item
+from .scored import ScoredRun
+from .tables import Table, counts_text
+
+_FOLDER = Path(__file__).parent / "page"
+_LONGEST_SIDE = 640
+_ROLES = ("source", "edit", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownEdit:
+    """An item of a run to be looked at.
+
+    Args:
+        why: "best", "worst" or "random".
+        score: what it was chosen by, with its name.
+        files: source, edit and target, where there is one.
+        remark: why there is no edit.
+    """
+
+    run: str
+    why: str
+    item: Item
+    score: str
+    files: dict[str, Path]
+    remark: str = ""
+
+
+def choose_edits(run: ScoredRun, judge: str | None, count: int, seed: int) -> list[ShownEdit]:
+    """The best, the worst, and random others of a run, at most `count` each; none twice, and none without scores."""
+    deciding = _deciding_scores(run, judge)
+    if deciding is None:
+        return []
+    name, scores = deciding
+    known = np.flatnonzero(~np.isnan(scores.headline))
+    order = known[np.argsort(-scores.headline[known], kind="stable")].tolist()
+    best = order[:count]
+    worst = [index for index in order[::-1][:count] if index not in best]
+    others = [index for index in order if index not in best and index not in worst]
+    drawn = np.random.default_rng(seed).permutation(len(others))[:count]
+    chosen = {"best": best, "worst": worst, "random": [others[index] for index in drawn]}
+    by_id = {item.id: item for item in run.items}
+    return [
+        _shown(run, why, by_id[scores.items[index]], f"{name} {scores.headline[index]:.2f}")
+        for why, indices in chosen.items()
+        for index in indices
+    ]
+
+
+def _deciding_scores(run: ScoredRun, judge: str | None) -> tuple[str, TaskScores] | None:
+    """The judge's headline, or the first PSNR, to the target or else the source; None if the run has neither."""
+    if judge is not None:
+        tasks = run.judged[judge]
+        return tasks[0].columns[-1], overall_scores(tasks)
+    measured = run.exact[-1].columns if run.exact else ()
+    metric = next((name for name in METRICS if name.startswith("psnr") and name in measured), None)
+    if metric is None:
+        return None
+    return METRICS[metric].title, run.exact[-1].only(metric)
+
+
+def _shown(run: ScoredRun, why: str, item: Item, score: str) -> ShownEdit:
+    prediction = run.predictions.get(item.id)
+    files = {"source": item.source}
+    if prediction is not None and prediction.status == "ok":
+        files["edit"] = run.path / prediction.file
+    if item.target is not None:
+        files["target"] = item.target
+    remark = "" if "edit" in files else (prediction.reason if prediction else "not predicted")
+    return ShownEdit(run=run.name, why=why, item=item, score=score, files=files, remark=remark)
+
+
+def copy_media(edits: Sequence[ShownEdit], folder: Path) -> dict[Path, str]:
+    """Makes every file of the edits playable in `folder`, each once; file -> its name there."""
+    names: dict[Path, str] = {}
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        for edit in edits:
+            for role, file in edit.files.items():
+                if file not in names:
+                    names[file] = _write_playable(file, aside / f"{len(names):03d}-{role}").name
+    return names
+
+
+def _write_playable(file: Path, stem: Path) -> Path:
+    """A video as H.264 in yuv420p, a picture as PNG, at most `_LONGEST_SIDE` pixels long; returns the path."""
+    reader = VideoReader(file)
+    scale = min(1.0, _LONGEST_SIDE / max(reader.info.height, reader.info.width))
+    size = (round(reader.info.height * scale), round(reader.info.width * scale))
+    if reader.info.is_image:
+        path = stem.with_suffix(".png")
+        write_image(path, next(reader.frames(size=size)).pixels)
+        return path
+    path = stem.with_suffix(".mp4")
+    with VideoWriter(path, *size, reader.info.fps, crf=20, time_base=Fraction(1, 90000)) as writer:
+        for frame in reader.frames(size=size):
+            writer.write(frame)
+    return path
 
 
 def page(
-    title: str, about: Sequence[str], tables: Sequence[Table], samples: Sequence[Sample], media: Mapping[Path, str]
+    title: str, about: Sequence[str], tables: Sequence[Table], edits: Sequence[ShownEdit], media: Mapping[Path, str]
 ) -> str:
     """The whole document.
 
     Args:
-        media: file of a sample -> its name in the folder `media` beside the page.
+        media: file of an edit -> its name in the folder `media` beside the page.
     """
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        *(f"<p>{escape(sentence)}</p>" for sentence in about),
-        *map(_table, tables),
-        *_gallery(samples, media),
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.globals |= {"media": media, "roles": _ROLES, "counts_text": counts_text}
+    gallery = [
+        (run, [(why, list(group)) for why, group in groupby(of_run, key=lambda edit: edit.why)])
+        for run, of_run in groupby(edits, key=lambda edit: edit.run)
     ]
-    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-            f'<title>{escape(title)}</title><link rel="icon" href="data:,"><style>\n{style}</style></head>',
-            "<body><main>",
-            *body,
-            f"</main><script>\n{script}</script></body></html>\n",
-        ]
-    )
-
-
-# Tables
-
-
-def _table(table: Table) -> str:
-    label = escape(table.title)
-    return "\n".join(
-        [
-            f'<section><div class="scroll" role="region" aria-label="{label}" tabindex="0"><table>',
-            f"<caption>{label}</caption>",
-            f"<thead><tr>{''.join(map(_head, table.heads))}</tr></thead><tbody>",
-            *(_row(table, row) for row in table.rows),
-            "</tbody></table></div>",
-            *(f'<p class="note">{escape(note)}</p>' for note in table.footnotes),
-            "</section>",
-        ]
-    )
-
-
-def _head(name: str) -> str:
-    return f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}</button></th>'
-
-
-def _row(table: Table, row: Row) -> str:
-    cells = [_cell(table, row, index) for index in range(len(table.columns))]
-    if table.has_counts:
-        sort = row.counts.ok if row.counts else ""
-        cells.append(f'<td data-sort="{sort}">{counts_text(row.counts)}</td>')
-    kind = "closed" if row.closed else "run" if row.origin == "run" else "printed"
-    remark = f' <small class="remark">{escape(row.remark)}</small>' if row.remark else ""
-    closed = ' <small class="remark">closed</small>' if row.closed else ""
-    name = f'<th scope="row" data-sort="{escape(row.name)}">{escape(row.name)}{remark}{closed}</th>'
-    return f'<tr class="{kind}">{name}{"".join(cells)}</tr>'
-
-
-def _cell(table: Table, row: Row, index: int) -> str:
-    cell = row.cells[index]
-    if cell is None or math.isnan(cell.value):
-        return '<td data-sort="">–</td>'
-    number = table.number(cell.value)
-    number = f"<strong>{number}</strong>" if table.is_best(row, index) else number
-    interval = table.interval_of(cell)
-    return f'<td data-sort="{cell.value!r}">{number}{f"<small>{interval}</small>" if interval else ""}</td>'
-
-
-# Videos
-
-
-def _gallery(samples: Sequence[Sample], media: Mapping[Path, str]) -> list[str]:
-    parts = []
-    for run, of_run in groupby(samples, key=lambda sample: sample.run):
-        parts.append(f"<section><h2>Edits of {escape(run)}</h2>")
-        for why, group in groupby(of_run, key=lambda sample: sample.why):
-            parts.append(f"<h3>{why.capitalize()}</h3>")
-            parts += [_sample(sample, media) for sample in group]
-        parts.append("</section>")
-    return parts
-
-
-def _sample(sample: Sample, media: Mapping[Path, str]) -> str:
-    views = [_view(sample, part, media) for part in PARTS if part in sample.files or part == "edit"]
-    has_video = any(media[file].endswith(".mp4") for file in sample.files.values())
-    play = '<button type="button" class="play">Play together</button>' if has_video else ""
-    return "\n".join(
-        [
-            f'<article><p><q>{escape(sample.item.instruction)}</q></p><div class="views">',
-            *views,
-            f'</div><p class="note">{escape(sample.item.id)} · {escape(sample.score)} {play}</p></article>',
-        ]
-    )
-
-
-def _view(sample: Sample, part: str, media: Mapping[Path, str]) -> str:
-    caption = f"<figcaption>{part}</figcaption>"
-    if part not in sample.files:
-        return f'<figure><p class="absent">no video: {escape(sample.remark)}</p>{caption}</figure>'
-    name = f"media/{media[sample.files[part]]}"
-    label = escape(f"{part} of {sample.item.id}")
-    if name.endswith(".mp4"):
-        shown = f'<video src="{name}" aria-label="{label}" controls muted loop playsinline preload="metadata"></video>'
-    else:
-        shown = f'<img src="{name}" alt="{label}">'
-    return f"<figure>{shown}{caption}</figure>"
+    style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    template = environment.get_template("page.html")
+    return template.render(title=title, about=about, tables=tables, gallery=gallery, style=style, script=script) + "\n"

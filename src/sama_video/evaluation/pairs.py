@@ -11,7 +11,7 @@ from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .benchmark import Benchmark, Item
 from .names import safe_stem, told_apart
 
-UNTYPED = "all"
+_UNTYPED = "all"
 
 
 def make_engine_set(
@@ -25,11 +25,6 @@ def make_engine_set(
     settings = dict(benchmark.engine)
     count = settings.pop("count")
     return write_engine_set(EngineSetConfig(**settings), folder, count, progress=progress)
-
-
-def read_engine_items(manifest: Path) -> list[Item]:
-    """The items of a set that `make_engine_set` or `sama data synth` wrote; its families are the tasks."""
-    return manifest_items(read_manifest(manifest))
 
 
 def read_manifest_items(manifest: str, *, column_map: Mapping[str, str] | None = None) -> list[Item]:
@@ -67,7 +62,7 @@ def _item(row: Row, stem: str) -> Item:
     suffix = files["source"].suffix if files["source"].suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ".mp4"
     return Item(
         id=row.id,
-        task=safe_stem(row.type or UNTYPED),
+        task=safe_stem(row.type or _UNTYPED),
         instruction=row.prompt,
         file_name=f"{stem}{suffix}",
         **files,

@@ -28,9 +28,9 @@ from .records import PREDICTIONS, VIDEOS, Prediction, RunInfo, predictions_of, w
 logger = logging.getLogger(__name__)
 
 # Bytes; less is a full disk.
-LEAST_ROOM = 2**16
+_LEAST_ROOM = 2**16
 # Named by process: a program that outlived a killed run must not write into the files of the next.
-WORKING = "working-"
+_WORKING = "working-"
 
 
 def select_items(items: Sequence[Item], tasks: Collection[str] = (), limit: int | None = None) -> list[Item]:
@@ -101,9 +101,9 @@ def _is_done(prediction: Prediction | None, run: Path, retry_failed: bool) -> bo
 @contextlib.contextmanager
 def _working_folder(run: Path) -> Iterator[Path]:
     """Where editors write; the journal's lock makes this process the only one."""
-    for left_over in run.glob(f"{WORKING}*"):
+    for left_over in run.glob(f"{_WORKING}*"):
         shutil.rmtree(left_over)
-    folder = make_folder(run / f"{WORKING}{os.getpid()}")
+    folder = make_folder(run / f"{_WORKING}{os.getpid()}")
     try:
         yield folder
     finally:
@@ -151,7 +151,7 @@ def _is_full(error: BaseException | None, run: Path) -> bool:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
         error = error.__cause__ or error.__context__
-    return shutil.disk_usage(run).free < LEAST_ROOM
+    return shutil.disk_usage(run).free < _LEAST_ROOM
 
 
 def _check_decodes(output: Path) -> None:

@@ -3,6 +3,7 @@
 Cells stay as printed; a slip is listed beside them and never corrected.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import yaml
 
-FOLDER = Path(__file__).parent / "published"
-PAPER = "the SAMA paper"
+from .aggregate import TaskScores
+from .tables import CLOSED_NOTE, Column, Table, TableRow, bare
+
+_FOLDER = Path(__file__).parent / "published"
+_PAPER = "the SAMA paper"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +61,6 @@ class PublishedTable:
         """In the order of print, each once."""
         return list(dict.fromkeys(system for rows in self.tasks.values() for system in rows))
 
-    @property
-    def num_rows(self) -> int:
-        return sum(len(rows) for rows in self.tasks.values())
-
 
 @cache
 def published_table(name: str) -> PublishedTable:
@@ -69,7 +69,7 @@ def published_table(name: str) -> PublishedTable:
     Raises:
         ValueError: for a row whose cells are not one a column.
     """
-    table = _table(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+    table = _table(yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
     for task, rows in table.tasks.items():
         for system, cells in rows.items():
             if len(cells) != len(table.columns):
@@ -78,16 +78,77 @@ def published_table(name: str) -> PublishedTable:
 
 
 def _table(values: dict[str, Any]) -> PublishedTable:
-    return PublishedTable(
-        title=values["title"],
-        benchmark=values["benchmark"],
-        judge=values["judge"],
-        decimals=values["decimals"],
-        columns=tuple(values["columns"]),
-        tasks={
-            task: {system: tuple(cells) for system, cells in rows.items()} for task, rows in values["tasks"].items()
-        },
-        closed=frozenset(values["closed"]),
-        parameters=values.get("parameters", {}),
-        slips=tuple(Slip(**{**slip, "columns": tuple(slip["columns"])}) for slip in values.get("slips", ())),
+    tasks = {task: {system: tuple(cells) for system, cells in rows.items()} for task, rows in values["tasks"].items()}
+    slips = tuple(Slip(**{**slip, "columns": tuple(slip["columns"])}) for slip in values.get("slips", ()))
+    changed = {
+        "tasks": tasks,
+        "slips": slips,
+        "columns": tuple(values["columns"]),
+        "closed": frozenset(values["closed"]),
+    }
+    return PublishedTable(**{"parameters": {}, **values, **changed})
+
+
+# Its rows beside runs
+
+
+def paper_notes(paper: PublishedTable, tasks: Sequence[str], columns: Collection[str]) -> list[str]:
+    """Whose the rows are, and what is wrong in the cells shown."""
+    notes = [f"Rows without counts: {_PAPER}, {paper.title}, as printed; judge {paper.judge}."]
+    if any(paper.closed & paper.tasks.get(task, {}).keys() for task in tasks):
+        notes.append(CLOSED_NOTE)
+    slips = [slip for slip in paper.slips if slip.task in tasks and set(slip.columns) & set(columns)]
+    return notes + [f"In print, {slip.task}, {slip.system}, {', '.join(slip.columns)}: {slip.about}" for slip in slips]
+
+
+def _paper_row(paper: PublishedTable, system: str, cells: Sequence[float | None]) -> TableRow:
+    return TableRow(
+        name=system,
+        cells=tuple(bare(cell) for cell in cells),
+        closed=system in paper.closed,
+        remark=paper.parameters.get(system, ""),
+        origin=f"{_PAPER}, {paper.title}",
     )
+
+
+def paper_headlines(paper: PublishedTable, tasks: Sequence[str], overall: bool) -> list[TableRow]:
+    """A row a system: the last printed cell of each task."""
+    nothing = (None,) * len(paper.columns)
+    return [
+        _paper_row(
+            paper,
+            system,
+            [paper.tasks.get(task, {}).get(system, nothing)[-1] for task in tasks] + [None] * overall,
+        )
+        for system in paper.systems
+    ]
+
+
+def paper_rows(paper: PublishedTable, scores: TaskScores) -> list[TableRow]:
+    """A row a system that was printed for this task; a column that the paper does not print is empty."""
+    return [
+        _paper_row(paper, system, [_by_name(paper, cells).get(name) for name in scores.columns])
+        for system, cells in paper.tasks.get(scores.task, {}).items()
+        if any(cell is not None for cell in cells)
+    ]
+
+
+def _by_name(paper: PublishedTable, cells: Sequence[float | None]) -> dict[str, float | None]:
+    return dict(zip(paper.columns, cells, strict=True))
+
+
+def paper_apart(paper: PublishedTable) -> list[Table]:
+    """The printed table by itself: another judge's scores do not stand in one table with these."""
+    tasks = list(paper.tasks)
+    return [
+        Table(
+            title=f"{_PAPER[0].upper() + _PAPER[1:]}, {paper.title}, as printed",
+            columns=tuple(Column(name=task.replace("_", " ")) for task in tasks),
+            rows=tuple(paper_headlines(paper, tasks, overall=False)),
+            decimals=paper.decimals,
+            notes=(
+                *paper_notes(paper, tasks, paper.columns[-1:]),
+                "Another judge than these runs': not comparable with the tables above.",
+            ),
+        )
+    ]

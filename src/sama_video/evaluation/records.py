@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ..judge.redact import redactor_of, secrets_in
 from ..system.errors import UserError
 from ..system.files import make_folder, written_aside
 from ..system.journal import read_journal
@@ -26,7 +27,7 @@ RUN, ITEMS, PREDICTIONS, EXACT, ANSWERS, VIDEOS = (
 )
 # Stands for a benchmark in runs of the user's own pairs.
 MANIFEST = "manifest"
-Record = TypeVar("Record")
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class ExactScores:
     reason: str = ""
 
 
-def read_records(path: Path, kind: type[Record]) -> Iterator[Record]:
+def read_records(path: Path, kind: type[_Record]) -> Iterator[_Record]:
     """In their order. Raises UserError for a damaged line or one of another kind."""
     for number, values in enumerate(read_journal(path), 1):
         try:
@@ -119,18 +120,28 @@ def write_run(run: Path, info: RunInfo, items: Sequence[Item]) -> None:
         UserError: for a folder that holds another run, or items that are not among these.
     """
     make_folder(run)
-    texts = {RUN: json.dumps(asdict(info), indent=1, sort_keys=True) + "\n", ITEMS: "".join(map(_item_line, items))}
+    texts = {RUN: _info_text(info), ITEMS: "".join(map(_item_line, items))}
     for name, text in texts.items():
         path = run / name
         # What UTF-8 cannot hold, such as a file's name that is not in it, becomes JSON's own way of writing it.
         text = text.encode("utf-8", "backslashreplace").decode()
         before = path.read_text(encoding="utf-8") if path.is_file() else ""
         grows = name == ITEMS and set(before.split("\n")) <= set(text.split("\n"))
-        if before not in ("", text) and not grows:
+        # Earlier releases wrote the secrets of a command.
+        continues = grows or (name == RUN and before != "" and _info_text(RunInfo(**json.loads(before))) == text)
+        if before not in ("", text) and not continues:
             raise UserError(f"{path} is of another run; choose another folder, or the same benchmark and editor")
         if before != text:
             with written_aside(path) as aside:
                 aside.write_text(text, encoding="utf-8")
+
+
+def _info_text(info: RunInfo) -> str:
+    """Without the keys and passwords of an editor's command line."""
+    redact = redactor_of(secrets_in(str(info.settings.get("command", ""))))
+    settings = {name: redact(value) if name == "command" else value for name, value in info.settings.items()}
+    known = dataclasses.replace(info, editor=redact(info.editor), settings=settings)
+    return json.dumps(asdict(known), indent=1, sort_keys=True) + "\n"
 
 
 def read_run(run: Path) -> tuple[RunInfo, list[Item]]:
@@ -141,17 +152,17 @@ def read_run(run: Path) -> tuple[RunInfo, list[Item]]:
     return info, [_item(values) for values in read_journal(run / ITEMS)]
 
 
-MEDIA = ("source", "target", "mask", "reference")
+_MEDIA = ("source", "target", "mask", "reference")
 
 
 def _item_line(item: Item) -> str:
-    values = {key: str(value) if key in MEDIA and value else value for key, value in asdict(item).items()}
+    values = {key: str(value) if key in _MEDIA and value else value for key, value in asdict(item).items()}
     del values["results"]
     return json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def _item(values: dict[str, Any]) -> Item:
-    media = {key: Path(values[key]) for key in MEDIA if values.get(key)}
+    media = {key: Path(values[key]) for key in _MEDIA if values.get(key)}
     return Item(**{**values, **media})
 
 

@@ -4,7 +4,7 @@
 """
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +15,21 @@ from ..system.errors import UserError
 from ..system.files import make_folder, written_aside
 from .aggregate import EXACT_RULE, TaskScores, overall_scores, rule_of
 from .authors import prompts_of
-from .escaping import markdown_text, plain_text
-from .page import page
-from .published import PAPER, PublishedTable, published_table
+from .page import choose_edits, copy_media, page
+from .published import PublishedTable, paper_apart, paper_headlines, paper_notes, paper_rows, published_table
 from .scored import ScoredRun, choose_judge, read_scored, same_judge
-from .shown import choose_samples, copy_media
-from .statistics import DRAWS, Interval, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
-from .tables import CLOSED_NOTE, Column, Row, Table, bare, csv_text, latex, markdown
+from .statistics import DRAWS, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
+from .tables import Column, Table, TableRow, bare, csv_text, latex, markdown, markdown_text, plain_text
 
-NOT_COMPARABLE = "not comparable with published numbers"
-OWN_PROMPTS = "The judge was asked by this project's own prompts, not the benchmark's ('--prompts copy' asks those)."
-OTHER_PROMPTS = (
+_NOT_COMPARABLE = "not comparable with published numbers"
+_OWN_PROMPTS = "The judge was asked by this project's own prompts, not the benchmark's ('--prompts copy' asks those)."
+_OTHER_PROMPTS = (
     "The judge was asked by a variant of the authors' prompts from another project: not comparable with numbers by "
     "theirs."
 )
 # Exact scores that runs are compared in, item by item.
-DECIDING = ("success", "psnr_inside", "psnr_outside", "psnr_to_source")
-INTERVAL_NOTE = f"In brackets: 95% interval, {DRAWS} bootstrap draws of source videos."
+_DECIDING = ("success", "psnr_inside", "psnr_outside", "psnr_to_source")
+_INTERVAL_NOTE = f"In brackets: 95% interval, {DRAWS} bootstrap draws of source videos."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class ReportConfig:
         judge: whose scores; needed where the runs have several judges in common.
         compat: by the authors' script, traps included.
         with_published: with the paper's table of this benchmark.
-        formats: of `FORMATS`.
+        formats: markdown, csv, latex, html.
         samples: items shown of the best, the worst, and at random, for each run.
         seed: of the random ones.
     """
@@ -57,8 +55,8 @@ class ReportConfig:
     def __post_init__(self) -> None:
         if self.samples < 0:
             raise UserError(f"`samples` must be at least 0, got {self.samples}")
-        if unknown := set(self.formats) - FORMATS.keys():
-            raise UserError(f"unknown format {', '.join(sorted(unknown))}; there is {', '.join(FORMATS)}")
+        if unknown := set(self.formats) - _FILES.keys():
+            raise UserError(f"unknown format {', '.join(sorted(unknown))}; there is {', '.join(_FILES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +83,12 @@ def write_report(runs: Sequence[Path], out: Path, config: ReportConfig) -> list[
     """
     report = build_report(read_scored(runs, compat=config.compat), config)
     make_folder(out)
-    return [FORMATS[name](report, out, config) for name in config.formats]
+    paths = {form: out / _FILES[form] for form in config.formats}
+    for form, path in paths.items():
+        text = _text_of(report, form, out, config)
+        with written_aside(path) as aside:
+            aside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+    return list(paths.values())
 
 
 def build_report(runs: Sequence[ScoredRun], config: ReportConfig) -> Report:
@@ -95,10 +98,10 @@ def build_report(runs: Sequence[ScoredRun], config: ReportConfig) -> Report:
         raise UserError("nothing was scored yet; 'sama eval judge RUN' or 'sama eval exact RUN' does")
     tables: list[Table] = []
     if judge is not None:
-        tables += judged_tables(runs, judge, config)
+        tables += _judged_tables(runs, judge, config)
     if config.with_published and judge is None:
         raise UserError("the paper's tables are judges' scores, and these runs have none; leave out `with_published`")
-    tables += exact_tables(runs)
+    tables += _exact_tables(runs)
     benchmark = runs[0].benchmark
     title = f"{benchmark.title} (version {benchmark.version})" if benchmark else "Exact scores of the pairs given"
     return Report(title=title, about=_about(runs, judge), tables=tuple(tables), runs=tuple(runs), judge=judge)
@@ -110,47 +113,44 @@ def _about(runs: Sequence[ScoredRun], judge: str | None) -> tuple[str, ...]:
         about.append(f"Judge: {judge}.")
         if runs[0].benchmark is not None and runs[0].benchmark.authors:
             prompts = prompts_of(runs[0].benchmark, judge)
-            about += [OWN_PROMPTS] if prompts is None else [] if prompts.comparable else [OTHER_PROMPTS]
+            about += [_OWN_PROMPTS] if prompts is None else [] if prompts.comparable else [_OTHER_PROMPTS]
     if (benchmark := runs[0].benchmark) is not None and not benchmark.comparable:
-        about.append(f"Scores of {benchmark.title} by this judge's prompt are {NOT_COMPARABLE}.")
+        about.append(f"Scores of {benchmark.title} by this judge's prompt are {_NOT_COMPARABLE}.")
     return tuple(about)
 
 
 # What a judge gave
 
 
-def judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) -> list[Table]:
+def _judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) -> list[Table]:
     """A summary, a table of every task, the paper's if asked for, differences of runs, agreement of judges."""
     benchmark = runs[0].benchmark
     assert benchmark is not None
     rule = rule_of(benchmark, config.compat)
-    paper = _paper(benchmark.published) if config.with_published else None
+    if config.with_published and benchmark.published is None:
+        raise UserError("the paper has no table of this benchmark; leave out `with_published`")
+    paper = published_table(benchmark.published) if config.with_published and benchmark.published else None
     prompts = prompts_of(benchmark, judge)
     comparable = prompts is None or prompts.comparable
     beside = paper if paper is not None and comparable and same_judge(paper.judge, judge) else None
     tables = [_summary(runs, judge, beside, rule, overall=benchmark.overall == "items")]
     tables += [_task_table(runs, judge, index, beside, rule) for index in range(len(runs[0].judged[judge]))]
     if paper is not None and beside is None:
-        tables += _paper_apart(paper)
+        tables += paper_apart(paper)
     headlines = {run.name: overall_scores(run.judged[judge]) for run in runs}
-    return [*tables, *difference_tables(headlines, ""), *agreement_tables(runs)]
-
-
-def _paper(name: str | None) -> PublishedTable:
-    if name is None:
-        raise UserError("the paper has no table of this benchmark; leave out `with_published`")
-    return published_table(name)
+    return [*tables, *_difference_tables(headlines, ""), *_agreement_tables(runs)]
 
 
 def _summary(runs: Sequence[ScoredRun], judge: str, paper: PublishedTable | None, rule: str, *, overall: bool) -> Table:
     """A column a task: its headline."""
     tasks = runs[0].judged[judge]
-    rows = [] if paper is None else _paper_headlines(paper, [one.task for one in tasks], overall)
+    rows = [] if paper is None else paper_headlines(paper, [one.task for one in tasks], overall)
     for run in runs:
         scored = run.judged[judge]
         everything = overall_scores(scored)
-        cells = [_headline_interval(one) for one in [*scored, *([everything] if overall else [])]]
-        rows.append(Row(name=run.name, cells=tuple(cells), remark=_remark(run), counts=everything.counts))
+        columns = [*scored, *([everything] if overall else [])]
+        cells = [mean_intervals(one.headline[:, None], one.clusters)[0] for one in columns]
+        rows.append(TableRow(name=run.name, cells=tuple(cells), remark=_remark(run), counts=everything.counts))
     names = [one.title for one in tasks] + (["Overall"] if overall else [])
     return Table(
         title="All tasks",
@@ -161,18 +161,14 @@ def _summary(runs: Sequence[ScoredRun], judge: str, paper: PublishedTable | None
     )
 
 
-def _headline_interval(scores: TaskScores) -> Interval:
-    return mean_intervals(scores.headline[:, None], scores.clusters)[0]
-
-
 def _task_table(runs: Sequence[ScoredRun], judge: str, index: int, paper: PublishedTable | None, rule: str) -> Table:
     """A column a dimension, a block, and the headline."""
     first = runs[0].judged[judge][index]
-    rows = _paper_rows(paper, first) if paper else []
+    rows = paper_rows(paper, first) if paper else []
     for run in runs:
         scores = run.judged[judge][index]
         cells = tuple(scores.intervals())
-        rows.append(Row(name=run.name, cells=cells, remark=_remark(run), counts=scores.counts))
+        rows.append(TableRow(name=run.name, cells=cells, remark=_remark(run), counts=scores.counts))
     return Table(
         title=first.title,
         columns=tuple(Column(name=name) for name in first.columns),
@@ -183,82 +179,17 @@ def _task_table(runs: Sequence[ScoredRun], judge: str, index: int, paper: Publis
 
 
 def _remark(run: ScoredRun) -> str:
-    return "" if run.benchmark is None or run.benchmark.comparable else NOT_COMPARABLE
+    return "" if run.benchmark is None or run.benchmark.comparable else _NOT_COMPARABLE
 
 
 def _notes(rule: str, paper: PublishedTable | None, tasks: Sequence[str], columns: Collection[str]) -> tuple[str, ...]:
-    return (rule, INTERVAL_NOTE, *(_paper_notes(paper, tasks, columns) if paper else ()))
-
-
-# The paper's rows
-
-
-def _paper_notes(paper: PublishedTable, tasks: Sequence[str], columns: Collection[str]) -> list[str]:
-    """Whose the rows are, and what is wrong in the cells shown."""
-    notes = [f"Rows without counts: {PAPER}, {paper.title}, as printed; judge {paper.judge}."]
-    if any(paper.closed & paper.tasks.get(task, {}).keys() for task in tasks):
-        notes.append(CLOSED_NOTE)
-    slips = [slip for slip in paper.slips if slip.task in tasks and set(slip.columns) & set(columns)]
-    return notes + [f"In print, {slip.task}, {slip.system}, {', '.join(slip.columns)}: {slip.about}" for slip in slips]
-
-
-def _paper_row(paper: PublishedTable, system: str, cells: Sequence[float | None]) -> Row:
-    return Row(
-        name=system,
-        cells=tuple(bare(cell) for cell in cells),
-        closed=system in paper.closed,
-        remark=paper.parameters.get(system, ""),
-        origin=f"{PAPER}, {paper.title}",
-    )
-
-
-def _paper_headlines(paper: PublishedTable, tasks: Sequence[str], overall: bool) -> list[Row]:
-    """A row a system: the last printed cell of each task."""
-    nothing = (None,) * len(paper.columns)
-    return [
-        _paper_row(
-            paper,
-            system,
-            [paper.tasks.get(task, {}).get(system, nothing)[-1] for task in tasks] + [None] * overall,
-        )
-        for system in paper.systems
-    ]
-
-
-def _paper_rows(paper: PublishedTable, scores: TaskScores) -> list[Row]:
-    """A row a system that was printed for this task; a column that the paper does not print is empty."""
-    return [
-        _paper_row(paper, system, [_by_name(paper, cells).get(name) for name in scores.columns])
-        for system, cells in paper.tasks.get(scores.task, {}).items()
-        if any(cell is not None for cell in cells)
-    ]
-
-
-def _by_name(paper: PublishedTable, cells: Sequence[float | None]) -> dict[str, float | None]:
-    return dict(zip(paper.columns, cells, strict=True))
-
-
-def _paper_apart(paper: PublishedTable) -> list[Table]:
-    """The printed table by itself: another judge's scores do not stand in one table with these."""
-    tasks = list(paper.tasks)
-    return [
-        Table(
-            title=f"{PAPER[0].upper() + PAPER[1:]}, {paper.title}, as printed",
-            columns=tuple(Column(name=task.replace("_", " ")) for task in tasks),
-            rows=tuple(_paper_headlines(paper, tasks, overall=False)),
-            decimals=paper.decimals,
-            notes=(
-                *_paper_notes(paper, tasks, paper.columns[-1:]),
-                "Another judge than these runs': not comparable with the tables above.",
-            ),
-        )
-    ]
+    return (rule, _INTERVAL_NOTE, *(paper_notes(paper, tasks, columns) if paper else ()))
 
 
 # Two runs, two judges
 
 
-def difference_tables(scores: Mapping[str, TaskScores], measure: str) -> list[Table]:
+def _difference_tables(scores: Mapping[str, TaskScores], measure: str) -> list[Table]:
     """Every pair of runs, item by item, over all tasks: mean difference and wins of the headline.
 
     Args:
@@ -283,21 +214,21 @@ def difference_tables(scores: Mapping[str, TaskScores], measure: str) -> list[Ta
                 "Over the items that both runs have scores of, all tasks together. An interval of the "
                 "difference that holds 0 decides nothing. Win rate: share of items in which the first scores higher, a "
                 "tie counting half.",
-                INTERVAL_NOTE,
+                _INTERVAL_NOTE,
             ),
         )
     ]
 
 
-def _difference_row(name: str, first: TaskScores, second: TaskScores) -> Row:
+def _difference_row(name: str, first: TaskScores, second: TaskScores) -> TableRow:
     scores = dict(zip(second.items, second.headline, strict=True))
     aligned = np.array([scores[item] for item in first.items])
     wins = win_rate(first.headline, aligned, first.clusters)
     difference = paired_difference(first.headline, aligned, first.clusters)
-    return Row(name=name, cells=(difference, wins.score, bare(wins.wins), bare(wins.ties), bare(wins.losses)))
+    return TableRow(name=name, cells=(difference, wins.score, bare(wins.wins), bare(wins.ties), bare(wins.losses)))
 
 
-def agreement_tables(runs: Sequence[ScoredRun]) -> list[Table]:
+def _agreement_tables(runs: Sequence[ScoredRun]) -> list[Table]:
     """Every pair of judges that scored the same run: rank agreement over items, and over runs' means."""
     judges = sorted({judge for run in runs for judge in run.judged})
     rows = [
@@ -318,7 +249,7 @@ def agreement_tables(runs: Sequence[ScoredRun]) -> list[Table]:
     ]
 
 
-def _agreement_rows(runs: Sequence[ScoredRun], first: str, second: str) -> list[Row]:
+def _agreement_rows(runs: Sequence[ScoredRun], first: str, second: str) -> list[TableRow]:
     pairs = [(overall_scores(run.judged[first]).headline, overall_scores(run.judged[second]).headline) for run in runs]
     rows = []
     for run, (a, b) in zip(runs, pairs, strict=True):
@@ -330,14 +261,14 @@ def _agreement_rows(runs: Sequence[ScoredRun], first: str, second: str) -> list[
     return rows
 
 
-def _agreement_row(name: str, a: np.ndarray, b: np.ndarray) -> Row:
-    return Row(name=name, cells=(bare(kendall_tau(a, b)), bare(spearman(a, b)), bare(float(len(a)))))
+def _agreement_row(name: str, a: np.ndarray, b: np.ndarray) -> TableRow:
+    return TableRow(name=name, cells=(bare(kendall_tau(a, b)), bare(spearman(a, b)), bare(float(len(a)))))
 
 
 # What was scored exactly
 
 
-def exact_tables(runs: Sequence[ScoredRun]) -> list[Table]:
+def _exact_tables(runs: Sequence[ScoredRun]) -> list[Table]:
     """All edits together, how the runs differ in them, then every family; of the runs that were scored exactly."""
     scored = [run for run in runs if run.exact]
     # A run's last are all of them together.
@@ -348,11 +279,11 @@ def exact_tables(runs: Sequence[ScoredRun]) -> list[Table]:
 
 def _exact_differences(runs: Sequence[ScoredRun]) -> list[Table]:
     everything = {run.name: run.exact[-1] for run in runs}
-    metrics = [name for name in DECIDING if all(name in one.columns for one in everything.values())]
+    metrics = [name for name in _DECIDING if all(name in one.columns for one in everything.values())]
     return [
         table
         for name in metrics
-        for table in difference_tables({run: one.only(name) for run, one in everything.items()}, METRICS[name].title)
+        for table in _difference_tables({run: one.only(name) for run, one in everything.items()}, METRICS[name].title)
     ]
 
 
@@ -362,7 +293,7 @@ def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
     rows = []
     for name, scores in by_run.items():
         cells = dict(zip(scores.columns, scores.intervals(), strict=True))
-        rows.append(Row(name=name, cells=tuple(cells.get(metric) for metric in metrics), counts=scores.counts))
+        rows.append(TableRow(name=name, cells=tuple(cells.get(metric) for metric in metrics), counts=scores.counts))
     return Table(
         title=f"Exact scores: {title}",
         columns=tuple(
@@ -370,46 +301,24 @@ def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
             for name in metrics
         ),
         rows=tuple(rows),
-        notes=(EXACT_RULE, INTERVAL_NOTE),
+        notes=(EXACT_RULE, _INTERVAL_NOTE),
     )
 
 
 # Files
 
-
-def _write_markdown(report: Report, out: Path, _: ReportConfig) -> Path:
-    about = [f"# {markdown_text(report.title)}", *map(markdown_text, report.about)]
-    parts = [*about, *map(markdown, report.tables)]
-    return _write_text(out / "report.md", "\n\n".join(part.rstrip() for part in parts) + "\n")
+_FILES = {"markdown": "report.md", "csv": "report.csv", "latex": "report.tex", "html": "index.html"}
 
 
-def _write_csv(report: Report, out: Path, _: ReportConfig) -> Path:
-    return _write_text(out / "report.csv", csv_text(report.tables))
-
-
-def _write_latex(report: Report, out: Path, _: ReportConfig) -> Path:
-    about = plain_text(f"{report.title}. {' '.join(report.about)}")  # one line: a break would end the comment
-    head = f"% {about}\n% Needs booktabs, xcolor and textcomp.\n\n"
-    return _write_text(out / "report.tex", head + "\n".join(map(latex, report.tables)))
-
-
-def _write_page(report: Report, out: Path, config: ReportConfig) -> Path:
-    samples = [
-        sample for run in report.runs for sample in choose_samples(run, report.judge, config.samples, config.seed)
-    ]
-    media = copy_media(samples, out / "media")
-    return _write_text(out / "index.html", page(report.title, report.about, report.tables, samples, media))
-
-
-FORMATS: dict[str, Callable[[Report, Path, ReportConfig], Path]] = {
-    "markdown": _write_markdown,
-    "csv": _write_csv,
-    "latex": _write_latex,
-    "html": _write_page,
-}
-
-
-def _write_text(path: Path, text: str) -> Path:
-    with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    return path
+def _text_of(report: Report, form: str, out: Path, config: ReportConfig) -> str:
+    """The report as a text of this format; a page's videos are written beside it."""
+    if form == "markdown":
+        about = [f"# {markdown_text(report.title)}", *map(markdown_text, report.about)]
+        return "\n\n".join(part.rstrip() for part in [*about, *map(markdown, report.tables)]) + "\n"
+    if form == "csv":
+        return csv_text(report.tables)
+    if form == "latex":
+        about = plain_text(f"{report.title}. {' '.join(report.about)}")  # one line: a break would end the comment
+        return f"% {about}\n% Needs booktabs, xcolor and textcomp.\n\n" + "\n".join(map(latex, report.tables))
+    edits = [edit for run in report.runs for edit in choose_edits(run, report.judge, config.samples, config.seed)]
+    return page(report.title, report.about, report.tables, edits, copy_media(edits, out / "media"))

@@ -16,19 +16,19 @@ from ..system.errors import UserError
 from .benchmark import Benchmark
 from .scored import ScoredRun, choose_judge, read_scored
 from .statistics import Interval, paired_difference
-from .tables import Column, Row, Table
+from .tables import Column, Table, TableRow
 
-EDITOR = "editor"
+_EDITOR = "editor"
 
 # What a dimension asks; all others ask how good the picture looks.
-FOLLOWING = {"semantic_accuracy", "instruct_follow", "compliance"}
-PRESERVATION = {"scope_precision", "content_preservation", "preservation", "fidelity"}
+_FOLLOWING = {"semantic_accuracy", "instruct_follow", "compliance"}
+_PRESERVATION = {"scope_precision", "content_preservation", "preservation", "fidelity"}
 # Benchmarks whose prompt forbids the other dimensions to exceed the first: what follows nothing, preserves nothing.
-CAPPED = {"openve_bench"}
+_CAPPED = {"openve_bench"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class _Order:
     """One control must score better than another.
 
     Args:
@@ -45,9 +45,9 @@ class Order:
 
 def _orders(
     measures: Sequence[str], better: str, worse: Sequence[str], *, strict: bool = True, with_target: bool = False
-) -> tuple[Order, ...]:
+) -> tuple[_Order, ...]:
     return tuple(
-        Order(measure=measure, better=better, worse=one, strict=strict, with_target=with_target)
+        _Order(measure=measure, better=better, worse=one, strict=strict, with_target=with_target)
         for measure in measures
         for one in worse
     )
@@ -55,44 +55,44 @@ def _orders(
 
 # The prompts give an edit that equals its source little or nothing in every dimension, so the copy is not a measure of
 # preservation or quality; and a wrong clip is as good a clip as any, so quality does not tell it.
-JUDGE_ORDERS = (
+_JUDGE_ORDERS = (
     *_orders(["following"], "perfect", ["identity", "wrong-clip", "noise"]),
     *_orders(["following"], "half", ["identity", "wrong-clip", "noise"], with_target=True),
     *_orders(["following"], "perfect", ["half"], strict=False),
     *_orders(["following"], "identity", ["wrong-clip", "noise"], strict=False),
-    *_orders(["following"], EDITOR, ["identity", "wrong-clip", "noise"], strict=False),
+    *_orders(["following"], _EDITOR, ["identity", "wrong-clip", "noise"], strict=False),
     *_orders(["preservation"], "perfect", ["wrong-clip", "noise"]),
     *_orders(["preservation"], "half", ["wrong-clip", "noise"]),
-    *_orders(["preservation"], EDITOR, ["wrong-clip", "noise"], strict=False),
+    *_orders(["preservation"], _EDITOR, ["wrong-clip", "noise"], strict=False),
     *_orders(["quality"], "perfect", ["noise"]),
     *_orders(["quality"], "half", ["noise"]),
-    *_orders(["quality"], EDITOR, ["noise"], strict=False),
+    *_orders(["quality"], _EDITOR, ["noise"], strict=False),
 )
-SIMILARITIES = ("psnr", "ssim", "haarpsi")
-TO_SOURCE = tuple(f"{name}_to_source" for name in SIMILARITIES)
-OUTSIDE = tuple(f"{name}_outside" for name in SIMILARITIES)
-INSIDE = tuple(f"{name}_inside" for name in SIMILARITIES)
-EXACT_ORDERS = (
+_SIMILARITIES = ("psnr", "ssim", "haarpsi")
+_TO_SOURCE = tuple(f"{name}_to_source" for name in _SIMILARITIES)
+_OUTSIDE = tuple(f"{name}_outside" for name in _SIMILARITIES)
+_INSIDE = tuple(f"{name}_inside" for name in _SIMILARITIES)
+_EXACT_ORDERS = (
     *_orders(["success"], "perfect", ["identity", "wrong-clip", "noise"]),
-    *_orders([*SIMILARITIES, *INSIDE], "perfect", ["half", "identity", "wrong-clip", "noise"]),
+    *_orders([*_SIMILARITIES, *_INSIDE], "perfect", ["half", "identity", "wrong-clip", "noise"]),
     *_orders(["psnr", "psnr_inside"], "half", ["identity", "wrong-clip", "noise"], with_target=True),
     *_orders(["ssim", "haarpsi"], "identity", ["wrong-clip", "noise"]),
-    *_orders([*OUTSIDE, *TO_SOURCE], "identity", ["wrong-clip", "noise"]),
-    *_orders(OUTSIDE, "perfect", ["wrong-clip", "noise"]),
+    *_orders([*_OUTSIDE, *_TO_SOURCE], "identity", ["wrong-clip", "noise"]),
+    *_orders(_OUTSIDE, "perfect", ["wrong-clip", "noise"]),
     *_orders(["motion_error"], "perfect", ["wrong-clip", "noise"]),
     *_orders(["motion_error_to_source"], "identity", ["wrong-clip", "noise"]),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class _Finding:
     """What became of an order.
 
     Args:
         difference: better less worse, positive where it is as it must be.
     """
 
-    order: Order
+    order: _Order
     difference: Interval
 
     @property
@@ -120,7 +120,7 @@ def check_controls(paths: Sequence[Path], judge: str | None = None) -> Verdict:
     findings = []
     if judge is not None:
         findings.append((f"The judge {judge}", _judge_findings(runs, judge)))
-    if exact := _findings(runs, EXACT_ORDERS, _exact_scores):
+    if exact := _findings(runs, _EXACT_ORDERS, _exact_scores):
         findings.append(("The exact scores", exact))
     if not any(finding.order.strict for _, found in findings for finding in found):
         raise UserError(
@@ -134,12 +134,12 @@ def check_controls(paths: Sequence[Path], judge: str | None = None) -> Verdict:
     )
 
 
-def _judge_findings(runs: Sequence[ScoredRun], judge: str) -> list[Finding]:
+def _judge_findings(runs: Sequence[ScoredRun], judge: str) -> list[_Finding]:
     benchmark = runs[0].benchmark
     assert benchmark is not None
-    capped = benchmark.name in CAPPED
+    capped = benchmark.name in _CAPPED
     orders = [
-        order for order in JUDGE_ORDERS if not (capped and order.better == "half" and order.measure != "following")
+        order for order in _JUDGE_ORDERS if not (capped and order.better == "half" and order.measure != "following")
     ]
     return _findings(runs, orders, lambda run, measure: _kind_scores(run, benchmark, judge, measure))
 
@@ -148,8 +148,8 @@ Scores = dict[str, float]
 
 
 def _findings(
-    runs: Sequence[ScoredRun], orders: Sequence[Order], scores_of: Callable[[ScoredRun, str], Scores]
-) -> list[Finding]:
+    runs: Sequence[ScoredRun], orders: Sequence[_Order], scores_of: Callable[[ScoredRun, str], Scores]
+) -> list[_Finding]:
     """The orders that these runs can decide, for every run that plays a part in them."""
     found = []
     for order in orders:
@@ -157,16 +157,16 @@ def _findings(
             for worse in _playing(runs, order.worse):
                 difference = _difference(better, worse, order, scores_of)
                 if difference is not None:
-                    found.append(Finding(order=order, difference=difference))
+                    found.append(_Finding(order=order, difference=difference))
     return found
 
 
 def _playing(runs: Sequence[ScoredRun], part: str) -> list[ScoredRun]:
-    return [run for run in runs if run.info.settings.get("control", EDITOR) == part]
+    return [run for run in runs if run.info.settings.get("control", _EDITOR) == part]
 
 
 def _difference(
-    better: ScoredRun, worse: ScoredRun, order: Order, scores_of: Callable[[ScoredRun, str], Scores]
+    better: ScoredRun, worse: ScoredRun, order: _Order, scores_of: Callable[[ScoredRun, str], Scores]
 ) -> Interval | None:
     """Over the items that both have scores for; None if they are of fewer than two sources, which decide nothing."""
     first, second = scores_of(better, order.measure), scores_of(worse, order.measure)
@@ -187,15 +187,15 @@ def _kind_scores(run: ScoredRun, benchmark: Benchmark, judge: str, kind: str) ->
     """Mean of each item's dimensions of a kind."""
     scores: Scores = {}
     for task in run.judged[judge]:
-        keys = [key for block in benchmark.task(task.task).blocks for key in block.dimensions]
-        columns = [index for index, key in enumerate(keys) if _kind(key) == kind]
+        dimensions = benchmark.task(task.task).dimensions
+        columns = [index for index, dimension in enumerate(dimensions) if _kind(dimension) == kind]
         if columns:
             scores |= dict(zip(task.items, task.scores[:, columns].mean(axis=1).tolist(), strict=True))
     return scores
 
 
 def _kind(dimension: str) -> str:
-    return "following" if dimension in FOLLOWING else "preservation" if dimension in PRESERVATION else "quality"
+    return "following" if dimension in _FOLLOWING else "preservation" if dimension in _PRESERVATION else "quality"
 
 
 def _exact_scores(run: ScoredRun, metric: str) -> Scores:
@@ -206,24 +206,24 @@ def _exact_scores(run: ScoredRun, metric: str) -> Scores:
     return {item: score for item, score in zip(everything.items, column.tolist(), strict=True) if not math.isnan(score)}
 
 
-def _table(subject: str, findings: Sequence[Finding]) -> Table:
+def _table(subject: str, findings: Sequence[_Finding]) -> Table:
     return Table(
         title=f"{subject}: controls that must be better, and by how much",
         first="Must hold",
         columns=(Column(name="better by", better=""),),
-        rows=tuple(Row(name=_row_name(one), cells=(one.difference,)) for one in findings),
+        rows=tuple(TableRow(name=_row_name(one), cells=(one.difference,)) for one in findings),
         decimals=3,
         notes=("In brackets: 95% interval. '>' must lie above 0 with its whole interval, '≥' must not lie below.",),
     )
 
 
-def _row_name(finding: Finding) -> str:
+def _row_name(finding: _Finding) -> str:
     order = finding.order
     name = f"{order.measure}: {order.better} {'>' if order.strict else '≥'} {order.worse}"
     return name if finding.holds else f"{name} FAILS"
 
 
-def _sentence(subject: str, findings: Sequence[Finding]) -> str:
+def _sentence(subject: str, findings: Sequence[_Finding]) -> str:
     broken = [_row_name(one).removesuffix(" FAILS") for one in findings if not one.holds]
     if broken:
         return f"{subject}: UNFIT. {len(broken)} of {len(findings)} orders do not hold: {'; '.join(broken)}."

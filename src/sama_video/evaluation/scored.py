@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,9 @@ def read_scored(paths: Sequence[Path], *, compat: bool = False) -> list[ScoredRu
     names = [run.info.editor for run in runs]
     # Two runs of one editor are told apart by their folders.
     return [
-        run if names.count(run.name) == 1 else _renamed(run, f"{run.name}, {run.path.resolve().name}") for run in runs
+        run if names.count(run.name) == 1 else replace(run, name=f"{run.name}, {run.path.resolve().name}")
+        for run in runs
     ]
-
-
-def _renamed(run: ScoredRun, name: str) -> ScoredRun:
-    return ScoredRun(**{**vars(run), "name": name})
 
 
 def _scored(path: Path, compat: bool) -> ScoredRun:
@@ -125,9 +122,18 @@ def choose_judge(runs: Sequence[ScoredRun], judge: str | None) -> str | None:
     Raises:
         UserError: if runs were judged by others, or by several and none is named, or the one was asked in several ways.
     """
-    chosen = _common_judge(runs, judge)
-    if chosen is not None:
-        _check_asked_alike(runs, chosen)
+    known = sorted({name for run in runs for name in run.judged})
+    common = [name for name in known if all(name in run.judged for run in runs)]
+    if judge is not None and judge not in common:
+        raise UserError(f"not every run was judged by {judge!r}; by all: {', '.join(common) or 'none'}")
+    if judge is None and known and not common:
+        raise UserError(f"a table cannot mix judges, and no judge judged all runs: {', '.join(known)}")
+    if judge is None and len(common) > 1:
+        raise UserError(f"the runs were judged by {' and '.join(common)}; choose one with `judge`")
+    if judge is None and not common:
+        return None
+    chosen = judge or common[0]
+    _check_asked_alike(runs, chosen)
     return chosen
 
 
@@ -141,20 +147,6 @@ def _check_asked_alike(runs: Sequence[ScoredRun], judge: str) -> None:
                 f"{judge} was asked otherwise about {run.name} than about {runs[0].name} ({', '.join(different)}); "
                 "judge both with the same options"
             )
-
-
-def _common_judge(runs: Sequence[ScoredRun], judge: str | None) -> str | None:
-    known = {name for run in runs for name in run.judged}
-    common = [name for name in sorted(known) if all(name in run.judged for run in runs)]
-    if judge is not None:
-        if judge not in common:
-            raise UserError(f"not every run was judged by {judge!r}; by all: {', '.join(common) or 'none'}")
-        return judge
-    if known and not common:
-        raise UserError(f"a table cannot mix judges, and no judge judged all runs: {', '.join(sorted(known))}")
-    if len(common) > 1:
-        raise UserError(f"the runs were judged by {' and '.join(common)}; choose one with `judge`")
-    return common[0] if common else None
 
 
 def same_judge(first: str, second: str) -> bool:

@@ -13,7 +13,7 @@ from ..models.strict_loading import load_part
 from ..pipelines.loading import load_tokenizer
 from ..system.errors import UserError
 
-BATCH_FRAMES = 16
+_BATCH_FRAMES = 16
 
 
 class SemanticScorer:
@@ -38,7 +38,7 @@ class SemanticScorer:
     @torch.inference_mode()
     def __call__(self, clip: np.ndarray, instruction: str) -> dict[str, float | None]:
         """`text_agreement` and `frame_consistency` (see `metrics.METRICS`) of uint8 `[F, H, W, 3]`."""
-        batches = torch.from_numpy(clip).split(BATCH_FRAMES)
+        batches = torch.from_numpy(clip).split(_BATCH_FRAMES)
         frames = F.normalize(torch.cat([self.frames_encoder(batch)[:, -1] for batch in batches]), dim=-1)
         tokens = self.tokenizer(instruction, padding="max_length", truncation=True, return_tensors="pt")
         text = self.model.get_text_features(input_ids=tokens["input_ids"]).pooler_output

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS = 2000
-LEVEL = 0.95
+_LEVEL = 0.95
 # Percentile intervals of fewer sources are clearly too narrow.
 FEW_SOURCES = 10
 # Draws worked on at once: C = 10,000 clusters then take 20 MB.
-BLOCK = 250
+_BLOCK = 250
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class WinRate:
-    """Shares of the common items in which the first scores higher, equal, and lower; `score` counts a tie as half."""
+    """Fractions of the common items where the first scores higher, equal, and lower; `score` counts a tie as half."""
 
     wins: float
     ties: float
@@ -56,7 +56,7 @@ def column_means(scores: np.ndarray) -> np.ndarray:
 
 
 def mean_intervals(
-    scores: np.ndarray, clusters: Sequence[str], *, draws: int = DRAWS, level: float = LEVEL, seed: int = 0
+    scores: np.ndarray, clusters: Sequence[str], *, draws: int = DRAWS, level: float = _LEVEL, seed: int = 0
 ) -> list[Interval]:
     """Mean and percentile bootstrap interval of each of the K columns of `[N, K]`.
 
@@ -90,8 +90,8 @@ def _resampled_means(scores: np.ndarray, clusters: Sequence[str], draws: int, se
     sums = _cluster_sums(np.nan_to_num(scores), index, len(names))
     generator = np.random.default_rng(seed)
     means = []
-    for start in range(0, draws, BLOCK):
-        chosen = generator.integers(len(names), size=(min(BLOCK, draws - start), len(names)))
+    for start in range(0, draws, _BLOCK):
+        chosen = generator.integers(len(names), size=(min(_BLOCK, draws - start), len(names)))
         weights = np.stack([np.bincount(row, minlength=len(names)) for row in chosen]).astype(np.float64)
         means.append(_ratio(weights @ sums, weights @ counts))
     return np.where(np.isnan(resampled := np.concatenate(means)), column_means(scores), resampled)
@@ -100,8 +100,7 @@ def _resampled_means(scores: np.ndarray, clusters: Sequence[str], draws: int, se
 def _cluster_sums(values: np.ndarray, index: np.ndarray, num_clusters: int) -> np.ndarray:
     """`[N, K]` -> `[C, K]`."""
     sums = np.zeros((num_clusters, values.shape[1]))
-    for column in range(values.shape[1]):
-        sums[:, column] = np.bincount(index, weights=values[:, column], minlength=num_clusters)
+    np.add.at(sums, index, values)
     return sums
 
 
@@ -109,49 +108,35 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
-def paired_difference(
-    first: np.ndarray, second: np.ndarray, clusters: Sequence[str], *, draws: int = DRAWS, seed: int = 0
-) -> Interval:
+def paired_difference(first: np.ndarray, second: np.ndarray, clusters: Sequence[str]) -> Interval:
     """Mean of `first - second` `[N]` over the items that both have, with its interval: what items share cancels out."""
-    return mean_intervals((first - second)[:, None], clusters, draws=draws, seed=seed)[0]
+    return mean_intervals((first - second)[:, None], clusters)[0]
 
 
-def win_rate(
-    first: np.ndarray, second: np.ndarray, clusters: Sequence[str], *, draws: int = DRAWS, seed: int = 0
-) -> WinRate:
+def win_rate(first: np.ndarray, second: np.ndarray, clusters: Sequence[str]) -> WinRate:
     """How often `first` `[N]` beats `second` `[N]` on the items that both have."""
     common = ~np.isnan(first - second)
     outcome = np.where(common, (np.sign(np.where(common, first - second, 0)) + 1) / 2, np.nan)
-    score = mean_intervals(outcome[:, None], clusters, draws=draws, seed=seed)[0]
-    shares = [float(column_means((outcome == value)[common, None])[0]) for value in (1.0, 0.5, 0.0)]
-    return WinRate(wins=shares[0], ties=shares[1], losses=shares[2], score=score)
-
-
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks `[N]` from 1 on; equal values share the mean of theirs."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[index]
+    score = mean_intervals(outcome[:, None], clusters)[0]
+    wins, ties, losses = (float(column_means((outcome == value)[common, None])[0]) for value in (1.0, 0.5, 0.0))
+    return WinRate(wins=wins, ties=ties, losses=losses, score=score)
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's correlation of the ranks of two `[N]`; NaN if one of them is constant."""
-    ranks = [average_ranks(values) - (len(values) + 1) / 2 for values in (first, second)]
-    scale = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    return float((ranks[0] * ranks[1]).sum()) / scale if scale else float("nan")
+    """Pearson's correlation of the ranks of two `[N]`, equal values sharing the mean of theirs; NaN if one of them is
+    constant."""
+    return _agreement("spearmanr", first, second)
 
 
 def kendall_tau(first: np.ndarray, second: np.ndarray) -> float:
-    """Kendall's tau-b of two `[N]`: concordant less discordant pairs, over the pairs tied in neither's own ranking.
+    """Kendall's tau-b of two `[N]`: concordant less discordant pairs, over the pairs tied in neither's own ranking; NaN
+    if one of them is constant."""
+    return _agreement("kendalltau", first, second)
 
-    NaN if one of them is constant. Takes N steps of N, so 10,000 items are fine and a million are not.
-    """
-    excess = untied_first = untied_second = 0.0
-    for index in range(len(first) - 1):
-        signs_first = np.sign(first[index + 1 :] - first[index])
-        signs_second = np.sign(second[index + 1 :] - second[index])
-        excess += float(signs_first @ signs_second)
-        untied_first += float(np.count_nonzero(signs_first))
-        untied_second += float(np.count_nonzero(signs_second))
-    scale = float(np.sqrt(untied_first * untied_second))
-    return excess / scale if scale else float("nan")
+
+def _agreement(name: str, first: np.ndarray, second: np.ndarray) -> float:
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return float("nan")  # without SciPy's warning
+    from scipy import stats  # takes a second to import, and most reports have one judge
+
+    return float(getattr(stats, name)(first, second).statistic)

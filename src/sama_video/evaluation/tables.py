@@ -1,20 +1,54 @@
-"""Tables as data, and as Markdown, CSV and LaTeX. HTML is `page.py`'s."""
+"""Tables as data, and as Markdown, CSV and LaTeX. HTML is `page.py`'s.
+
+Names of runs, judges and items come from outside: they are shown, and do nothing in a program that opens them.
+"""
 
 import csv
 import io
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..judge.redact import one_line
 from .aggregate import Counts
-from .escaping import csv_cell, latex_text, markdown_text, plain_text
 from .statistics import FEW_SOURCES, Interval
 
-CLOSED_MARK = "†"
-CLOSED_NOTE = f"{CLOSED_MARK} closed system, as marked in print. Bold: the best of the others."
+_CLOSED_MARK = "†"
+CLOSED_NOTE = f"{_CLOSED_MARK} closed system, as marked in print. Bold: the best of the others."
 ONE_SOURCE = "n = 1"
-COUNTS_COLUMN = "ok / missing / failed"
+_COUNTS_COLUMN = "ok / missing / failed"
+# What a spreadsheet takes for the beginning of a formula, also as wide characters.
+_FORMULA_STARTS = ("=", "+", "-", "@")
+# Marks of Markdown that have a meaning within a line; an underscore has none between letters.
+_MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
+# What GitHub's Markdown makes links and mentions of without being asked.
+_AUTOLINKS = re.compile(r"(?<=\w):(?=//)|(?<=www)\.|@", re.IGNORECASE)
+# Within a line's first characters: headings, lists, quotations, lines.
+_MARKDOWN_STARTS = re.compile(r"\A(?:([#>+\-=])|(\d+)([.)]))")
+_LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    # Behind the end of a row, these would be its arguments.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "†": r"\textsuperscript{\textdagger}",
+    "–": "--",
+    "−": "$-$",
+    "τ": r"$\tau$",
+    "ρ": r"$\rho$",
+    "≥": r"$\geq$",
+}
+_LONGEST = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +60,7 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     """A system's line.
 
     Args:
@@ -46,7 +80,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        return self.name + (CLOSED_MARK if self.closed else "") + (f" ({self.remark})" if self.remark else "")
+        return self.name + (_CLOSED_MARK if self.closed else "") + (f" ({self.remark})" if self.remark else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +94,7 @@ class Table:
 
     title: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     first: str = "System"
     decimals: int = 2
     notes: tuple[str, ...] = field(default=())
@@ -78,7 +112,7 @@ class Table:
     def heads(self) -> list[str]:
         """Of the rows' names, the columns, and the counts if there are any."""
         names = [column.name for column in self.columns]
-        return [self.first, *names, *([COUNTS_COLUMN] if self.has_counts else [])]
+        return [self.first, *names, *([_COUNTS_COLUMN] if self.has_counts else [])]
 
     def best(self, index: int) -> float | None:
         """The best value of a column among the rows that are not closed; None if there is nothing to compare."""
@@ -89,7 +123,7 @@ class Table:
             return None
         return max(values) if better == "higher" else min(values)
 
-    def is_best(self, row: Row, index: int) -> bool:
+    def is_best(self, row: TableRow, index: int) -> bool:
         cell = row.cells[index]
         return cell is not None and not row.closed and self.rounded(cell.value) == self.best(index)
 
@@ -140,9 +174,7 @@ def console(table: Table) -> str:
 def _pipe_table(table: Table, text: Callable[[str], str]) -> str:
     heads = [text(head) for head in table.heads]
     lines = [f"## {text(table.title)}", "", _pipes(heads), _pipes(["---"] + ["---:"] * (len(heads) - 1))]
-    for row in table.rows:
-        cells = [_markdown_cell(table, row, index) for index in range(len(table.columns))]
-        lines.append(_pipes([text(row.label), *cells, *([counts_text(row.counts)] if table.has_counts else [])]))
+    lines += [_pipes(_printed(table, row, text, dash="–", best="**{}**", interval=" {}")) for row in table.rows]
     return "\n".join([*lines, "", *(f"{text(note)}\n" for note in table.footnotes)])
 
 
@@ -150,16 +182,21 @@ def _pipes(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _markdown_cell(table: Table, row: Row, index: int) -> str:
-    cell = row.cells[index]
-    if cell is None:
-        return "–"
-    number = table.number(cell.value)
-    return f"{f'**{number}**' if table.is_best(row, index) else number} {table.interval_of(cell)}".rstrip()
+def _printed(
+    table: Table, row: TableRow, text: Callable[[str], str], *, dash: str, best: str, interval: str
+) -> list[str]:
+    """A row's cells: its name, its numbers in these forms, its counts."""
+    numbers = []
+    for index, cell in enumerate(row.cells):
+        number = dash if cell is None else table.number(cell.value).replace("–", dash)
+        number = best.format(number) if table.is_best(row, index) else number
+        around = "" if cell is None else table.interval_of(cell)
+        numbers.append(number + (interval.format(around) if around else ""))
+    return [text(row.label), *numbers, *([counts_text(row.counts)] if table.has_counts else [])]
 
 
-CSV_HEADS = ("table", "row", "origin", "closed", "remark", "column")
-CSV_NUMBERS = ("value", "low", "high", "n_ok", "n_missing", "n_failed", "n_sources", "warning")
+_CSV_HEADS = ("table", "row", "origin", "closed", "remark", "column")
+_CSV_NUMBERS = ("value", "low", "high", "n_ok", "n_missing", "n_failed", "n_sources", "warning")
 
 
 def csv_text(tables: Sequence[Table]) -> str:
@@ -169,13 +206,13 @@ def csv_text(tables: Sequence[Table]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*CSV_HEADS, *CSV_NUMBERS])
+    writer.writerow([*_CSV_HEADS, *_CSV_NUMBERS])
     for table in tables:
         for row in table.rows:
             counts = (row.counts.ok, row.counts.missing, row.counts.failed) if row.counts else ("", "", "")
             for column, cell in zip(table.columns, row.cells, strict=True):
                 numbers = [_csv_number(n) for n in (cell.value, cell.low, cell.high)] if cell else ["", "", ""]
-                words = [csv_cell(text) for text in (table.title, row.name, row.origin, row.remark, column.name)]
+                words = [_csv_cell(text) for text in (table.title, row.name, row.origin, row.remark, column.name)]
                 whose = [*words[:3], int(row.closed), *words[3:]]
                 writer.writerow([*whose, *numbers, *counts, *_csv_sources(cell)])
     return text.getvalue()
@@ -198,16 +235,15 @@ def latex(table: Table) -> str:
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{latex_text(table.title)}. {' '.join(map(latex_text, table.footnotes))}}}",
+        rf"\caption{{{_latex_text(table.title)}. {' '.join(map(_latex_text, table.footnotes))}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
         r"\toprule",
-        _latex_row([latex_text(head) for head in heads]),
+        _latex_row([_latex_text(head) for head in heads]),
         r"\midrule",
     ]
     for row in table.rows:
-        cells = [_latex_cell(table, row, index) for index in range(len(table.columns))]
-        named = [latex_text(row.label), *cells, *([counts_text(row.counts)] if table.has_counts else [])]
-        lines.append(_latex_row([rf"\textcolor{{gray}}{{{cell}}}" for cell in named] if row.closed else named))
+        cells = _printed(table, row, _latex_text, dash="--", best=r"\textbf{{{}}}", interval=r" {{\scriptsize {}}}")
+        lines.append(_latex_row([rf"\textcolor{{gray}}{{{cell}}}" for cell in cells] if row.closed else cells))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
@@ -215,11 +251,29 @@ def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _latex_cell(table: Table, row: Row, index: int) -> str:
-    cell = row.cells[index]
-    if cell is None:
-        return "--"
-    number = latex_text(table.number(cell.value))
-    number = rf"\textbf{{{number}}}" if table.is_best(row, index) else number
-    interval = table.interval_of(cell)
-    return rf"{number} {{\scriptsize {interval}}}" if interval else number
+# Texts from outside
+
+
+def plain_text(text: str) -> str:
+    """For a screen: one line without control characters."""
+    return one_line(text, _LONGEST)
+
+
+def markdown_text(text: str) -> str:
+    """For Markdown that allows HTML, in a paragraph, a heading, or a cell of a table."""
+    text = plain_text(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _MARKDOWN.sub(lambda mark: f"\\{mark[0]}", text)
+    text = _AUTOLINKS.sub(lambda mark: f"&#{ord(mark[0])};", text)
+    return _MARKDOWN_STARTS.sub(lambda start: f"\\{start[1]}" if start[1] else f"{start[2]}\\{start[3]}", text)
+
+
+def _csv_cell(text: str) -> str:
+    """For a cell of words in a table that a spreadsheet opens: an apostrophe keeps it from being a formula."""
+    plain = plain_text(text)
+    begins = unicodedata.normalize("NFKC", plain)[:1]
+    return f"'{plain}" if begins in _FORMULA_STARTS or text[:1] in ("\t", "\r", "\n") else plain
+
+
+def _latex_text(text: str) -> str:
+    """For a paragraph, a caption, a comment, or a cell of a table."""
+    return "".join(_LATEX_SPECIAL.get(character, character) for character in plain_text(text))

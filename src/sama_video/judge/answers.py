@@ -7,7 +7,6 @@ process writes a store at a time.
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from ..system.errors import UserError
@@ -25,7 +24,7 @@ class Answer:
             the endpoint gave no answer at all.
         scores: of an `ok` answer.
         reason: of any other status.
-        text: the last attempt's text as it came, at most `client.LONGEST_TEXT` characters of it; secrets are masked.
+        text: the last attempt's text as it came, at most `questions.LONGEST_TEXT` characters of it; secrets are masked.
         earlier: texts of the attempts before it, which were malformed.
         attempts: completions that were paid for.
         input_tokens, output_tokens: over all attempts, as the endpoint counts them.
@@ -94,16 +93,11 @@ class AnswerStore:
         self._journal.append(asdict(answer))
         self._answers[answer.key] = _without_texts(answer)
 
-    def close(self) -> None:
-        self._journal.close()
-
     def __enter__(self) -> "AnswerStore":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        self._journal.close()
 
 
 def merge_into(store: AnswerStore, sources: list[Path]) -> None:

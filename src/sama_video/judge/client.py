@@ -3,13 +3,15 @@
 Three loops, from the inside: tries of one request until the endpoint completes it (`_complete`), attempts until a
 completion is what the prompt asks for (`Judge.answer`), and the caller's over its questions, in threads.
 
+Tries are our own, since the client's library would count a body that is none as an answer, and knows neither when all
+threads together should stop nor that a wait must end with the run.
+
 Nothing that an endpoint sends is trusted: bodies end in time and in bytes (`endpoint.py`), values count only if they
 are of the interface's types, and no text leaves without its secrets masked (`redact.py`). Exceptions of libraries are
 not chained, since their texts and attributes hold what the server said.
 """
 
 import email.utils
-import hashlib
 import json
 import logging
 import os
@@ -18,151 +20,26 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ..system.errors import UserError
 from .answers import Answer, AnswerStore
-from .clips import Look, MediaConfig
-from .endpoint import BrokenAnswerError, check_seconds, endpoint_of, open_client
-from .parsing import MalformedAnswerError, Scale, parse_blocks, parse_lines, parse_scores
+from .endpoint import BrokenAnswerError, endpoint_of, open_client
+from .parsing import MalformedAnswerError
+from .questions import LONGEST_TEXT, SEED_STRIDE, JudgeConfig, Question
 from .redact import one_line, redactor_of, whole_text
 
 logger = logging.getLogger(__name__)
 
-RETRIABLE = {408, 409, 425, 429}
-# An attempt that follows a malformed answer must not sample the same text again; repeats stay below the stride.
-SEED_STRIDE = 1000
+_RETRIABLE = {408, 409, 425, 429}
 # Seconds: endpoints that ask for more than a day are not meant to be waited for, and timers overflow.
-LONGEST_WAIT = 86_400.0
-# Characters of an answer that are read and kept: 60,000 tokens, most of them a reasoning model's thoughts.
-LONGEST_TEXT = 2**18
+_LONGEST_WAIT = 86_400.0
 # What servers without keys are given, since the client insists on one.
-NO_KEY = "none"
+_NO_KEY = "none"
 # No request has more; a larger count is nonsense.
-MOST_TOKENS = 10**9
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgeConfig:
-    """The judge and how to reach it. The first block decides the answers, the second only how they are fetched.
-
-    Args:
-        model: name at the endpoint.
-        temperature: of sampling, None for the endpoint's own; repeats at 0 would be copies of each other.
-        max_tokens: of an answer; reasoning models need room for their thoughts.
-        max_attempts: completions asked for before an answer counts as `parse_failed`.
-        media: how clips are shown.
-        base_url: of the endpoint, up to `/v1`.
-        api_key_env: environment variable that holds the key; local servers need none.
-        concurrency: requests in flight.
-        timeout: seconds for a request, from its first byte to the answer's last.
-        max_tries: requests sent before one is given up.
-        base_delay, max_delay: seconds of waiting between tries, doubled from the first up to the second.
-    """
-
-    model: str
-    temperature: float | None = 0.7
-    max_tokens: int = 1024
-    max_attempts: int = 3
-    media: MediaConfig = field(default_factory=MediaConfig)
-
-    base_url: str = field(repr=False)
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = 8
-    timeout: float = 300.0
-    max_tries: int = 8
-    base_delay: float = 0.5
-    max_delay: float = 30.0
-
-    def __post_init__(self):
-        endpoint_of(self.base_url)
-        check_seconds("timeout", self.timeout)
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
-            raise UserError("`api_key_env` takes the name of an environment variable that holds the key, not the key")
-        for name in ("max_attempts", "concurrency", "max_tries", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
-
-    @property
-    def failures_to_stop(self) -> int:
-        """Failed requests in a row, over all threads, after which the endpoint counts as down."""
-        return max(20, self.max_tries * self.concurrency)
-
-    @property
-    def decisive(self) -> dict[str, Any]:
-        """What the answers depend on."""
-        return {
-            "model": self.model,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "media": self.media.decisive,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """One request to a judge.
-
-    Args:
-        task: name and version, such as `appendix-b/1`.
-        prompt: the text, filled in; empty if `system` holds all of it.
-        system: text of a system message before it, if there is one.
-        looks: what is shown, in this order.
-        score_keys, text_keys: of the JSON object that the prompt asks for.
-        blocks: if the object is nested, the score keys of each of its parts, see `parse_blocks`.
-        labels: if the prompt asks for lines instead, the label of each score, see `parse_lines`.
-        low, high: the scale.
-        nothing: score that all keys together may have below the scale, where nothing was edited.
-        repeat: which of several equal questions, from 0; below 1000.
-    """
-
-    task: str
-    prompt: str
-    looks: tuple[Look, ...]
-    score_keys: tuple[str, ...]
-    text_keys: tuple[str, ...] = ()
-    blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    low: float = 1
-    high: float = 10
-    nothing: float | None = None
-    repeat: int = 0
-    system: str = ""
-
-    def key(self, config: JudgeConfig) -> str:
-        """sha256 of all that the answer depends on: a changed file, prompt, model or parameter is a new question."""
-        facts = {
-            "task": self.task,
-            "prompt": _hash(self.prompt),
-            "looks": [look.identity for look in self.looks],
-            "judge": config.decisive,
-            "repeat": self.repeat,
-        }
-        if self.system:
-            facts["system"] = _hash(self.system)
-        return _hash(json.dumps(facts, sort_keys=True))
-
-    def messages(self, media: list[dict[str, Any]], *, prompt_first: bool) -> list[dict[str, Any]]:
-        """Of a chat, with the message parts that show the media."""
-        prompt = [{"type": "text", "text": self.prompt}] if self.prompt else []
-        content = [*prompt, *media] if prompt_first else [*media, *prompt]
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": content}]
-
-    def parse(self, text: str) -> dict[str, float]:
-        """Raises MalformedAnswerError for an answer that is not what the prompt asks for."""
-        scale = Scale(self.low, self.high, self.nothing)
-        if self.labels:
-            return parse_lines(text, dict(zip(self.labels, self.score_keys, strict=True)), scale)
-        if self.blocks:
-            return parse_blocks(text, self.blocks, scale)
-        return parse_scores(text, self.score_keys, text_keys=self.text_keys, scale=scale)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+_MOST_TOKENS = 10**9
 
 
 class JudgeStoppedError(UserError):
@@ -175,20 +52,6 @@ class _Completion:
     refusal: str
     input_tokens: int
     output_tokens: int
-
-
-@dataclass
-class _Bill:
-    """What a question has cost so far; fields as in `Answer`."""
-
-    attempts: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-
-    def add(self, completion: _Completion) -> None:
-        self.attempts += 1
-        self.input_tokens += completion.input_tokens
-        self.output_tokens += completion.output_tokens
 
 
 class _FailedTryError(Exception):
@@ -208,7 +71,7 @@ class _FailedTryError(Exception):
 
 def _key_of(config: JudgeConfig) -> str:
     """Raises UserError for a key that no header can hold."""
-    key = os.environ.get(config.api_key_env) or NO_KEY
+    key = os.environ.get(config.api_key_env) or _NO_KEY
     if not re.fullmatch(r"[\x21-\x7e]+", key):
         raise UserError(
             f"the key in the environment variable {config.api_key_env} holds spaces or characters that no key has; "
@@ -295,13 +158,21 @@ class Judge:
 
     def _ask(self, key: str, question: Question, messages: list[dict[str, Any]]) -> Answer:
         """Attempts until one is what the prompt asks for."""
-        bill = _Bill()
-        texts: list[str] = []
+        completions: list[_Completion] = []
 
         def answer(status: Literal["ok", "parse_failed", "refused", "error"], **fields: Any) -> Answer:
-            *earlier, text = texts or [""]
-            came = {"text": text, "earlier": tuple(earlier)}
-            return Answer(key=key, task=question.task, status=status, **came, **asdict(bill), **fields)
+            *earlier, text = [one.text[:LONGEST_TEXT] for one in completions] or [""]
+            return Answer(
+                key=key,
+                task=question.task,
+                status=status,
+                text=text,
+                earlier=tuple(earlier),
+                attempts=len(completions),
+                input_tokens=sum(one.input_tokens for one in completions),
+                output_tokens=sum(one.output_tokens for one in completions),
+                **fields,
+            )
 
         reason = ""
         for attempt in range(self.config.max_attempts):
@@ -309,12 +180,11 @@ class Judge:
                 completion = self._complete(messages, seed=question.repeat + SEED_STRIDE * attempt)
             except _FailedTryError as failure:
                 return answer("error", reason=str(failure))
-            bill.add(completion)
-            texts.append(completion.text[:LONGEST_TEXT])
+            completions.append(completion)
             if completion.refusal:
                 return answer("refused", reason=completion.refusal)
             try:
-                return answer("ok", scores=_scores_of(question, completion.text))
+                return answer("ok", scores=question.parse(completion.text))
             except MalformedAnswerError as error:
                 reason = str(error)
         return answer("parse_failed", reason=reason)
@@ -410,7 +280,7 @@ class Judge:
                 f"{self._shown_url} knows no model {config.model!r} or is no OpenAI-compatible endpoint ({said}); "
                 "check `model`, and `base_url`, which usually ends in /v1"
             )
-        may_pass = status in RETRIABLE or status >= 500
+        may_pass = status in _RETRIABLE or status >= 500
         return _FailedTryError(str(error), may_pass=may_pass, retry_after=_retry_after(error.response.headers))
 
 
@@ -427,13 +297,6 @@ def _target_of(response: Any) -> str:
         return f" to {target.scheme}://{target.hostname}" if target.scheme and target.hostname else ""
     except ValueError:
         return ""
-
-
-def _scores_of(question: Question, text: str) -> dict[str, float]:
-    """Raises MalformedAnswerError for a text that is not what the prompt asks for."""
-    if len(text) > LONGEST_TEXT:
-        raise MalformedAnswerError(f"the answer has {len(text):,} characters, more than {LONGEST_TEXT:,}")
-    return question.parse(text)
 
 
 # A completion's body
@@ -475,7 +338,7 @@ def _text_of(content: Any) -> str:
 def _count_of(usage: dict[str, Any], name: str) -> int:
     """Tokens, if the endpoint gives a number of them."""
     count = usage.get(name)
-    return count if type(count) is int and 0 <= count <= MOST_TOKENS else 0
+    return count if type(count) is int and 0 <= count <= _MOST_TOKENS else 0
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -484,10 +347,10 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     if value is None:
         return None
     try:
-        return min(max(0.0, float(value)), LONGEST_WAIT)
+        return min(max(0.0, float(value)), _LONGEST_WAIT)
     except ValueError:
         pass
     try:
-        return min(max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()), LONGEST_WAIT)
+        return min(max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()), _LONGEST_WAIT)
     except (ValueError, OverflowError, TypeError):
         return None

@@ -1,6 +1,6 @@
 """What the judge is shown of a file: labelled frames as JPEG, two clips' frames side by side, or the file itself.
 
-Looking (`look`) reads sizes and hashes and settles which frames will be shown; `encode` decodes and packs them. So a
+`views_of` reads sizes and hashes and settles which frames will be shown; `shown_parts` decodes and packs them. So a
 store can be asked for an answer without decoding a clip.
 
 Times are exact seconds from a clip's beginning. Frames are uint8 `[H, W, 3]`.
@@ -10,7 +10,7 @@ import base64
 import io
 import math
 import mimetypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..system.files import hash_file
 from ..video import TIME_TOLERANCE, VideoReader
 
 WHOLE_FILES = ("video_url", "video_in_image_url")
-MEDIA_KINDS = ("frames", "side_by_side", *WHOLE_FILES)
+_KINDS = ("frames", "side_by_side", *WHOLE_FILES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +57,14 @@ class MediaConfig:
     labelled: bool = True
 
     def __post_init__(self):
-        if self.kind not in MEDIA_KINDS:
-            raise UserError(f"media must be one of {', '.join(MEDIA_KINDS)}, got {self.kind!r}")
+        if self.kind not in _KINDS:
+            raise UserError(f"media must be one of {', '.join(_KINDS)}, got {self.kind!r}")
         if self.num_frames < 1:
             raise UserError(f"a judge must see at least 1 frame a clip, got {self.num_frames}")
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """What an answer depends on beyond the looks."""
+        """What an answer depends on beyond the views."""
         shown: dict[str, Any] = {"kind": self.kind, "jpeg_quality": self.jpeg_quality}
         if self.kind == "side_by_side":
             shown["short_side"] = self.short_side
@@ -82,7 +82,7 @@ class MediaConfig:
 
 
 @dataclass(frozen=True)
-class Look:
+class View:
     """A file as the judge will see it.
 
     Args:
@@ -107,12 +107,12 @@ class Look:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What an answer depends on: content, size and times, not the file's place."""
+        """What an answer depends on: content, size and times, not where the file is."""
         times = [str(time) for time in self.times]
         return {"sha256": self.sha256, "height": self.height, "width": self.width, "times": times}
 
 
-def look(paths: Sequence[Path], config: MediaConfig) -> list[Look]:
+def views_of(paths: Sequence[Path], config: MediaConfig) -> list[View]:
     """How clips to be compared will be shown: at the same times, spread over the length that all of them have, or by
     `stride` at the same frame numbers.
 
@@ -124,7 +124,7 @@ def look(paths: Sequence[Path], config: MediaConfig) -> list[Look]:
         raise UserError("one file is a picture and one a video; a judge compares two of a kind")
     counts = [reader.info.num_frames or sum(1 for _ in reader.frames(size=(2, 2))) for reader in readers]
     return [
-        Look(
+        View(
             path=reader.path,
             sha256=hash_file(reader.path),
             height=size[0],
@@ -160,50 +160,46 @@ def _shown_size(reader: VideoReader, config: MediaConfig) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A file ready to be sent: for each frame, or for the whole file, its label after the name, and a message part."""
-
-    labelled_parts: list[tuple[str, dict[str, Any]]]
+# A file ready to be sent: for each frame, or for all of it, what its label says after the name, and a message part.
+Encoded = list[tuple[str, dict[str, Any]]]
 
 
-def encode(one: Look, config: MediaConfig) -> Encoded:
+def encode(view: View, config: MediaConfig) -> Encoded:
     """Raises UserError for a clip that does not decode to its end."""
-    if not one.times:
-        url = _data_url(one.path.read_bytes(), mimetypes.guess_type(one.path.name)[0] or "video/mp4")
+    if not view.times:
+        url = _data_url(view.path.read_bytes(), mimetypes.guess_type(view.path.name)[0] or "video/mp4")
         part = "video_url" if config.kind == "video_url" else "image_url"
-        return Encoded([("", {"type": part, part: {"url": url}})])
-    labelled_parts = []
-    for time, pixels in _frames_at(one):
-        label = "" if one.is_image else f", t={float(time):.2f} s"
-        labelled_parts.append((label, _picture_part(PIL.Image.fromarray(pixels), config)))
-    return Encoded(labelled_parts)
-
-
-def message_parts(files: Sequence[Encoded], *, labelled: bool = True) -> list[dict[str, Any]]:
-    """Parts of an OpenAI chat message that show `files`, by default as "Video 1", "Video 2", with the time of every
-    frame."""
+        return [("", {"type": part, part: {"url": url}})]
     return [
-        part
-        for number, file in enumerate(files, 1)
-        for label, media in file.labelled_parts
-        for part in ([{"type": "text", "text": f"Video {number}{label}:"}] * labelled + [media])
+        ("" if view.is_image else f", t={float(time):.2f} s", _picture_part(PIL.Image.fromarray(pixels), config))
+        for time, pixels in _frames_at(view)
     ]
 
 
-def shown_parts(looks: Sequence[Look], config: MediaConfig) -> list[dict[str, Any]]:
-    """Parts of an OpenAI chat message that show clips as `config` says.
+def shown_parts(
+    views: Sequence[View], config: MediaConfig, encode: Callable[[View, MediaConfig], Encoded] = encode
+) -> list[dict[str, Any]]:
+    """Parts of an OpenAI chat message that show clips as `config` says, by default as "Video 1", "Video 2", with the
+    time of every frame.
+
+    Args:
+        encode: as the function of that name, which forgets what it made.
 
     Raises:
         UserError: for a clip that does not decode to its end.
     """
     if config.kind == "side_by_side":
-        left, right = looks
+        left, right = views
         return _joined_parts(left, right, config)
-    return message_parts([encode(one, config) for one in looks], labelled=config.labelled)
+    return [
+        part
+        for number, view in enumerate(views, 1)
+        for label, media in encode(view, config)
+        for part in ([{"type": "text", "text": f"Video {number}{label}:"}] * config.labelled + [media])
+    ]
 
 
-def _joined_parts(left: Look, right: Look, config: MediaConfig) -> list[dict[str, Any]]:
+def _joined_parts(left: View, right: View, config: MediaConfig) -> list[dict[str, Any]]:
     parts = []
     for (_, before), (_, after) in zip(_frames_at(left), _frames_at(right), strict=True):
         joined = PIL.Image.fromarray(np.concatenate([before, after], axis=1))
@@ -212,23 +208,23 @@ def _joined_parts(left: Look, right: Look, config: MediaConfig) -> list[dict[str
     return parts
 
 
-def _joined_size(left: Look, right: Look, config: MediaConfig) -> tuple[int, int]:
+def _joined_size(left: View, right: View, config: MediaConfig) -> tuple[int, int]:
     height, width = left.height, left.width + right.width
     scale = max(1.0, config.short_side / min(height, width))
     return int(height * scale), int(width * scale)
 
 
-def _frames_at(one: Look) -> Iterator[tuple[Fraction, np.ndarray]]:
+def _frames_at(view: View) -> Iterator[tuple[Fraction, np.ndarray]]:
     """The frame shown at each of the times, `[H, W, 3]`."""
-    reader = VideoReader(one.path)
-    wanted = list(one.times)
+    reader = VideoReader(view.path)
+    wanted = list(view.times)
     shown = None
-    for frame in reader.frames(size=(one.height, one.width)):
+    for frame in reader.frames(size=(view.height, view.width)):
         while shown is not None and wanted and frame.time > wanted[0] + TIME_TOLERANCE:
             yield wanted.pop(0), shown
         shown = frame.pixels
     if reader.damaged:
-        raise UserError(f"{one.path} is damaged ({reader.damaged})")
+        raise UserError(f"{view.path} is damaged ({reader.damaged})")
     if shown is not None:
         yield from ((time, shown) for time in wanted)
 
@@ -243,17 +239,17 @@ def _data_url(content: bytes, mime_type: str) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
 
 
-def estimated_tokens(looks: Sequence[Look], prompt: str, config: MediaConfig) -> int | None:
+def estimated_tokens(views: Sequence[View], prompt: str, config: MediaConfig) -> int | None:
     """Input tokens of a request, or None where the server chooses the frames.
 
     Qwen2.5-VL turns 28 x 28 pixels into a token; a frame's label takes about 12 and four characters of text about one.
     """
-    if not all(one.times for one in looks):
+    if not all(view.times for view in views):
         return None
     if config.kind == "side_by_side":
-        pictures = len(looks[0].times) * _picture_tokens(*_joined_size(looks[0], looks[1], config))
+        pictures = len(views[0].times) * _picture_tokens(*_joined_size(views[0], views[1], config))
     else:
-        pictures = sum(len(one.times) * (_picture_tokens(one.height, one.width) + 12) for one in looks)
+        pictures = sum(len(view.times) * (_picture_tokens(view.height, view.width) + 12) for view in views)
     return pictures + len(prompt) // 4
 
 

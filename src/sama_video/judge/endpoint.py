@@ -15,7 +15,6 @@ import threading
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -23,9 +22,9 @@ from ..system.errors import UserError
 from .redact import MASK, RedactingFilter, Redactor
 
 # An answer of 8192 tokens takes about 32 KB.
-LARGEST_BODY = 8 * 2**20
+_LARGEST_BODY = 8 * 2**20
 # Loggers of the libraries in between, which write addresses (at INFO) and headers (at DEBUG).
-LIBRARY_LOGGERS = tuple(
+_LIBRARY_LOGGERS = tuple(
     f"{library}{part}"
     for library in ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
     for part in ("", "._base_client", ".connection", ".http11", ".http2", ".proxy", ".socks")
@@ -119,7 +118,7 @@ def open_client(endpoint: Endpoint, key: str, timeout: float, redact: Redactor) 
         import openai
     except ImportError as error:
         raise UserError("asking a judge needs the openai package: pip install 'sama-video[judge]'") from error
-    for name in LIBRARY_LOGGERS:
+    for name in _LIBRARY_LOGGERS:
         logging.getLogger(name).addFilter(RedactingFilter(redact))
     try:
         return openai.OpenAI(
@@ -145,11 +144,11 @@ def _bounded_client(timeout: float) -> Any:
             # A connection of its own each: a watch that shuts one must not meet another request's.
             request.headers["Connection"] = "close"
             request.headers["Accept-Encoding"] = "identity"
-            with Watch(timeout) as watch:
+            with _Watch(timeout) as watch:
                 request.extensions = {**request.extensions, "trace": watch.trace}
                 response = super().send(request, **{**options, "stream": True, "follow_redirects": False})
                 try:
-                    body = bounded_body(response)
+                    body = _bounded_body(response)
                 finally:
                     with contextlib.suppress(Exception):
                         response.close()
@@ -162,11 +161,11 @@ def _bounded_client(timeout: float) -> Any:
 _ABOUT_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 
 
-def bounded_body(response: Any) -> bytes:
+def _bounded_body(response: Any) -> bytes:
     """The body of a response that streams.
 
     Raises:
-        BrokenAnswerError: for one above `LARGEST_BODY`, packed or unpacked, or packed in a way that was not asked for.
+        BrokenAnswerError: for one above `_LARGEST_BODY`, packed or unpacked, or packed in a way that was not asked for.
     """
     body = bytearray()
     for chunk in response.iter_raw():
@@ -183,7 +182,7 @@ def bounded_body(response: Any) -> bytes:
 def _unpacked(body: bytes) -> bytes:
     unpacker = zlib.decompressobj(wbits=47)  # gzip and zlib
     try:
-        content = unpacker.decompress(body, LARGEST_BODY + 1)
+        content = unpacker.decompress(body, _LARGEST_BODY + 1)
     except zlib.error as error:
         raise BrokenAnswerError(f"the answer cannot be unpacked ({error})") from error
     _check_size(len(content))
@@ -193,11 +192,11 @@ def _unpacked(body: bytes) -> bytes:
 
 
 def _check_size(size: int) -> None:
-    if size > LARGEST_BODY:
-        raise BrokenAnswerError(f"the answer is larger than {LARGEST_BODY // 2**20} MiB")
+    if size > _LARGEST_BODY:
+        raise BrokenAnswerError(f"the answer is larger than {_LARGEST_BODY // 2**20} MiB")
 
 
-class Watch:
+class _Watch:
     """The deadline of one request: at its end the connection is shut, whoever waits for it.
 
     Args:
@@ -235,13 +234,11 @@ class Watch:
                 # Not the method of a TLS socket, which would first be polite.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "_Watch":
         self._timer.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         self._timer.cancel()
         if self.expired and (error is None or isinstance(error, Exception)):
             raise BrokenAnswerError(f"no whole answer within {self.seconds:g} s") from None

@@ -17,7 +17,7 @@ class MalformedAnswerError(ValueError):
 
 @dataclass(frozen=True)
 class Scale:
-    """Scores from `low` to `high`, or `nothing` in all keys together."""
+    """Scores from `low` to `high`, or `nothing` in all dimensions together, where nothing was edited."""
 
     low: float = 1
     high: float = 10
@@ -33,9 +33,9 @@ class Scale:
 
 
 def parse_scores(
-    text: str, score_keys: Collection[str], *, text_keys: Collection[str] = (), scale: Scale = Scale()
+    text: str, dimensions: Collection[str], *, text_keys: Collection[str] = (), scale: Scale = Scale()
 ) -> dict[str, float]:
-    """The scores of an answer that holds one JSON object of exactly `score_keys` and `text_keys`.
+    """The scores of an answer that holds one JSON object of exactly `dimensions` and `text_keys`.
 
     Mended, since they leave no doubt: reasoning in `<think>` tags, code fences or words around the object, trailing
     commas, line breaks inside strings. Anything else is malformed: two objects, other keys, scores that are no numbers.
@@ -44,10 +44,10 @@ def parse_scores(
         MalformedAnswerError: with the reason.
     """
     found = _only_object(_without_reasoning(text))
-    _check_keys(found, [*score_keys, *text_keys])
+    _check_keys(found, [*dimensions, *text_keys])
     for key in text_keys:
         _check_text(key, found[key])
-    return scale.check({key: _number(key, found[key]) for key in score_keys})
+    return scale.check({key: _number(key, found[key]) for key in dimensions})
 
 
 def parse_blocks(text: str, blocks: Mapping[str, Sequence[str]], scale: Scale) -> dict[str, float]:

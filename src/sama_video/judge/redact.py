@@ -8,6 +8,7 @@ import base64
 import html
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,9 +18,17 @@ from ..system.errors import UserError
 
 MASK = "***"
 # Shorter ones ("none", "EMPTY", "x") are what servers without keys are given, and half of the words of an answer.
-SHORTEST_SECRET = 6
+_SHORTEST_SECRET = 6
 LONGEST_REASON = 500
-REPLACEMENT = "\ufffd"
+_REPLACEMENT = "\ufffd"
+_SECRET_NAME = re.compile(
+    r"(?:[\w-]*[_-])?(?:(?:api)?key|token|secret|passw(?:or)?d|authorization|bearer)", re.IGNORECASE
+)
+# Braces are what a command's template fills in.
+_NAMED_SECRET = re.compile(
+    rf"(?:^|[\s\"'?&-]){_SECRET_NAME.pattern}(?:[=:]\s*|\s+)[\"']?(?:(?:bearer|basic)\s+)?([^\s\"'&{{}}]+)",
+    re.IGNORECASE,
+)
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
@@ -43,9 +52,9 @@ def redactor_of(secrets: Iterable[str]) -> Redactor:
     in base64, as JSON and HTML write them; in capitals or not.
 
     Args:
-        secrets: keys, passwords, `user:password`; shorter ones than `SHORTEST_SECRET` are none.
+        secrets: keys, passwords, `user:password`; shorter ones than `_SHORTEST_SECRET` are none.
     """
-    forms = {form for secret in secrets if len(secret) >= SHORTEST_SECRET for form in _forms(secret)}
+    forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}
     # The longest first: a password's tail must not stay where `user:password` stood.
     ordered = sorted(forms - {""}, key=lambda form: (-len(form), form))
     return Redactor(re.compile("|".join(map(re.escape, ordered)), re.IGNORECASE) if ordered else None)
@@ -62,9 +71,18 @@ def _forms(secret: str) -> Iterator[str]:
         yield base64.b64encode(plain.encode("utf-8", "replace")).decode().rstrip("=")
 
 
+def secrets_in(command: str) -> set[str]:
+    """What looks like a key or a password in a command line: behind a name that says so (`--api-key KEY`, `TOKEN=KEY`,
+    `Authorization: Bearer KEY`), in an address (`https://user:password@host`), or as the value of an environment
+    variable of such a name."""
+    users = re.findall(r"://([^\s/@\"']+)@", command)
+    variables = [value for name, value in os.environ.items() if _SECRET_NAME.fullmatch(name) and value in command]
+    return {*_NAMED_SECRET.findall(command), *users, *(user.partition(":")[2] for user in users), *variables}
+
+
 def whole_text(text: str) -> str:
     """The text with lone surrogates, which no file can hold, replaced."""
-    return _LONE_SURROGATES.sub(REPLACEMENT, text)
+    return _LONE_SURROGATES.sub(_REPLACEMENT, text)
 
 
 def one_line(text: str, longest: int = LONGEST_REASON) -> str:
