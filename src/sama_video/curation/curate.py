@@ -6,7 +6,8 @@ from pathlib import Path
 from ..data.manifest import Row
 from ..judge.answers import AnswerStore, read_answers
 from ..judge.client import Judge
-from ..judge.questions import UNREADABLE, PairPlan, Plan, Progress, in_threads, plan_pair, sum_plans
+from ..judge.questions import UNREADABLE, PairPlan, Plan, plan_pair, sum_plans
+from ..system.workers import Progress, in_threads
 from .results import Report, write_results
 from .rules import CurationConfig
 from .score import Scored, opened_pair, score_rows

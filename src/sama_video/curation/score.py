@@ -12,9 +12,9 @@ from ..data.manifest import Row, local_file
 from ..judge.answers import Answer
 from ..judge.client import Judge, JudgeStoppedError, Question
 from ..judge.clips import Look, encode, look, message_parts
-from ..judge.questions import in_threads
 from ..judge.redact import reason_of
 from ..system.errors import UserError
+from ..system.workers import in_threads
 from .prompts import TASK, Prompt, prompts_for
 from .rules import CurationConfig
 

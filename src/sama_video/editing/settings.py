@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..pipelines.selection import ModelFacts
+from ..pipelines.selection import ModelInfo
 from ..system.errors import UserError
 
 LOWEST = {
@@ -77,11 +77,10 @@ class EditSettings:
         if (self.height is None) != (self.width is None):
             raise UserError("give both `height` and `width`, or neither")
 
-    def resolved(self, facts: ModelFacts) -> "EditSettings":
+    def resolved(self, model: ModelInfo) -> "EditSettings":
         """With a model's own numbers where none were given."""
-        defaults = {
-            "num_inference_steps": facts.default_num_inference_steps,
-            "guidance_scale": facts.default_guidance_scale,
-            "flow_shift": facts.default_flow_shift,
-        }
-        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+        missing = [name for name in ("num_inference_steps", "guidance_scale", "flow_shift") if not self._gives(name)]
+        return replace(self, **{name: getattr(model, f"default_{name}") for name in missing})
+
+    def _gives(self, name: str) -> bool:
+        return getattr(self, name) is not None

@@ -18,10 +18,11 @@ from typing import Any
 from ..judge.answers import AnswerStore, read_answers
 from ..judge.client import SEED_STRIDE, Judge, JudgeConfig, JudgeStoppedError, Question
 from ..judge.clips import WHOLE_FILES, Look, MediaConfig, look, shown_parts
-from ..judge.questions import UNREADABLE, PairPlan, Plan, Progress, in_threads, plan_pair, sum_plans
+from ..judge.questions import UNREADABLE, PairPlan, Plan, plan_pair, sum_plans
 from ..judge.redact import reason_of
 from ..system.errors import UserError
 from ..system.files import written_aside
+from ..system.workers import Progress, in_threads
 from .authors import answer_labels, authors_prompts, dimensions_of, judge_name
 from .benchmark import AuthorsPrompts, Benchmark, Item, Protocol, Task, find_benchmark
 from .compat import UNEQUAL_HEIGHTS, UNEQUAL_LENGTHS

@@ -1,42 +1,14 @@
-"""Many questions: asked in threads, or planned, which counts what there is to ask and what it would cost."""
+"""Many questions, planned: what there is to ask and what it would cost."""
 
 import collections
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from .answers import Answer
 from .client import JudgeConfig, Question
 from .clips import estimated_tokens
 
-# Called as (phase, done, of).
-Progress = Callable[[str, int, int], None]
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 UNREADABLE = "unreadable"
-
-
-def in_threads(
-    work: Callable[[Task], Result], tasks: Iterable[Task], threads: int, stop: Callable[[], None] = lambda: None
-) -> Iterator[Result]:
-    """`work` on every task, in their order; if the iteration ends early, `stop` is called before threads are awaited.
-
-    Tasks are taken as results leave: a manifest of millions of rows does not become as many tasks at once.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: collections.deque[Future[Result]] = collections.deque()
-        pending = iter(tasks)
-        try:
-            waiting.extend(pool.submit(work, task) for task in itertools.islice(pending, 4 * threads))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, task) for task in itertools.islice(pending, 1))
-        except BaseException:
-            stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class _QuietPillow:
 _quiet_pillow = _QuietPillow()
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path) -> os.stat_result:
     """Raises UserError, saying which it is, for a path that is missing, not a file, unreadable or empty."""
     try:
         status = os.stat(path)
@@ -87,6 +87,7 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} cannot be opened ({reason}); check the path and its permissions") from error
     if status.st_size == 0:
         raise UserError(f"{path} is not a video or an image: it is empty; is the download complete?")
+    return status
 
 
 def check_pixels(path: Path, height: int, width: int, max_pixels: int | None) -> None:

@@ -103,10 +103,11 @@ class SemanticEncoder(nn.Module):
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise UserError(f"{folder} has no config.json: it is not a SigLIP model; give its folder")
-        model_type = read_json_object(folder / "config.json").get("model_type", "nameless")
+        config = read_json_object(folder / "config.json")
+        model_type = config.get("model_type", "nameless")
         if model_type not in SUPPORTED:
             raise UserError(f"{folder} holds a {model_type} model; give a fixed-resolution SigLIP or SigLIP 2 model")
-        vision_model = load_part(_VisionHalf, folder, dtype=dtype)
+        vision_model = load_part(_VisionHalf, folder, config, dtype=dtype)
         return cls(vision_model, num_local_tokens=num_local_tokens, **_statistics(folder))
 
     @property

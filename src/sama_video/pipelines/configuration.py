@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..models.official_names import STOCK_WAN
+from ..models.shapes import is_valid_num_frames
 from ..models.weight_files import listed
 from ..system.errors import UserError
 
@@ -80,19 +82,15 @@ TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str) and len(value) <= 10_000, "a text")
 WIDTH, LAYERS = whole(1, 2**20), whole(1, 1000)
 
-# Of a call that does not say, and what a model was trained at: `ModelFacts` and `SamaPipeline`'s arguments.
-FACTS = {
-    "pixel_multiple": whole(1, 4096),
+SETTINGS = {
     "native_area": whole(1, 2**26),
     "native_num_frames": Rule(
-        lambda value: _is_whole(value) and 1 <= value <= 100_001 and value % 4 == 1, "a whole number 4k+1, at least 1"
+        lambda value: _is_whole(value) and value <= 100_001 and is_valid_num_frames(value),
+        "a whole number 4k+1, at least 1",
     ),
     "default_num_inference_steps": whole(1, 10_000),
     "default_guidance_scale": number(0, 1000),
     "default_flow_shift": positive(1000),
-}
-SETTINGS = {
-    **{name: rule for name, rule in FACTS.items() if name != "pixel_multiple"},
     "prompt_prefix": TEXT,
     "max_sequence_length": whole(1, 2**16),
     "num_semantic_tokens": whole(0, 10**6),
@@ -182,8 +180,6 @@ SCHEDULER = {
     "flow_shift": positive(1000),
     "use_dynamic_shifting": TRUTH,
 }
-# Of an `AutoencoderKLWan` that does not say: its class's default.
-WAN_SCALE_FACTOR_SPATIAL = 8
 HOW = "download the model again, or correct the file"
 
 
@@ -250,18 +246,13 @@ def check_transformer(where: str, config: Mapping[str, Any], *, may_be_stock: bo
     """Raises UserError for another class's configuration, and for one that is incomplete or out of range.
 
     Args:
-        may_be_stock: Wan's transformer, without what SAMA adds, will do as well.
+        may_be_stock: diffusers' Wan transformer, whose folder lacks all that SAMA adds, will do as well.
     """
-    if may_be_stock and is_stock_wan(config):
+    if may_be_stock and config.get("_class_name") == STOCK_WAN:
         check_entries(where, config, TRANSFORMER, LATER_TRANSFORMER)
         return
     _check_class(where, config, SAMA_TRANSFORMER[1])
     check_entries(where, config, {**TRANSFORMER, **NEW_TRANSFORMER}, LATER_TRANSFORMER)
-
-
-def is_stock_wan(config: Mapping[str, Any]) -> bool:
-    """Whether a transformer's configuration is diffusers' Wan's, whose folder lacks all that SAMA adds."""
-    return config.get("_class_name") == "WanTransformer3DModel"
 
 
 def check_vae(where: str, config: Mapping[str, Any], class_name: str) -> None:

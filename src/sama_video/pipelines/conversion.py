@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,13 @@ from ..models.convert_checkpoint import (
 from ..models.diffusers_folders import load_text_encoder_folder, load_transformer_folder, load_vae_folder
 from ..models.latents import VideoAutoencoder
 from ..models.lora_namings import is_lora
-from ..models.presets import PRESETS, nearest_preset, preset_of
+from ..models.presets import PRESETS, PipelineSettings, nearest_preset, preset_of
 from ..models.strict_loading import quiet_libraries, read_folder_specs
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import WeightFiles, find_weight_files, read_json_object
 from ..system.errors import UserError
 from ..system.files import written_aside
-from .configuration import check_settings, check_text_encoder, check_transformer, check_vae
+from .configuration import NANO_VAE, check_settings, check_text_encoder, check_transformer, check_vae
 from .loading import load_pipeline, load_tokenizer
 from .lora_files import LORA_FILE, PEFT_CONFIG, LoraFile
 from .pipeline_sama import SamaPipeline
@@ -142,15 +141,15 @@ def convert_files(
         raise UserError(f"{output} exists; pass `overwrite` to replace it")
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    parts_given = {"`vae`": vae, "`text_encoder`": text_encoder, "`tokenizer`": tokenizer}
+    parts_given = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
     official = "official" if to == "official" else None
-    model_only = {"`to` official": official, "`num_attention_heads`": num_attention_heads, **parts_given}
+    model_only = {"to": official, "num_attention_heads": num_attention_heads, **parts_given}
     if merge_into is not None:
         _refuse_unused("`merge_into`", model_only)
         _check_replaceable(output, source)
         return _merge(source, output, merge_into, dtype)
     if _is_lora(source):
-        _refuse_unused("a LoRA", {"`dtype`": dtype, **model_only})
+        _refuse_unused("a LoRA", {"dtype": dtype, **model_only})
         return _convert_lora(source, output)
 
     _check_replaceable(output, source, vae, text_encoder, tokenizer)
@@ -170,9 +169,9 @@ def convert_files(
 
 def _refuse_unused(what: str, options: Mapping[str, Any]) -> None:
     """What was asked for and would not be done must not pass in silence."""
-    given = [option for option, value in options.items() if value is not None]
-    if given:
-        raise UserError(f"{given[0]} has no effect with {what}; leave it out")
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(f"`{name}`{' official' if name == 'to' else ''} has no effect with {what}; leave it out")
 
 
 def _check_replaceable(output: Path, *sources: Path | None) -> None:
@@ -213,6 +212,7 @@ def _convert_lora(source: Path, output: Path) -> Conversion:
 
 def _merge(lora: Path, output: Path, model: str, dtype: str | None) -> Conversion:
     pipe = load_pipeline(model, device="cpu", dtype=dtype or "float32", lora=[str(lora)])
+    notes = list(pipe.lora_notes)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     if dtype is None:
@@ -222,7 +222,7 @@ def _merge(lora: Path, output: Path, model: str, dtype: str | None) -> Conversio
                 _cast_as_stored(getattr(pipe, name), find_weight_files(folder / name, stem))
     with written_aside(output) as aside, quiet_libraries():
         pipe.save_pretrained(aside)
-    return Conversion(files=_files_in(output), notes=[])
+    return Conversion(files=_files_in(output), notes=notes)
 
 
 def _cast_as_stored(part: torch.nn.Module, files: WeightFiles) -> None:
@@ -240,9 +240,9 @@ def _read_parts(
     source: Path, given: Mapping[str, Path | None], num_attention_heads: int | None, notes: list[str]
 ) -> Parts:
     index = _read_index(source)
-    vae_path = _found(given["`vae`"], source, (*VAE_NAMES, "vae"))
-    text_path = _found(given["`text_encoder`"], source, (*TEXT_ENCODER_NAMES, "text_encoder"))
-    token_path = _found(given["`tokenizer`"], source, TOKENIZER_NAMES)
+    vae_path = _found(given["vae"], source, (*VAE_NAMES, "vae"))
+    text_path = _found(given["text_encoder"], source, (*TEXT_ENCODER_NAMES, "text_encoder"))
+    token_path = _found(given["tokenizer"], source, TOKENIZER_NAMES)
     transformer, header = _load_transformer(source, num_attention_heads, notes)
     parts = Parts(
         transformer=transformer,
@@ -300,7 +300,7 @@ def _load_transformer(
             # Wan's own folders have a config.json, too, beside files of official names.
             if config.get("_class_name") != "WanModel":
                 check_transformer(str(folder / "config.json"), config, may_be_stock=True)
-                return load_transformer_folder(folder, notes), {}
+                return load_transformer_folder(folder, config, notes), {}
             num_attention_heads = num_attention_heads or config.get("num_heads")
     weights = _official_weights(source)
     model = load_official_transformer(weights, num_attention_heads)
@@ -325,8 +325,9 @@ def _shards_beside(folder: Path) -> list[Path]:
 def _load_vae(path: Path, notes: list[str]) -> VideoAutoencoder:
     if (path / "config.json").is_file():
         config = read_json_object(path / "config.json")
-        check_vae(str(path / "config.json"), config, str(config.get("_class_name")))
-        return load_vae_folder(path, notes)
+        is_nano = config.get("_class_name") == NANO_VAE[1]
+        check_vae(str(path / "config.json"), config, NANO_VAE[1] if is_nano else AutoencoderKLWan.__name__)
+        return load_vae_folder(path, config, notes)
     weights = read_weights(path)
     vae = load_official_vae(weights)
     notes += weights.notes
@@ -335,8 +336,9 @@ def _load_vae(path: Path, notes: list[str]) -> VideoAutoencoder:
 
 def _load_text_encoder(path: Path, notes: list[str]) -> UMT5EncoderModel:
     if (path / "config.json").is_file():
-        check_text_encoder(str(path / "config.json"), read_json_object(path / "config.json"))
-        return load_text_encoder_folder(path, notes)
+        config = read_json_object(path / "config.json")
+        check_text_encoder(str(path / "config.json"), config)
+        return load_text_encoder_folder(path, config, notes)
     weights = read_weights(path)
     text_encoder = load_official_text_encoder(weights)
     notes += weights.notes
@@ -377,8 +379,7 @@ def _settle(parts: Parts, source: Path, index: Mapping[str, Any], header: Mappin
 
 def _known_settings(found: Mapping[str, Any]) -> dict[str, Any]:
     """All that the pipeline takes beside its parts."""
-    parts = {"self", "transformer", "vae", *SamaPipeline._optional_components}
-    names = signature(SamaPipeline.__init__).parameters.keys() - parts
+    names = vars(PipelineSettings())
     return {name: value for name, value in found.items() if name in names}
 
 
