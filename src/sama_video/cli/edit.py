@@ -9,22 +9,9 @@ import typer
 
 from ..system.errors import UserError
 from ..system.files import check_folder, folder_made, sweep
+from . import options
 from .console import remark, say
 from .edit_manifest import Batch, Job, check_files, default_output, read_rows
-from .options import (
-    ColumnMap,
-    Device,
-    Dtype,
-    FlowShift,
-    GuidanceScale,
-    Lora,
-    MaxPixels,
-    ModelName,
-    NumInferenceSteps,
-    Offload,
-    VaeTiling,
-    made_of,
-)
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -45,16 +32,16 @@ def edit(
     manifest: Annotated[
         Path | None, typer.Option(help="CSV, JSON, JSONL or Parquet of videos and prompts; settings as columns.")
     ] = None,
-    column_map: ColumnMap = None,
-    model: ModelName = "nano",
+    column_map: options.ColumnMap = None,
+    model: options.ModelName = "nano",
     negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from.")] = None,
-    num_inference_steps: NumInferenceSteps = None,
-    guidance_scale: GuidanceScale = None,
-    flow_shift: FlowShift = None,
+    num_inference_steps: options.NumInferenceSteps = None,
+    guidance_scale: options.GuidanceScale = None,
+    flow_shift: options.FlowShift = None,
     seed: Annotated[int, typer.Option()] = 0,
     height: Annotated[int | None, typer.Option(help="Working height; default: the source's aspect ratio.")] = None,
     width: Annotated[int | None, typer.Option(help="Working width.")] = None,
-    max_pixels: MaxPixels = None,
+    max_pixels: options.MaxPixels = None,
     max_source_pixels: Annotated[
         int | None, typer.Option(help="Refuse sources with more pixels a frame; default: 67108864.")
     ] = None,
@@ -66,26 +53,26 @@ def edit(
         str | None, typer.Option(help="source brings back the source's resolution, none resizes plainly.")
     ] = None,
     crf: Annotated[int, typer.Option(help="x264 quality, lower is better.")] = 16,
-    lora: Lora = None,
+    lora: options.Lora = None,
     scheduler: Annotated[str, typer.Option(help="euler (the release's) or unipc.")] = "euler",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    offload: Offload = "none",
-    vae_tiling: VaeTiling = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    offload: options.Offload = "none",
+    vae_tiling: options.VaeTiling = False,
     compare: Annotated[bool, typer.Option(help="Also write source and result side by side.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done, and stop.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing result.")] = False,
     allow_outside: Annotated[bool, typer.Option(help="Rows of the manifest may write outside of --output.")] = False,
 ) -> None:
     """Edit a video: sama edit clip.mp4 "make it black and white"."""
-    options = locals()
-    _check_given_once(options)
+    given = locals()
+    _check_given_once(given)
 
     from ..editing import EditSettings, check_edit
     from ..pipelines.selection import Loading, find_model
 
     # Files, then the model's configuration, then the device: only the last may need torch.
-    settings = made_of(options, EditSettings)
+    settings = options.made_of(given, EditSettings)
     if manifest is not None:
         folder = output or manifest.parent
         rows = read_rows(manifest, folder, settings, column_map or [], compare=compare, allow_outside=allow_outside)
@@ -93,7 +80,7 @@ def edit(
         batch.check_files()
         found = find_model(model)
         info = found.info(lora)
-        loading = made_of(options, Loading, model=found)
+        loading = options.made_of(given, Loading, model=found)
         plans = batch.plan(loading, info)
         for job in rows.jobs:
             _warn(plans[job.row], f"row {job.row}: ")
@@ -113,7 +100,7 @@ def edit(
     source = check_files(job, overwrite=overwrite, makes_folder=False)
     found = find_model(model)
     plan = check_edit(source, job.prompt, job.output, settings, found.info(lora), compare=compare)
-    loading = made_of(options, Loading, model=found)
+    loading = options.made_of(given, Loading, model=found)
     _warn(plan)
     if dry_run:
         _describe(job, plan)
@@ -140,13 +127,13 @@ def _load(loading: "Loading") -> "SamaPipeline":
     return pipe
 
 
-def _check_given_once(options: Mapping[str, Any]) -> None:
+def _check_given_once(values: Mapping[str, Any]) -> None:
     names = {"VIDEO": "video", "--video": "video_option", "PROMPT": "prompt", "--prompt": "prompt_option"}
-    given = [name for name, option in names.items() if options[option] is not None]
+    given = [name for name, option in names.items() if values[option] is not None]
     for one, other in (("VIDEO", "--video"), ("PROMPT", "--prompt")):
         if one in given and other in given:
             raise UserError(f"{one} and {other} are the same; give one of them")
-    if options["manifest"] is not None and given:
+    if values["manifest"] is not None and given:
         raise UserError(f"{given[0]} and --manifest do not go together: the manifest names videos and prompts")
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from ..video import VideoReader
 
 # Failures named in one sentence; all are in the record of failures.
-SHOWN_FAILURES = 3
+_SHOWN_FAILURES = 3
 # Of a row's fields, what an edit has no use for, and what one would expect to do something.
-UNUSED_FIELDS = ("tgt_video", "ref_image", "mask")
+_UNUSED_FIELDS = ("tgt_video", "ref_image", "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def _below(folder: Path, output: str, allow_outside: bool) -> Path:
 
 
 def _unused_columns(row: "Row") -> list[str]:
-    fields_given = [name for name in UNUSED_FIELDS if getattr(row, name) is not None]
+    fields_given = [name for name in _UNUSED_FIELDS if getattr(row, name) is not None]
     return [*fields_given, *(name for name in row.extra if name != "output" and setting_of(name) is None)]
 
 
@@ -409,7 +409,7 @@ def check_files(job: Job, *, overwrite: bool, makes_folder: bool) -> "VideoReade
 
 
 def _briefly(failures: Mapping[int, str]) -> str:
-    shown = [f"row {row}: {why}" for row, why in sorted(failures.items())[:SHOWN_FAILURES]]
+    shown = [f"row {row}: {why}" for row, why in sorted(failures.items())[:_SHOWN_FAILURES]]
     more = len(failures) - len(shown)
     return "; ".join([*shown, *([f"and {more} more"] if more else [])])
 

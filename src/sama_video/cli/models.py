@@ -46,6 +46,7 @@ def convert(
     merge_into: Annotated[str | None, typer.Option(help="SOURCE is a LoRA: write this model with it merged.")] = None,
 ) -> None:
     """Convert weights between the official release's files and a folder that every command loads."""
+    options = locals()
     if to not in ("diffusers", "official"):
         raise UserError(f"--to must be diffusers or official, got {to!r}")
     if not source.exists():
@@ -53,18 +54,7 @@ def convert(
 
     from ..pipelines.conversion import convert_files  # imports torch
 
-    conversion = convert_files(
-        source,
-        output,
-        to=to,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        num_attention_heads=num_attention_heads,
-        dtype=dtype,
-        overwrite=overwrite,
-        merge_into=merge_into,
-    )
+    conversion = convert_files(**options)
     for path in conversion.files:
         say(str(path))
     for note in conversion.notes:

@@ -39,7 +39,7 @@ from .settings import EditSettings
 if TYPE_CHECKING:
     from ..pipelines.pipeline_sama import SamaPipeline
 
-CONTACT_COLUMNS = 6
+_CONTACT_COLUMNS = 6
 
 
 def _cut(pixels: np.ndarray, area: tuple[int, int, int, int]) -> np.ndarray:
@@ -264,7 +264,7 @@ def _write_result(
 ) -> None:
     num_frames = len(clip.frames)
     upsampler = JointUpsampler(_to_tensor(clip.frames), edited) if plan.detail == "source" else None
-    shown = {round(i * (num_frames - 1) / max(1, CONTACT_COLUMNS - 1)) for i in range(CONTACT_COLUMNS)}
+    shown = {round(i * (num_frames - 1) / max(1, _CONTACT_COLUMNS - 1)) for i in range(_CONTACT_COLUMNS)}
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def results() -> Iterator[tuple[Frame, Frame]]:

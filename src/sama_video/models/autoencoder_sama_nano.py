@@ -22,7 +22,7 @@ from .shapes import TEMPORAL_FACTOR, LatentShape, VideoShape
 
 PATCH = (TEMPORAL_FACTOR, 8, 8)
 PATCH_VALUES = 3 * math.prod(PATCH)
-PATCHES = {"p": PATCH[0], "q": PATCH[1], "r": PATCH[2]}
+_PATCHES = {"p": PATCH[0], "q": PATCH[1], "r": PATCH[2]}
 
 
 def _zeroed(layer: nn.Conv3d) -> nn.Conv3d:
@@ -81,11 +81,11 @@ class AutoencoderSamaNano(ModelMixin, ConfigMixin):
         _, _, frames, height, width = video.shape
         LatentShape.from_video(VideoShape(num_frames=frames, height=height, width=width), PATCH[1])
         video = torch.cat([video[:, :, :1].expand(-1, -1, PATCH[0] - 1, -1, -1), video], dim=2)
-        return rearrange(video, "b c (f p) (h q) (w r) -> b f h w (c p q r)", **PATCHES)
+        return rearrange(video, "b c (f p) (h q) (w r) -> b f h w (c p q r)", **_PATCHES)
 
     def unpatchify(self, patches: torch.Tensor) -> torch.Tensor:
         """Inverse of [`patchify`]."""
-        video = rearrange(patches, "b f h w (c p q r) -> b c (f p) (h q) (w r)", c=3, **PATCHES)
+        video = rearrange(patches, "b f h w (c p q r) -> b c (f p) (h q) (w r)", c=3, **_PATCHES)
         return video[:, :, PATCH[0] - 1 :]
 
     @apply_forward_hook

@@ -26,7 +26,7 @@ from .transformer_sama import SamaTransformer3DModel
 from .weight_files import listed
 
 # What shapes do not say of a model; files of ours have it in their headers, which other programs ignore.
-HEADER_KEY = "sama_config"
+_HEADER_KEY = "sama_config"
 # One tensor under two names, stored once.
 TIED = "encoder.embed_tokens.weight"
 
@@ -34,7 +34,7 @@ TIED = "encoder.embed_tokens.weight"
 def official_header(config: Mapping[str, Any], **more: Mapping[str, Any]) -> dict[str, str]:
     """Of a file with official names: the part's whole configuration, and `more` entries."""
     public = {name: value for name, value in config.items() if not name.startswith("_")}
-    return {"format": "pt", HEADER_KEY: json.dumps(public)} | {key: json.dumps(value) for key, value in more.items()}
+    return {"format": "pt", _HEADER_KEY: json.dumps(public)} | {key: json.dumps(value) for key, value in more.items()}
 
 
 def _rename_all(state: StateDict, rename: Callable[[str], str | None], what: str) -> StateDict:
@@ -54,7 +54,7 @@ def _need(state: StateDict, what: str, dimensions: Mapping[str, int]) -> None:
         raise UserError(f"this is not {what}; nothing was converted. misshapen: {listed(odd)}")
 
 
-def infer_transformer_config(state: StateDict, num_attention_heads: int | None = None) -> dict:
+def _infer_transformer_config(state: StateDict, num_attention_heads: int | None = None) -> dict:
     """Constructor arguments of the transformer whose official state dict this is (head width 128 unless told).
 
     Raises:
@@ -75,7 +75,7 @@ def infer_transformer_config(state: StateDict, num_attention_heads: int | None =
         "text_dim": state["text_embedding.0.weight"].shape[1],
         "freq_dim": state["time_embedding.0.weight"].shape[1],
         "ffn_dim": state["blocks.0.ffn.0.weight"].shape[0],
-        "num_layers": count_blocks(state, TRANSFORMER),
+        "num_layers": _count_blocks(state, TRANSFORMER),
     }
     if "siglip_feat_mlp.fc1.weight" in state:
         _need(state, TRANSFORMER, {"siglip_feat_mlp.fc1.weight": 2})
@@ -83,7 +83,7 @@ def infer_transformer_config(state: StateDict, num_attention_heads: int | None =
     return config
 
 
-def count_blocks(state: StateDict, what: str) -> int:
+def _count_blocks(state: StateDict, what: str) -> int:
     """Raises UserError unless they are numbered from 0 without a gap."""
     numbers = {int(match[1]) for key in state if (match := re.match(r"blocks\.(\d{1,6})\.", key))}
     if not numbers or numbers != set(range(len(numbers))):
@@ -135,11 +135,11 @@ def load_official_transformer(
             f"{weights.where} has diffusers' names, and its settings are in the config.json that came with it; give "
             "the folder that holds both"
         )
-    header = header_entry(weights.header, HEADER_KEY)
+    header = header_entry(weights.header, _HEADER_KEY)
     heads = header.get("num_attention_heads", num_attention_heads)
     if not isinstance(heads, int | None):
         raise UserError(f"the header of {weights.where} says {heads!r} attention heads; get the file again")
-    config = _whole_config(infer_transformer_config(state, heads), header, heads is not None, weights)
+    config = _whole_config(_infer_transformer_config(state, heads), header, heads is not None, weights)
     _check_channels(config, weights.where)
     state = _rename_all(state, renamer(TRANSFORMER_KEYS), TRANSFORMER)
     return build_transformer(state, config, is_stock=not any(key.startswith(SAMA_KEYS) for key in state))
@@ -234,7 +234,7 @@ def load_official_vae(path: str | Path | Weights) -> AutoencoderKLWan:
     refuse_foreign(state, weights.where, VAE)
     sizes = ("encoder.conv1.weight", "decoder.head.2.weight", "conv1.weight", "conv2.weight")
     _need(state, VAE, dict.fromkeys(sizes, 5))
-    config = header_entry(weights.header, HEADER_KEY) or _infer_vae_config(state)
+    config = header_entry(weights.header, _HEADER_KEY) or _infer_vae_config(state)
     state = _rename_all(state, renamer(vae_keys(_is_wan22_vae(state))), VAE)
     return build_vae(AutoencoderKLWan, state, config)
 
@@ -291,7 +291,7 @@ def load_official_text_encoder(path: str | Path | Weights) -> UMT5EncoderModel:
         state = _rename_all(plain, renamer(TEXT_ENCODER_KEYS, reverse=True), TEXT_ENCODER)
     sizes = {"token_embedding.weight": 2, "blocks.0.ffn.fc1.weight": 2, "blocks.0.attn.q.weight": 2}
     _need(state, TEXT_ENCODER, sizes | {"blocks.0.pos_embedding.embedding.weight": 2})
-    config = header_entry(weights.header, HEADER_KEY) or _infer_text_encoder_config(state)
+    config = header_entry(weights.header, _HEADER_KEY) or _infer_text_encoder_config(state)
     return build_text_encoder(_rename_all(state, renamer(TEXT_ENCODER_KEYS), TEXT_ENCODER), config)
 
 
@@ -303,7 +303,7 @@ def _infer_text_encoder_config(state: StateDict) -> dict[str, Any]:
         "d_model": width,
         "d_kv": state["blocks.0.attn.q.weight"].shape[0] // heads,
         "d_ff": state["blocks.0.ffn.fc1.weight"].shape[0],
-        "num_layers": count_blocks(state, TEXT_ENCODER),
+        "num_layers": _count_blocks(state, TEXT_ENCODER),
         "num_heads": heads,
         "relative_attention_num_buckets": buckets,
         "feed_forward_proj": "gated-gelu",

@@ -116,8 +116,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "wan2.1-14b": Preset(transformer=_wan(40, 40, 13824), num_parameters=14_300_847_552),
 }
-RELEASED, WITH_WAN22_VAE = "wan2.1-14b", "wan2.2-5b"
-WAN_TEXT_DIM = 4096
+_RELEASED, _WITH_WAN22_VAE = "wan2.1-14b", "wan2.2-5b"
+_WAN_TEXT_DIM = 4096
 
 
 def preset_of(transformer: Mapping[str, Any]) -> str | None:
@@ -128,19 +128,19 @@ def preset_of(transformer: Mapping[str, Any]) -> str | None:
     """
     sizes = ("num_layers", "ffn_dim", "in_channels", "out_channels", "text_dim")
     for name, preset in PRESETS.items():
-        own = {"text_dim": WAN_TEXT_DIM} | dict(preset.transformer)
-        if all(transformer[size] == own[size] for size in sizes) and width_of(transformer) == width_of(own):
+        own = {"text_dim": _WAN_TEXT_DIM} | dict(preset.transformer)
+        if all(transformer[size] == own[size] for size in sizes) and _width_of(transformer) == _width_of(own):
             return name
     return None
 
 
-def width_of(transformer: Mapping[str, Any]) -> int:
+def _width_of(transformer: Mapping[str, Any]) -> int:
     return transformer["num_attention_heads"] * transformer["attention_head_dim"]
 
 
 def nearest_preset(spatial_factor: int) -> str:
     """For a model of no known size: the one that shares its VAE, else the released one."""
-    return WITH_WAN22_VAE if spatial_factor == PRESETS[WITH_WAN22_VAE].spatial_factor else RELEASED
+    return _WITH_WAN22_VAE if spatial_factor == PRESETS[_WITH_WAN22_VAE].spatial_factor else _RELEASED
 
 
 def estimate(
@@ -171,7 +171,7 @@ def estimate(
     except ValueError as error:
         raise UserError(str(error)) from error
     per_clip, semantic = shape.num_tokens(), settings.num_semantic_tokens
-    inner = width_of(model)
+    inner = _width_of(model)
     activations = (2 * per_clip + semantic) * (8 * inner + model["ffn_dim"]) * 2
     weights = preset.num_parameters * 2
     where = "shipped with the package" if name in PRESETS else f"in {preset.weights}"

@@ -39,7 +39,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 LIBRARIES = (diffusers.logging, transformers.logging)
 # Weights in these dtypes become the model's by rounding; others (whole numbers, float4) mean something else there.
-FLOATING = (
+_FLOATING = (
     torch.float64,
     torch.float32,
     torch.float16,
@@ -47,7 +47,7 @@ FLOATING = (
     torch.float8_e4m3fn,
     torch.float8_e5m2,
 )
-SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
+_SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -79,7 +79,7 @@ class TensorSpec:
         return cls(tuple(tensor.shape), tensor.dtype)
 
 
-def read_specs(file: Path) -> dict[str, TensorSpec]:
+def _read_specs(file: Path) -> dict[str, TensorSpec]:
     """The tensors of a file of safetensors or of PyTorch's format, without reading them. Runs no code of the file's.
 
     Raises:
@@ -94,7 +94,7 @@ def _read_safetensors_header(file: Path) -> dict[str, TensorSpec]:
             slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
             words = {key: str(one.get_dtype()) for key, one in slices.items()}
             return {
-                key: TensorSpec(tuple(one.get_shape()), SAFETENSORS_DTYPES.get(words[key], words[key]))
+                key: TensorSpec(tuple(one.get_shape()), _SAFETENSORS_DTYPES.get(words[key], words[key]))
                 for key, one in slices.items()
             }
     except Exception as error:  # of safetensors and of the system
@@ -131,7 +131,7 @@ def read_folder_specs(weights: WeightFiles) -> dict[str, TensorSpec]:
     """
     specs: dict[str, TensorSpec] = {}
     for file in weights.files:
-        found = read_specs(file)
+        found = _read_specs(file)
         if both := sorted(specs.keys() & found.keys()):
             raise UserError(f"{file} repeats tensors of another file: {listed(both)}; download the model again")
         if weights.index is not None:
@@ -171,7 +171,7 @@ def _names_that_do_not_fit(
 
 
 def _is_whole(spec: TensorSpec, own: torch.Tensor) -> bool:
-    return own.is_floating_point() and spec.dtype not in FLOATING
+    return own.is_floating_point() and spec.dtype not in _FLOATING
 
 
 def _with_dtype(key: str, spec: TensorSpec) -> str:

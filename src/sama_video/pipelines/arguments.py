@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from ..models.shapes import nearest_multiple, wrong_num_frames
 from ..system.errors import UserError
 
-OUTPUT_TYPES = ("np", "pt", "pil", "latent")
+_OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
 
 def check_text(
@@ -66,8 +66,8 @@ def check_numbers(
         raise ValueError(f"guidance_scale must be a number, got {guidance_scale}; 1 is no guidance")
     if not 0 < flow_shift < math.inf:
         raise ValueError(f"flow_shift must be above 0, got {flow_shift}; 1 is no shift")
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+    if output_type not in _OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(_OUTPUT_TYPES)}, got {output_type!r}")
 
 
 def check_parts(pipe: DiffusionPipeline, encodes_text: bool, needs_vae: bool) -> None:

@@ -27,7 +27,7 @@ from ..models.weight_files import listed, read_json_object
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 PEFT_CONFIG = "adapter_config.json"  # what peft's own `save_pretrained` writes beside the weights
 PREFIX, TRANSFORMER = "sama.", "transformer."
-DIFFERENCES = (".diff", ".diff_b")
+_DIFFERENCES = (".diff", ".diff_b")
 # Of the transformer's configuration and the pipeline's, what a LoRA is trained with.
 SETTINGS = ("roles", "source", "semantic_prediction", "num_semantic_tokens")
 
@@ -86,7 +86,7 @@ class FullChanges:
     @classmethod
     def of(cls, state: StateDict, parameters: Mapping[str, torch.Tensor]) -> "FullChanges":
         """Raises ValueError for parameters that the model does not have."""
-        trained = {key: value for key, value in state.items() if not key.endswith(DIFFERENCES)}
+        trained = {key: value for key, value in state.items() if not key.endswith(_DIFFERENCES)}
         differences = {_parameter_of(key, parameters): state[key] for key in state.keys() - trained.keys()}
         changed = (*trained.items(), *differences.items())
         unfit = [key for key, value in changed if key not in parameters or parameters[key].shape != value.shape]

@@ -30,8 +30,8 @@ INDEX = "model_index.json"
 # The components that have weights, and how their libraries name the files.
 WEIGHT_STEMS = {"transformer": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": TRANSFORMERS_STEM}
 DTYPES = ("float32", "bfloat16", "float16")
-OFFLOADS = ("none", "model", "sequential", "group")
-SCHEDULERS = ("euler", "unipc")
+_OFFLOADS = ("none", "model", "sequential", "group")
+_SCHEDULERS = ("euler", "unipc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +220,7 @@ class Loading:
     lora: list[str] | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("dtype", ("auto", *DTYPES)), ("offload", OFFLOADS), ("scheduler", SCHEDULERS)):
+        for name, allowed in (("dtype", ("auto", *DTYPES)), ("offload", _OFFLOADS), ("scheduler", _SCHEDULERS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.device != "auto":
