@@ -71,7 +71,7 @@ def main() -> None:
     settings = EditSettings(num_frames=arguments.num_frames, num_inference_steps=steps)
     for clip in arguments.clips:
         reader = VideoReader(clip)
-        plan = plan_edit(reader.info, settings, pipe.facts)
+        plan = plan_edit(reader.info, settings, pipe.model_info)
         frames = read_at_model_size(reader, plan, settings).frames
         source, middle, pairs = to_tensor(frames), len(frames) // 2, []
         for look, make in LOOKS.items():

@@ -11,7 +11,7 @@ import pytest
 import sama_video
 from sama_video.editing import EditSettings, edit_video, plan_edit, read_sidecar, sidecar_of, window_starts
 from sama_video.pipelines.loading import load_pipeline
-from sama_video.pipelines.selection import ModelFacts
+from sama_video.pipelines.selection import ModelInfo
 from sama_video.system.errors import UserError
 from sama_video.video import VideoInfo, VideoReader
 from tests import tiny
@@ -148,7 +148,7 @@ def test_windows_cover_everything_and_overlap(frames, window):
 
 def plan(info=(480, 640), **settings):
     info = VideoInfo(*info, Fraction(25), 30, has_audio=False, is_image=False)
-    facts = ModelFacts(
+    facts = ModelInfo(
         pixel_multiple=16,
         native_area=128 * 128,
         native_num_frames=33,

@@ -1,6 +1,8 @@
-"""Imports point one way, from `cli` down to `system`: the layers below, and never upwards or sideways."""
+"""Imports point one way, from `cli` down to `system`: the layers below, and never upwards, sideways or in a circle."""
 
 import ast
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import sama_video
@@ -19,36 +21,79 @@ LAYERS = (
 )
 
 
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in ROOT.rglob("*.py")}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def imported_modules(name: str):
+    """Every module of the package that a module imports, at whatever place: in functions, under TYPE_CHECKING."""
+    package = name.split(".") if MODULES[name].name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                found = next((full for full in (f"{base}.{alias.name}", base) if full in MODULES), None)
+                # The package's own `__init__` holds nothing but names of its modules, and the version.
+                if found is not None and found != "sama_video":
+                    yield found
+
+
+GRAPH = {name: set(imported_modules(name)) - {name} for name in MODULES}
+
+
+def room_of(name: str) -> str:
+    return name.split(".")[1]
+
+
 def layer_of(name: str) -> int:
-    return next(index for index, layer in enumerate(LAYERS) if name in layer)
-
-
-def imported_parts(path: Path):
-    """First parts below the package of every module that a file imports from the package."""
-    depth = len(path.relative_to(ROOT).parts)
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            if node.level == depth:
-                names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-                yield from (name for name in names if name != "__version__")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sama_video."):
-            yield node.module.split(".")[1]
+    return next(index for index, layer in enumerate(LAYERS) if room_of(name) in layer)
 
 
 def test_imports_point_one_way():
-    backward = set()
-    for path in ROOT.rglob("*.py"):
-        relative = path.relative_to(ROOT)
-        own = relative.parts[0].removesuffix(".py")
-        if own == "__init__":
-            continue
-        for part in imported_parts(path):
-            if part != own and layer_of(part) >= layer_of(own):
-                backward.add((str(relative), part))
-    assert not backward
+    below = {name: found for name, found in GRAPH.items() if name != "sama_video"}
+    pairs = {(name, one) for name, found in below.items() for one in found if room_of(one) != room_of(name)}
+    assert {pair for pair in pairs if layer_of(pair[1]) >= layer_of(pair[0])} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {name: set(found) for name, found in GRAPH.items()}
+    # One type of the loop, for a checker of types.
+    graph["sama_video.training.logs.runlog"].discard("sama_video.training.trainer")
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"these import each other: {' <- '.join(error.args[1])}") from error
+
+
+def test_the_graph_sees_imports_of_every_kind():
+    assert "sama_video.pipelines.pipeline_sama" in GRAPH["sama_video.pipelines.registration"]  # in a function
+    assert "sama_video.pipelines.pipeline_sama" in GRAPH["sama_video.editing.editor"]  # under TYPE_CHECKING
+    assert "sama_video.pipelines.registration" in GRAPH["sama_video"]
+
+
+def test_no_two_modules_have_one_name():
+    """A package may be named as the command of its room (`data/`, `cli/data.py`)."""
+    names = Counter(path.stem for path in MODULES.values() if path.stem not in ("__init__", "__main__"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_module_says_what_it_is_for():
-    for path in ROOT.rglob("*.py"):
-        text = ast.get_docstring(ast.parse(path.read_text()))
-        assert text or not path.read_text().strip(), path
+    for name, tree in TREES.items():
+        assert ast.get_docstring(tree) or not tree.body, name
+
+
+def test_the_names_that_a_room_offers_are_there():
+    for name, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["__all__"]:
+                module = __import__(name, fromlist=["*"])
+                for offered in ast.literal_eval(node.value):
+                    assert f"{name}.{offered}" in MODULES or hasattr(module, offered), (name, offered)

@@ -3,10 +3,11 @@
 The names below are imported at their first use, so that `import sama_video` stays fast.
 """
 
-from importlib import import_module, metadata
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
+from typing import TYPE_CHECKING
 
 from .pipelines.registration import register
+from .system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .editing import EditSettings, edit_video
@@ -17,19 +18,7 @@ __all__ = ["EditSettings", "SamaPipeline", "__version__", "edit_video", "load_pi
 
 __version__ = metadata.version("sama-video")
 
-_MODULES = {
-    "EditSettings": "editing",
-    "edit_video": "editing",
-    "load_pipeline": "pipelines.loading",
-    "SamaPipeline": "pipelines.pipeline_sama",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-
+__getattr__ = lazy_names(__name__, __all__, "editing", "pipelines.pipeline_sama", "pipelines.loading")
 
 # So that `DiffusionPipeline.from_pretrained(folder)` knows our class, whichever of the two is imported first.
 register()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sama_video.editing import EditSettings, check_edit, edit_video
-from sama_video.pipelines.selection import read_facts
+from sama_video.pipelines.selection import find_model
 from sama_video.system.errors import UserError
 from sama_video.video import Frame, VideoReader, VideoWriter, check_picture_size
 from tests import tiny
@@ -71,8 +71,8 @@ def test_a_wide_clip_is_refused_before_the_model_is_loaded(tmp_path):
         container.mux(stream.encode())
     reader = VideoReader(source)
     with pytest.raises(UserError, match="17000x16 cannot be written"):
-        check_edit(reader, "make it red", tmp_path / "out.mp4", EditSettings(), read_facts("nano"))
-    plan = check_edit(reader, "x", tmp_path / "out.mp4", EditSettings(output_size="model"), read_facts("nano"))
+        check_edit(reader, "make it red", tmp_path / "out.mp4", EditSettings(), find_model("nano").info())
+    plan = check_edit(reader, "x", tmp_path / "out.mp4", EditSettings(output_size="model"), find_model("nano").info())
     assert max(plan.output_size) < 16384
 
 

@@ -24,7 +24,7 @@ from sama_video.models.presets import ASSETS, PRESETS, PipelineSettings
 from sama_video.pipelines.conversion import EXPERTS, convert_files
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.pipelines.pipeline_sama import SamaPipeline
-from sama_video.pipelines.selection import read_preset
+from sama_video.pipelines.selection import find_model, read_preset
 from sama_video.system.errors import UserError
 from tests import tiny
 from tests.golden import FOLDER
@@ -142,7 +142,7 @@ def test_other_numbers_are_all_that_dtype_changes(tmp_path):
 
 
 def test_the_preset_of_the_shipped_model_is_what_ships():
-    shipped = read_preset(NANO)
+    shipped = read_preset(find_model(NANO))
     nano = PRESETS["nano"]
     assert (shipped.settings, shipped.num_parameters) == (nano.settings, nano.num_parameters)
     assert shipped.spatial_factor == nano.spatial_factor
@@ -243,7 +243,7 @@ def test_a_file_of_a_known_size_that_says_nothing(tmp_path):
     torch.save(load_file(tmp_path / "official" / "sama.safetensors"), tmp_path / "model.pth")
     conversion = convert_files(tmp_path / "model.pth", tmp_path / "pipe", vae=NANO / "vae")
     assert conversion.notes == []
-    assert read_preset(tmp_path / "pipe").settings == PRESETS["nano"].settings
+    assert read_preset(find_model(tmp_path / "pipe")).settings == PRESETS["nano"].settings
     transformer = json.loads((tmp_path / "pipe" / "transformer" / "config.json").read_text())
     assert (transformer["num_attention_heads"], transformer["semantic_rope"]) == (8, "identity")
 

@@ -18,7 +18,7 @@ from sama_video.editing import EditSettings, edit_video
 from sama_video.models.strict_loading import check_finite, quiet_libraries
 from sama_video.pipelines.conversion import convert_files
 from sama_video.pipelines.loading import load_pipeline
-from sama_video.pipelines.selection import Loading, ModelFacts, read_facts
+from sama_video.pipelines.selection import Loading, ModelInfo, find_model
 from sama_video.system.errors import UserError
 from sama_video.system.files import hash_configuration, hash_weights
 from tests import tiny
@@ -165,16 +165,16 @@ def test_what_the_configurations_decide_is_said_before_any_weight_is_read(file, 
     for part in ("transformer", "vae", "text_encoder"):  # there, and not looked into
         weights_of(folder, part).write_bytes(b"x")
     with pytest.raises(UserError, match="model") as error:
-        read_facts(str(folder))
+        find_model(folder).info()
     assert words in str(error.value)
 
 
-def test_facts_of_no_model():
+def test_what_no_model_can_have():
     for values in ({"native_area": 0}, {"native_num_frames": 4}, {"default_guidance_scale": float("nan")}):
         with pytest.raises(ValueError, match=next(iter(values))):
-            ModelFacts(pixel_multiple=16, **values)
+            ModelInfo(pixel_multiple=16, **values)
     with pytest.raises(ValueError, match="pixel_multiple is 0"):
-        ModelFacts(pixel_multiple=0)
+        ModelInfo(pixel_multiple=0)
 
 
 def test_commands_end_with_one_sentence(folder, tmp_path, monkeypatch, capsys):
@@ -279,7 +279,7 @@ def test_identity_of_folders_of_any_format(folder):
 
 def test_the_shipped_models_identity_is_that_of_older_records():
     """Weights by their safetensors files alone, as version 0.1.0 wrote it."""
-    provenance = Loading().provenance
+    provenance = Loading(model=find_model("nano")).provenance
     assert provenance["weights"] == "sha256:0d3862e7e214a4c5574bf633dd7e2a3aba60292bf717c52aaaecc5061cc77276"
     assert provenance["configuration"].startswith("sha256:")
 
@@ -311,7 +311,7 @@ def test_a_hub_id_is_loaded_as_strictly(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert read_facts("someone/sama").native_area == 1024
+    assert find_model("someone/sama").info().native_area == 1024
     state = load_file(weights_of(snapshot, "vae"))
     save_file({key + "x": value for key, value in state.items()}, weights_of(snapshot, "vae"), {"format": "pt"})
     with pytest.raises(UserError, match=r"unknown: decoder\.conv_in\.biasx, .* missing: decoder\.conv_in\.bias, "):

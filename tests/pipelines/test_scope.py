@@ -3,7 +3,7 @@
 import pytest
 
 from sama_video.pipelines.scope import familiarity, is_far
-from sama_video.pipelines.selection import read_facts
+from sama_video.pipelines.selection import find_model
 from sama_video.synth.edits import FAMILIES
 from sama_video.synth.engine import Engine
 from sama_video.synth.instructions import look_examples
@@ -11,7 +11,7 @@ from sama_video.synth.instructions import look_examples
 
 @pytest.fixture(scope="module")
 def nano():
-    return read_facts("nano").trained_for
+    return find_model("nano").info().trained_for
 
 
 def test_the_nano_says_its_fourteen_looks_as_they_were_trained(nano):
@@ -79,5 +79,5 @@ def test_words_of_all_kinds_say_nothing():
 
 
 def test_a_lora_makes_the_scope_unknown():
-    assert read_facts("nano").trained_for
-    assert not read_facts("nano", lora=["a.safetensors"]).trained_for
+    assert find_model("nano").info().trained_for
+    assert not find_model("nano").info(["a.safetensors"]).trained_for

@@ -108,7 +108,7 @@ def test_a_process_that_nobody_waited_for_is_dead(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read()  # until it has ended; it is a zombie until `wait`
-        while not files._is_ended(process.pid):
+        while files._is_running(process.pid):
             pass
         plant(tmp_path, f".a.{owner(process.pid)}.part.mp4")
         sweep(tmp_path)

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ..data.manifest import Row
     from ..editing import EditPlan, EditSettings
     from ..pipelines.pipeline_sama import SamaPipeline
-    from ..pipelines.selection import Loading, ModelFacts
+    from ..pipelines.selection import Loading, ModelInfo
     from ..video import VideoReader
 
 # Failures named in one sentence; all are in the record of failures.
-SHOWN_FAILURES = 3
+_SHOWN_FAILURES = 3
 # Of a row's fields, what an edit has no use for, and what one would expect to do something.
-UNUSED_FIELDS = ("tgt_video", "ref_image", "mask")
+_UNUSED_FIELDS = ("tgt_video", "ref_image", "mask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +37,20 @@ class Job:
     prompt: str
     output: Path
     settings: "EditSettings"
+    with_compare: bool = False
     row: int = 1
 
     @property
-    def compare(self) -> Path:
-        return self.output.with_name(f"{self.output.stem}_compare{self.output.suffix}")
+    def compare(self) -> Path | None:
+        """Where source and result go side by side, if they do."""
+        return self.output.with_name(f"{self.output.stem}_compare{self.output.suffix}") if self.with_compare else None
 
-    def outputs(self, compare: bool) -> list[Path]:
+    @property
+    def outputs(self) -> list[Path]:
         """All files that it writes."""
         from ..editing import sidecar_of
 
-        return [self.output, sidecar_of(self.output), *([self.compare] if compare else [])]
+        return [self.output, sidecar_of(self.output), *([] if self.compare is None else [self.compare])]
 
 
 @dataclass(kw_only=True)
@@ -90,6 +93,7 @@ def read_rows(
     settings: "EditSettings",
     column_map: Sequence[str] = (),
     *,
+    compare: bool = False,
     allow_outside: bool = False,
 ) -> Rows:
     """The rows of a manifest; results go to `folder`, under the name in a row's `output` if it has one. Columns named
@@ -106,7 +110,8 @@ def read_rows(
         rows.count = number
         unused |= dict.fromkeys(_unused_columns(row))
         try:
-            rows.jobs.append(_job(row, number, folder, settings, allow_outside))
+            job = _job(row, number, folder, settings, allow_outside)
+            rows.jobs.append(replace(job, with_compare=compare))
         except UserError as error:
             rows.failures[number] = str(error)
     rows.unused = list(unused)
@@ -144,7 +149,7 @@ def _below(folder: Path, output: str, allow_outside: bool) -> Path:
 
 
 def _unused_columns(row: "Row") -> list[str]:
-    fields_given = [name for name in UNUSED_FIELDS if getattr(row, name) is not None]
+    fields_given = [name for name in _UNUSED_FIELDS if getattr(row, name) is not None]
     return [*fields_given, *(name for name in row.extra if name != "output" and setting_of(name) is None)]
 
 
@@ -200,17 +205,17 @@ def _whole(text: str) -> int:
         return int(number)
 
 
-def refuse_collisions(rows: Rows, compare: bool) -> None:
+def _refuse_collisions(rows: Rows) -> None:
     """Rows that would write the same file, or the source of any row, fail: also those whose names differ only in
     letters that some disks take for the same."""
     writers: dict[str, list[int]] = defaultdict(list)
     for job in rows.jobs:
-        for path in job.outputs(compare):
+        for path in job.outputs:
             writers[_key(path)].append(job.row)
     sources = {_identity(job.video): job.row for job in rows.jobs}
 
     def alone(job: Job) -> None:
-        for path in job.outputs(compare):
+        for path in job.outputs:
             others = [row for row in writers[_key(path)] if row != job.row]
             if others:
                 raise UserError(f"it and row {others[0]} would both write {path.name}; give each an output of its own")
@@ -234,7 +239,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return stat.st_dev, stat.st_ino
 
 
-def is_done(job: Job, loading: "Loading", facts: "ModelFacts") -> bool:
+def _is_done(job: Job, loading: "Loading", model: "ModelInfo") -> bool:
     """Whether the result is there already.
 
     Raises:
@@ -247,7 +252,7 @@ def is_done(job: Job, loading: "Loading", facts: "ModelFacts") -> bool:
     record = read_sidecar(job.output)
     if record is None:
         raise UserError(f"{job.output} exists without the record of an edit; move it away or pass `overwrite`")
-    changed = differences(record, job.video, job.prompt, job.settings.resolved(facts), loading.provenance)
+    changed = differences(record, job.video, job.prompt, job.settings.resolved(model), loading.provenance)
     if changed:
         names = [f"`{name}`" if hasattr(job.settings, name) else name for name in changed]
         raise UserError(
@@ -266,146 +271,145 @@ class Batch:
     Args:
         manifest: its file.
         folder: where results and the record of failures go.
-        edit: makes one edit.
-        load: loads the model.
-        compare, overwrite: the command's options.
+        rows: what the manifest asks for; those that fail leave its jobs.
+        overwrite: make results again that are there.
     """
 
     manifest: Path
     folder: Path
-    edit: "Callable[[SamaPipeline, Job], object]"
-    load: "Callable[[Loading], SamaPipeline]"
-    compare: bool
+    rows: Rows
     overwrite: bool
+    _sources: "dict[int, VideoReader]" = field(default_factory=dict)
 
     @property
     def record(self) -> Path:
         """Of the rows that failed, one JSON object a line; there is none where none did."""
         return self.folder / f"{self.manifest.stem}.failures.jsonl"
 
-    def check_files(self, rows: Rows) -> None:
+    def check_files(self) -> None:
         """What needs no model: sources that can be read, outputs that can be written.
 
         Raises:
             UserError: if no row is left.
         """
-        if rows.unused:
-            remark(f"columns not used: {', '.join(rows.unused)}")
-        refuse_collisions(rows, self.compare)
-        rows.keep(self._check_files)
-        self._check_any(rows)
+        if self.rows.unused:
+            remark(f"columns not used: {', '.join(self.rows.unused)}")
+        _refuse_collisions(self.rows)
+        self.rows.keep(self._check_files)
+        self._check_any()
 
     def _check_files(self, job: Job) -> None:
-        if job.output.exists() and not self.overwrite:
-            return
-        check_files(job, self.compare, overwrite=self.overwrite, makes_folder=True)
+        if self.overwrite or not job.output.exists():
+            self._sources[job.row] = check_files(job, overwrite=self.overwrite, makes_folder=True)
 
-    def plan(self, rows: Rows, loading: "Loading", facts: "ModelFacts") -> "dict[int, EditPlan]":
-        """Plans of the rows that are still to be edited, by their numbers; the others leave `rows`.
+    def plan(self, loading: "Loading", model: "ModelInfo") -> "dict[int, EditPlan]":
+        """Plans of the rows that are still to be edited, by their numbers; those that are done leave `rows` too.
 
         Raises:
             UserError: if no row is done or left.
         """
         from ..editing import check_edit
-        from ..video import VideoReader
 
         plans, done = {}, []
 
         def plan(job: Job) -> bool:
-            if not self.overwrite and is_done(job, loading, facts):
+            if not self.overwrite and _is_done(job, loading, model):
                 done.append(job)
                 return False
-            reader = VideoReader(job.video, job.settings.max_source_pixels)
-            plans[job.row] = check_edit(reader, job.prompt, job.output, job.settings, facts, compare=self.compare)
+            source = self._sources.pop(job.row)
+            plans[job.row] = check_edit(source, job.prompt, job.output, job.settings, model, compare=job.with_compare)
             return True
 
         with ProgressBar() as progress:
-            if any(job.output.exists() for job in rows.jobs) and not self.overwrite:
+            if any(job.output.exists() for job in self.rows.jobs) and not self.overwrite:
                 progress("comparing with the results that exist", 0, 1)
-            rows.keep(plan)
-        _say_done(done, rows.count)
+            self.rows.keep(plan)
+        _say_done(done, self.rows.count)
         if not done:
-            self._check_any(rows)
+            self._check_any()
         return plans
 
-    def _check_any(self, rows: Rows) -> None:
-        if rows.jobs or not rows.failures:
-            return
-        raise UserError(f"no row of {self.manifest.name} can be edited: {_briefly(rows.failures)}")
+    def _check_any(self) -> None:
+        if self.rows.failures and not self.rows.jobs:
+            raise UserError(f"no row of {self.manifest.name} can be edited: {_briefly(self.rows.failures)}")
 
-    def run(self, rows: Rows, loading: "Loading") -> None:
+    def run(self, load: "Callable[[], SamaPipeline]", edit: "Callable[[SamaPipeline, Job], object]") -> None:
         """Edits what is left; rows that fail are said and recorded at once.
 
         Raises:
             UserError: for a full disk, which no other row would survive.
         """
-        if not rows.jobs:
-            self._write_record(rows)
+        jobs, done = self.rows.jobs, 0
+        if not jobs:
+            self._write_record()
             return
-        for folder in {job.output.parent for job in rows.jobs}:
+        for folder in {job.output.parent for job in jobs}:
             sweep(folder)
-        done = 0
         try:
-            pipe = self.load(loading)
-            self._write_record(rows)
-            for job in rows.jobs:
-                done += self._try(job, pipe, rows)
+            pipe = load()
+            self._write_record()
+            for job in jobs:
+                done += self._try(job, lambda job: edit(pipe, job))
         except (KeyboardInterrupt, UserError) as stop:
             if isinstance(stop, KeyboardInterrupt) or is_about_a_full_disk(stop):
-                stop.add_note(f"stopped after {done} of {len(rows.jobs)} edits; the same command resumes")
+                stop.add_note(f"stopped after {done} of {len(jobs)} edits; the same command resumes")
             raise
 
-    def _try(self, job: Job, pipe: "SamaPipeline", rows: Rows) -> bool:
+    def _try(self, job: Job, edit: Callable[[Job], object]) -> bool:
         """Whether the edit was made."""
         try:
             with folder_made(job.output.parent):
-                self.edit(pipe, job)
+                edit(job)
         except Exception as error:
             show_trace(error)
-            rows.failures[job.row] = sentence(error)
-            remark(f"row {job.row} failed: {rows.failures[job.row]}")
-            self._write_record(rows)
+            self.rows.failures[job.row] = sentence(error)
+            remark(f"row {job.row} failed: {self.rows.failures[job.row]}")
+            self._write_record()
             if is_about_a_full_disk(error):
                 raise
             return False
         return True
 
-    def _write_record(self, rows: Rows) -> None:
-        if not rows.failures:
+    def _write_record(self) -> None:
+        if not self.rows.failures:
             self.record.unlink(missing_ok=True)
             return
         with folder_made(self.folder), written_aside(self.record) as aside:
-            lines = [json.dumps({"row": row, "error": why}) for row, why in sorted(rows.failures.items())]
+            lines = [json.dumps({"row": row, "error": why}) for row, why in sorted(self.rows.failures.items())]
             aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def end(self, rows: Rows, *, recorded: bool) -> None:
+    def end(self, *, recorded: bool) -> None:
         """Exit code 1 if any row failed; how many, and where it says why."""
-        if not rows.failures:
+        failures = self.rows.failures
+        if not failures:
             return
-        count = f"{len(rows.failures)} of {rows.count} rows of {self.manifest.name} failed"
-        why = f"{self.record} says why, and the same command tries them again" if recorded else _briefly(rows.failures)
+        count = f"{len(failures)} of {self.rows.count} rows of {self.manifest.name} failed"
+        why = f"{self.record} says why, and the same command tries them again" if recorded else _briefly(failures)
         remark(f"sama: {count}: {why}")
         raise typer.Exit(FAILED)
 
 
-def check_files(job: Job, compare: bool, *, overwrite: bool, makes_folder: bool) -> "VideoReader":
-    """All that can be known of an edit's files without a model. Raises UserError for what does not do."""
+def check_files(job: Job, *, overwrite: bool, makes_folder: bool) -> "VideoReader":
+    """The opened source, with all checked of an edit's files that can be without a model.
+
+    Raises:
+        UserError: for what does not do.
+    """
     from ..editing import check_names, check_outputs
     from ..video import VideoReader, check_output_suffix
 
     reader = VideoReader(job.video, job.settings.max_source_pixels)
     check_output_suffix(job.output, reader.info.is_image)
-    beside = job.compare if compare else None
     if makes_folder and not job.output.parent.is_dir():
-        check_names(job.output, beside)
+        check_names(job.output, job.compare)
         check_folder(job.output.parent)
     else:
-        check_outputs(job.video, job.output, beside, overwrite=overwrite)
+        check_outputs(job.video, job.output, job.compare, overwrite=overwrite)
     return reader
 
 
 def _briefly(failures: Mapping[int, str]) -> str:
-    shown = [f"row {row}: {why}" for row, why in sorted(failures.items())[:SHOWN_FAILURES]]
+    shown = [f"row {row}: {why}" for row, why in sorted(failures.items())[:_SHOWN_FAILURES]]
     more = len(failures) - len(shown)
     return "; ".join([*shown, *([f"and {more} more"] if more else [])])
 

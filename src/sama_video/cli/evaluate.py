@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..system.errors import UserError
+from . import options
 from .judge_options import JudgeOptions, end_of_judging, with_judge_options
 
 if TYPE_CHECKING:
@@ -104,17 +105,17 @@ def predict(
     name: Annotated[
         str | None, typer.Option(help="Of the editor, in tables. Default: the model's or program's.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Preset, local folder or hub id.")] = "nano",
-    lora: Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE; may be given again.")] = None,
+    model: options.ModelName = "nano",
+    lora: options.Lora = None,
     seed: Annotated[int, typer.Option(help="Of every edit.")] = 0,
-    num_inference_steps: Annotated[int | None, typer.Option(help="Default: the model's own.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Default: the model's own; 1 is none.")] = None,
-    flow_shift: Annotated[float | None, typer.Option(help="Default: the model's own.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Working pixels a frame; default: the model's own.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    offload: Annotated[str, typer.Option(help="none, model, sequential or group.")] = "none",
-    vae_tiling: Annotated[bool, typer.Option(help="Encode and decode in tiles, for large frames.")] = False,
+    num_inference_steps: options.NumInferenceSteps = None,
+    guidance_scale: options.GuidanceScale = None,
+    flow_shift: options.FlowShift = None,
+    max_pixels: options.MaxPixels = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    offload: options.Offload = "none",
+    vae_tiling: options.VaeTiling = False,
     tasks: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many items of each task.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Edit again what failed before.")] = True,
@@ -126,6 +127,8 @@ def predict(
     A failure is a record with its reason, and does not stop the others; the exit code is then 1. It is 2 where no item
     can be edited: wrong options, an editor that cannot start, a full disk.
     """
+    given = locals()
+
     from ..evaluation.editors import CommandEditor, ControlEditor, FolderEditor, PipelineEditor
     from ..evaluation.predict import predict as run
     from ..evaluation.predict import select_items, summary
@@ -151,13 +154,7 @@ def predict(
         else:
             from ..editing import EditSettings
 
-            settings = EditSettings(
-                seed=seed,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                flow_shift=flow_shift,
-                max_pixels=max_pixels,
-            )
+            settings = options.made_of(given, EditSettings)
             loading = {"lora": lora, "device": device, "dtype": dtype, "offload": offload, "vae_tiling": vae_tiling}
             chosen = PipelineEditor(model=model, edit=settings, loading=loading)
         info = replace(info, editor=name or chosen.name)

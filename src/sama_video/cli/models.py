@@ -21,14 +21,15 @@ def info(
     """Sizes, tokens, settings and a memory estimate for a model and a clip size."""
     from ..models.presets import PRESETS, estimate
     from ..pipelines.scope import describe_scope
-    from ..pipelines.selection import read_facts, read_preset
+    from ..pipelines.selection import find_model, read_preset
 
     if model not in PRESETS and not Path(model).is_dir():
         raise UserError(f"unknown model {model!r}: use one of {', '.join(PRESETS)}, or a pipeline folder")
-    preset = PRESETS[model] if model in PRESETS else read_preset(Path(model))
+    found = find_model(model) if model not in PRESETS or PRESETS[model].weights is not None else None
+    preset = PRESETS[model] if model in PRESETS or found is None else read_preset(found)
     for line in estimate(model, preset, height, width, num_frames):
         say(line)
-    if preset.weights is not None and (trained_for := read_facts(model).trained_for):
+    if found is not None and (trained_for := found.info().trained_for):
         say(f"trained for  {describe_scope(trained_for)}")
 
 
@@ -45,6 +46,7 @@ def convert(
     merge_into: Annotated[str | None, typer.Option(help="SOURCE is a LoRA: write this model with it merged.")] = None,
 ) -> None:
     """Convert weights between the official release's files and a folder that every command loads."""
+    options = locals()
     if to not in ("diffusers", "official"):
         raise UserError(f"--to must be diffusers or official, got {to!r}")
     if not source.exists():
@@ -52,18 +54,7 @@ def convert(
 
     from ..pipelines.conversion import convert_files  # imports torch
 
-    conversion = convert_files(
-        source,
-        output,
-        to=to,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        num_attention_heads=num_attention_heads,
-        dtype=dtype,
-        overwrite=overwrite,
-        merge_into=merge_into,
-    )
+    conversion = convert_files(**options)
     for path in conversion.files:
         say(str(path))
     for note in conversion.notes:

@@ -1,6 +1,26 @@
 """What options are called elsewhere, and how messages name them."""
 
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+# Of SAMA's edits, by 'sama edit' and 'sama eval predict'.
+ModelName = Annotated[str, typer.Option(help="Preset, local folder or hub id.")]
+Lora = Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE; may be given again.")]
+NumInferenceSteps = Annotated[int | None, typer.Option(help="Default: the model's own.")]
+GuidanceScale = Annotated[float | None, typer.Option(help="Default: the model's own; 1 is none.")]
+FlowShift = Annotated[float | None, typer.Option(help="Default: the model's own.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Working pixels a frame; default: the model's own.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Offload = Annotated[str, typer.Option(help="none, model, sequential or group.")]
+VaeTiling = Annotated[bool, typer.Option(help="Encode and decode in tiles, for large frames.")]
+ColumnMap = Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")]
+
+Made = TypeVar("Made")
 
 # What other editors call the same options. Every option may also be written with underscores.
 ALIASES = {
@@ -22,6 +42,12 @@ ALIASES = {
     "--lora-path": "--lora",
     "--model-path": "--model",
 }
+
+
+def made_of(options: Mapping[str, Any], kind: Callable[..., Made], **more: Any) -> Made:
+    """A dataclass from those of a command's options (its `locals()`) that have its fields' names."""
+    names = {each.name for each in fields(kind)} - more.keys()  # pyright: ignore[reportArgumentType] (a dataclass)
+    return kind(**{name: value for name, value in options.items() if name in names}, **more)
 
 
 def option_of(name: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 from ..data.manifest import Row
 from ..judge.answers import AnswerStore, read_answers
 from ..judge.client import Judge
-from ..judge.questions import UNREADABLE, PairQuote, Progress, Quote, in_threads, quote_pair, sum_quotes
+from ..judge.questions import UNREADABLE, PairQuote, Quote, quote_pair, sum_quotes
+from ..system.workers import Progress, in_threads
 from .results import CurationResult, write_results
 from .rules import CurationConfig
 from .score import Scored, opened_pair, score_rows

@@ -16,8 +16,8 @@ from typing import Any
 from ..data.manifest import Row
 from ..judge.answers import AnswerStore, merge_into, read_answers
 from ..judge.client import Judge, JudgeStoppedError
-from ..judge.questions import Progress
 from ..system.errors import UserError
+from ..system.workers import Progress
 from .curate import ANSWERS
 from .results import CurationResult, write_results
 from .rules import CurationConfig

@@ -11,9 +11,10 @@ from ..data.manifest import Row, local_file
 from ..judge.answers import Answer
 from ..judge.client import Judge, JudgeStoppedError
 from ..judge.clips import View, encode, shown_parts, views_of
-from ..judge.questions import Question, in_threads
+from ..judge.questions import Question
 from ..judge.redact import reason_of
 from ..system.errors import UserError
+from ..system.workers import in_threads
 from .prompts import TASK, Prompt, prompts_for
 from .rules import CurationConfig
 

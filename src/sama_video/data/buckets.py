@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..models.shapes import fit_size, is_valid_num_frames, neighbouring_num_frames
+from ..models.shapes import fit_size, wrong_num_frames
 
 # 1/2, 2/3, 3/4, 1/1 and their reciprocals.
 ASPECT_RATIOS = (1 / 2, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 2.0)
@@ -37,9 +37,8 @@ class Buckets:
 
     def __post_init__(self) -> None:
         for count in self.frame_counts:
-            if not is_valid_num_frames(count):
-                lower, upper = neighbouring_num_frames(count)
-                raise ValueError(f"frame_counts must be 4k+1, got {count}; use {lower} or {upper}")
+            if problem := wrong_num_frames(count):
+                raise ValueError(f"frame_counts {problem}")
         if not self.frame_counts or list(self.frame_counts) != sorted(set(self.frame_counts)):
             raise ValueError(f"frame_counts must rise, got {self.frame_counts}")
 

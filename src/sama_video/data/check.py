@@ -10,15 +10,14 @@ import json
 import os
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 from ..system.errors import UserError
 from ..system.files import hash_file, written_aside
 from ..system.journal import Journal, read_journal
+from ..system.workers import Progress, in_threads
 from ..video import VideoReader
 from .facts import file_version
 from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, local_file, write_manifest
@@ -26,11 +25,6 @@ from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, local_file, write_
 JOURNAL = "journal.jsonl"
 # Belongs to a file's identity: reports by older rules do not count.
 RULES_VERSION = 2
-# Files handed to the workers ahead of need, each.
-AHEAD = 4
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +101,7 @@ def check_manifest(
     *,
     workers: int | None = None,
     required: Sequence[str] = EDIT_PAIR,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> CheckReport:
     """Checks every row and writes `clean.csv`, `rejected.csv` and `report.json` to `folder`.
 
@@ -147,13 +141,11 @@ def _media_of(row: Row) -> dict[str, str]:
     return {name: media for name, media in named.items() if media is not None}
 
 
-def _check_files(
-    media: Sequence[str], journal: Path, workers: int, progress: Callable[[str, int, int], None]
-) -> dict[str, MediaReport]:
+def _check_files(media: Sequence[str], journal: Path, workers: int, progress: Progress) -> dict[str, MediaReport]:
     known = {report.media: report for report in map(_report_from, read_journal(journal))}
     reports = {}
     with Journal(journal) as log:
-        for report in _in_parallel(lambda one: check_media(one, known.get(one)), media, workers):
+        for report in in_threads(lambda one: check_media(one, known.get(one)), media, workers, in_order=False):
             if report != known.get(report.media):
                 log.append(asdict(report))
             reports[report.media] = report
@@ -164,23 +156,6 @@ def _check_files(
 def _report_from(values: dict) -> MediaReport:
     problem = values.pop("problem")
     return MediaReport(**values, problem=problem and Problem(**problem))
-
-
-def _in_parallel(task: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Results in the order in which they are ready; few tasks wait at a time, and none starts after an interruption."""
-    pending: set[Future[Result]] = set()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            pending.add(pool.submit(task, item))
-            if len(pending) >= workers * AHEAD:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def check_media(media: str, known: MediaReport | None = None) -> MediaReport:

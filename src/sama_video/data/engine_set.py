@@ -6,7 +6,6 @@ Since a seed determines every sample, the manifest is written from the plans alo
 
 import json
 import os
-from collections.abc import Callable
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -19,7 +18,7 @@ from ..synth.engine import VERSION, Engine, Plan, Sample, render_plan
 from ..synth.footage import find_footage
 from ..system.errors import UserError
 from ..system.files import make_folder, written_aside
-from ..system.workers import worker_pool
+from ..system.workers import Progress, worker_pool
 from ..video import write_lossless
 from .manifest import Row, read_manifest, write_manifest
 
@@ -67,7 +66,7 @@ def write_engine_set(
     out: Path,
     count: int,
     workers: int | None = None,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> Path:
     """Write samples 0 to `count` - 1 into `out`; returns the manifest. A larger count later goes on from there.
 

@@ -3,21 +3,15 @@
 The names below are imported at their first use: plans and records need no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..system.lazy import lazy_names
 
 if TYPE_CHECKING:
     from .editor import ReadClip, draw_contact_sheet, edit_frames, edit_video, read_at_model_size
     from .plan import EditPlan, check_edit, check_names, check_outputs, plan_edit, window_starts
     from .record import FileState, differences, knows_its_source, read_sidecar, sidecar_of
     from .settings import EditSettings
-
-_MODULES = {
-    "editor": ("ReadClip", "draw_contact_sheet", "edit_frames", "edit_video", "read_at_model_size"),
-    "plan": ("EditPlan", "check_edit", "check_names", "check_outputs", "plan_edit", "window_starts"),
-    "record": ("FileState", "differences", "knows_its_source", "read_sidecar", "sidecar_of"),
-    "settings": ("EditSettings",),
-}
 
 __all__ = [
     "EditPlan",
@@ -39,9 +33,4 @@ __all__ = [
     "window_starts",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(__name__, __all__, "settings", "record", "plan", "editor")

@@ -7,7 +7,7 @@ import contextlib
 import json
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from importlib import metadata
@@ -20,6 +20,7 @@ import torch
 from ..media.detail import JointUpsampler, resize_plainly
 from ..media.tracks import Tracks
 from ..system.files import written_aside
+from ..system.workers import Progress, silent
 from ..video import (
     Frame,
     Picture,
@@ -38,8 +39,7 @@ from .settings import EditSettings
 if TYPE_CHECKING:
     from ..pipelines.pipeline_sama import SamaPipeline
 
-Progress = Callable[[str, int, int], None]
-CONTACT_COLUMNS = 6
+_CONTACT_COLUMNS = 6
 
 
 def _cut(pixels: np.ndarray, area: tuple[int, int, int, int]) -> np.ndarray:
@@ -75,12 +75,8 @@ class ReadClip:
     durations: list[Fraction]
 
 
-def _silent(_phase: str, _done: int, _total: int) -> None:
-    """Progress that nobody watches."""
-
-
 def read_at_model_size(
-    reader: VideoReader, plan: EditPlan, settings: EditSettings, progress: Progress = _silent
+    reader: VideoReader, plan: EditPlan, settings: EditSettings, progress: Progress = silent
 ) -> ReadClip:
     wanted = settings.num_frames or plan.info.num_frames
     whole = plan.area == (0, 0, plan.info.height, plan.info.width)
@@ -156,7 +152,8 @@ def edit_video(
     *,
     compare: Path | None = None,
     contact_sheet: Path | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
+    plan: EditPlan | None = None,
 ) -> dict:
     """Edit one file.
 
@@ -166,6 +163,7 @@ def edit_video(
         compare: where to write source and result side by side, if anywhere.
         contact_sheet: where to write a picture of both at a few times, if anywhere.
         progress: called as (phase, done, of).
+        plan: what `check_edit` said of this very edit; its source is not opened again.
 
     Returns:
         What the JSON file holds.
@@ -174,8 +172,11 @@ def edit_video(
         UserError: for bad input; nothing is left half-written.
     """
     video, output, settings = Path(video), Path(output), settings or EditSettings()
-    reader = VideoReader(video, settings.max_source_pixels)
-    plan = check_edit(reader, prompt, output, settings, pipe.facts, compare=compare is not None)
+    if plan is None or plan.source is None or not plan.source.is_current:
+        reader = VideoReader(video, settings.max_source_pixels)
+        plan = check_edit(reader, prompt, output, settings, pipe.model_info, compare=compare is not None)
+    else:
+        reader = plan.source
     check_outputs(video, output, compare, contact_sheet, overwrite=True)
 
     # 1. Read at the model's size; say what source and weights are, as they are now
@@ -185,14 +186,14 @@ def edit_video(
 
     with contextlib.ExitStack() as stack:
         # 2. Make sure that the result can be written, with everything that goes with the pictures
-        tracks = stack.enter_context(_other_tracks(reader, plan, clip, settings, output))
+        tracks = stack.enter_context(_other_tracks(reader, plan, clip, output))
         notes += tracks.notes
 
         # 3. Edit
         edited = edit_frames(pipe, clip.frames, prompt, settings, plan.window, progress)
 
         # 4. Bring back to the output size and write
-        sidecar = _sidecar(prompt, video, plan, clip, settings, pipe, notes, source, model)
+        sidecar = _sidecar(prompt, video, plan, clip, pipe, notes, source, model)
         sidecar["others"] = [path.name for path in (compare, contact_sheet) if path is not None]
 
         def aside(path: Path | None) -> Path | None:
@@ -202,7 +203,7 @@ def edit_video(
         result = stack.enter_context(written_aside(output))
         files = _Files(result=result, compare=aside(compare), contact_sheet=aside(contact_sheet))
         aside_json = stack.enter_context(written_aside(sidecar_of(output)))
-        _write_result(reader, plan, clip, edited, settings, files, tracks, progress)
+        _write_result(reader, plan, clip, edited, files, tracks, progress)
         # A kill between the renames leaves the new record beside the result before it.
         sidecar["result"] = {"size": result.stat().st_size}
         aside_json.write_text(json.dumps(sidecar, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -235,11 +236,11 @@ def _damage_notes(reader: VideoReader, clip: ReadClip, settings: EditSettings) -
     return []
 
 
-def _other_tracks(reader: VideoReader, plan: EditPlan, clip: ReadClip, settings: EditSettings, output: Path) -> Tracks:
+def _other_tracks(reader: VideoReader, plan: EditPlan, clip: ReadClip, output: Path) -> Tracks:
     """Sound, subtitles and the rest, tried out with the writer of the result."""
     if reader.origin is None:
         return Tracks()
-    fps = plan.info.fps
+    fps, settings = plan.info.fps, plan.settings
     picture = Picture(size=plan.output_size, fps=fps, time_base=regular_time_base(clip.times, fps), crf=settings.crf)
     check_times(clip.times, picture.time_base)
     # Sound that outlasts the pictures stays, unless the clip was cut.
@@ -257,18 +258,17 @@ def _write_result(
     plan: EditPlan,
     clip: ReadClip,
     edited: torch.Tensor,
-    settings: EditSettings,
     files: _Files,
     tracks: Tracks,
     progress: Progress,
 ) -> None:
     num_frames = len(clip.frames)
     upsampler = JointUpsampler(_to_tensor(clip.frames), edited) if plan.detail == "source" else None
-    shown = {round(i * (num_frames - 1) / max(1, CONTACT_COLUMNS - 1)) for i in range(CONTACT_COLUMNS)}
+    shown = {round(i * (num_frames - 1) / max(1, _CONTACT_COLUMNS - 1)) for i in range(_CONTACT_COLUMNS)}
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def results() -> Iterator[tuple[Frame, Frame]]:
-        for index, frame in enumerate(reader.frames(settings.start, num_frames)):
+        for index, frame in enumerate(reader.frames(plan.settings.start, num_frames)):
             source, result = _bring_back(frame.pixels, plan, edited, index, upsampler)
             if index in shown:
                 pairs.append((source, result))
@@ -282,18 +282,13 @@ def _write_result(
         if files.compare is not None:
             write_image(files.compare, side_by_side.pixels)
     else:
-        _write_videos(results(), plan, clip, settings, files, tracks)
+        _write_videos(results(), plan, clip, files, tracks)
     if files.contact_sheet is not None:
         write_image(files.contact_sheet, draw_contact_sheet(pairs))
 
 
 def _write_videos(
-    results: Iterator[tuple[Frame, Frame]],
-    plan: EditPlan,
-    clip: ReadClip,
-    settings: EditSettings,
-    files: _Files,
-    tracks: Tracks,
+    results: Iterator[tuple[Frame, Frame]], plan: EditPlan, clip: ReadClip, files: _Files, tracks: Tracks
 ) -> None:
     fps = plan.info.fps
     time_base = regular_time_base(clip.times, fps)
@@ -301,7 +296,7 @@ def _write_videos(
     with contextlib.ExitStack() as stack:
 
         def writer(path: Path, columns: int) -> VideoWriter:
-            options = {"crf": settings.crf, "time_base": time_base, "tracks": tracks}
+            options = {"crf": plan.settings.crf, "time_base": time_base, "tracks": tracks}
             return stack.enter_context(VideoWriter(path, height, columns * width, fps, **options))
 
         single = writer(files.result, 1)
@@ -343,13 +338,12 @@ def _sidecar(
     video: Path,
     plan: EditPlan,
     clip: ReadClip,
-    settings: EditSettings,
     pipe: "SamaPipeline",
     notes: list[str],
     source: FileState,
     model: dict,
 ) -> dict:
-    resolved = replace(settings.resolved(pipe.facts), detail=plan.detail)
+    resolved = replace(plan.settings.resolved(pipe.model_info), detail=plan.detail)
     return {
         "prompt": prompt,
         "source": {

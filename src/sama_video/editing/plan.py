@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..models.shapes import fit_size, nearest_multiple
 from ..pipelines.scope import describe_scope, is_far
-from ..pipelines.selection import ModelFacts
+from ..pipelines.selection import ModelInfo
 from ..system.errors import UserError
 from ..system.files import longest_name
 from ..video import VideoInfo, VideoReader, check_output_suffix, check_picture_size
@@ -18,10 +18,11 @@ from .settings import EditSettings
 
 @dataclass(frozen=True, kw_only=True)
 class EditPlan:
-    """Sizes of one edit.
+    """What one edit will do.
 
     Args:
         info: of the source.
+        settings: of the edit.
         model_size: (height, width) that the transformer works at.
         area: (top, left, height, width) of the source that is edited; negative or larger than the source with "pad".
         canvas: (height, width) at which results are made: the edited area's, or the model's with `output_size="model"`.
@@ -29,9 +30,11 @@ class EditPlan:
         detail: whether the source's own resolution comes back.
         window: frames per pass of the model (4k+1).
         notes: what the user should know before the model runs.
+        source: opened and checked; None for a plan of sizes alone.
     """
 
     info: VideoInfo
+    settings: EditSettings
     model_size: tuple[int, int]
     area: tuple[int, int, int, int]
     canvas: tuple[int, int]
@@ -39,6 +42,7 @@ class EditPlan:
     detail: Literal["source", "none"]
     window: int
     notes: tuple[str, ...] = ()
+    source: VideoReader | None = None
 
     @property
     def written_size(self) -> tuple[int, int]:
@@ -47,10 +51,10 @@ class EditPlan:
         return self.output_size if self.info.is_image else (height + height % 2, width + width % 2)
 
 
-def plan_edit(info: VideoInfo, settings: EditSettings, facts: ModelFacts) -> EditPlan:
+def plan_edit(info: VideoInfo, settings: EditSettings, model: ModelInfo) -> EditPlan:
     """Sizes for a source and a model. Raises UserError, with sizes that do, for one that the model cannot take."""
     if settings.height is not None and settings.width is not None:
-        size, pixel_multiple = (settings.height, settings.width), facts.pixel_multiple
+        size, pixel_multiple = (settings.height, settings.width), model.pixel_multiple
         if size[0] % pixel_multiple or size[1] % pixel_multiple:
             better = [nearest_multiple(length, pixel_multiple) for length in size]
             raise UserError(
@@ -58,7 +62,7 @@ def plan_edit(info: VideoInfo, settings: EditSettings, facts: ModelFacts) -> Edi
                 f"use `height` {better[0]} `width` {better[1]}"
             )
     else:
-        size = fit_size(info.height, info.width, settings.max_pixels or facts.native_area, facts.pixel_multiple)
+        size = fit_size(info.height, info.width, settings.max_pixels or model.native_area, model.pixel_multiple)
     area = _edited_area(info, size, settings.fit)
     canvas = size if settings.output_size == "model" else area[2:]
     inside = (min(area[2], info.height) / area[2], min(area[3], info.width) / area[3])
@@ -67,12 +71,13 @@ def plan_edit(info: VideoInfo, settings: EditSettings, facts: ModelFacts) -> Edi
     detail = settings.detail or ("source" if smaller else "none")
     return EditPlan(
         info=info,
+        settings=settings,
         model_size=size,
         area=area,
         canvas=canvas,
         output_size=output_size,
         detail="none" if settings.output_size == "model" else detail,
-        window=facts.native_num_frames,
+        window=model.native_num_frames,
     )
 
 
@@ -149,11 +154,11 @@ def check_edit(
     prompt: str,
     output: Path,
     settings: EditSettings,
-    facts: ModelFacts,
+    model: ModelInfo,
     *,
     compare: bool = False,
 ) -> EditPlan:
-    """The sizes of an edit, if it can be made; with `compare`, also a file twice as wide.
+    """The plan of an edit, if it can be made; with `compare`, also of a file twice as wide.
 
     Raises:
         UserError: for an empty instruction, a file name or sizes that cannot be, a start after the end.
@@ -162,14 +167,14 @@ def check_edit(
         raise UserError('the instruction is empty; say what to change, for example "make it black and white"')
     check_output_suffix(output, reader.info.is_image)
     next(reader.frames(settings.start, 1))
-    plan = plan_edit(reader.info, settings, facts)
+    plan = plan_edit(reader.info, settings, model)
     if not reader.info.is_image:
         height, width = plan.output_size
         check_picture_size(height, 2 * width if compare else width)
-    return replace(plan, notes=tuple(_scope_notes(prompt, facts)))
+    return replace(plan, notes=tuple(_scope_notes(prompt, model)), source=reader)
 
 
-def _scope_notes(prompt: str, facts: ModelFacts) -> Iterator[str]:
-    if is_far(prompt, facts.trained_for):
-        known = describe_scope(facts.trained_for)
+def _scope_notes(prompt: str, model: ModelInfo) -> Iterator[str]:
+    if model.trained_for and is_far(prompt, model.trained_for):
+        known = describe_scope(model.trained_for)
         yield f'"{prompt.strip()}" is far from all that this model was trained for ({known}): expect something else'

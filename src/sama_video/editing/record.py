@@ -8,7 +8,7 @@ from ..system.files import hash_file
 from .settings import EditSettings
 
 # Of a result's record, what a result made again would have to have in common with it.
-IDENTITY = ("prompt", "source", "settings", "weights", "configuration", "lora", "scheduler", "dtype", "vae_tiling")
+_IDENTITY = ("prompt", "source", "settings", "weights", "configuration", "lora", "scheduler", "dtype", "vae_tiling")
 # Records of version 0.1.0 do not say these: what they do not say is taken to be the same.
 LATER = ("configuration",)
 
@@ -57,7 +57,7 @@ def knows_its_source(record: dict) -> bool:
 
 
 def differences(record: dict, video: Path, prompt: str, settings: EditSettings, model: dict) -> list[str]:
-    """What of `IDENTITY` would be another if this edit were made now; `settings` resolved, `model` a provenance.
+    """What of `_IDENTITY` would be another if this edit were made now; `settings` resolved, `model` a provenance.
 
     Settings are named as in Python. A source is the same if its content is, wherever it is; its path decides where
     the record is of an earlier version. The source is read only where size and time leave it open.
@@ -75,7 +75,7 @@ def _identity(record: dict) -> dict:
     # What is chosen by the plan when nothing was asked for follows from the rest; a limit changes no result.
     settings = {key: value for key, value in record["settings"].items() if key not in ("detail", "max_source_pixels")}
     flat = {**record["model"], "prompt": record.get("prompt")}
-    return {**settings, **{name: flat.get(name) for name in IDENTITY if name not in ("settings", "source")}}
+    return {**settings, **{name: flat.get(name) for name in _IDENTITY if name not in ("settings", "source")}}
 
 
 def _is_unchanged(source: dict, video: Path) -> bool:

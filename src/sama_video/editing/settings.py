@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..pipelines.selection import ModelFacts
+from ..pipelines.selection import ModelInfo
 from ..system.errors import UserError
 
-LOWEST = {
+_LOWEST = {
     "seed": 0,
     "num_inference_steps": 1,
     "height": 1,
@@ -17,7 +17,7 @@ LOWEST = {
     "start": 0,
     "num_frames": 1,
 }
-CHOICES = {"fit": ("resize", "crop", "pad"), "output_size": ("source", "model"), "detail": ("source", "none")}
+_CHOICES = {"fit": ("resize", "crop", "pad"), "output_size": ("source", "model"), "detail": ("source", "none")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,11 @@ class EditSettings:
     crf: int = 16
 
     def __post_init__(self) -> None:
-        for name, lowest in LOWEST.items():
+        for name, lowest in _LOWEST.items():
             value = getattr(self, name)
             if value is not None and not lowest <= value < math.inf:
                 raise UserError(f"`{name}` must be at least {lowest}, got {value}")
-        for name, choices in CHOICES.items():
+        for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in choices:
                 raise UserError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
@@ -77,11 +77,9 @@ class EditSettings:
         if (self.height is None) != (self.width is None):
             raise UserError("give both `height` and `width`, or neither")
 
-    def resolved(self, facts: ModelFacts) -> "EditSettings":
+    def resolved(self, model: ModelInfo) -> "EditSettings":
         """With a model's own numbers where none were given."""
-        defaults = {
-            "num_inference_steps": facts.default_num_inference_steps,
-            "guidance_scale": facts.default_guidance_scale,
-            "flow_shift": facts.default_flow_shift,
+        own = {
+            name: getattr(model, f"default_{name}") for name in ("num_inference_steps", "guidance_scale", "flow_shift")
         }
-        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+        return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})

@@ -79,12 +79,13 @@ class PipelineEditor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        from ..pipelines.selection import configuration_identity, weights_identity
+        from ..pipelines.selection import find_model
 
+        model = find_model(self.model)
         identity = {
             "model": self.model,
-            "weights": weights_identity(self.model),
-            "configuration": configuration_identity(self.model),
+            "weights": model.weights_identity,
+            "configuration": model.configuration_identity,
         }
         return {**identity, **self.loading, **asdict(self.edit)}
 

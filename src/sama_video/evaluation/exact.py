@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from ..data.manifest import read_manifest
-from ..judge.questions import Progress, in_threads
 from ..judge.redact import reason_of
 from ..media.metrics import SUCCESS_FACTOR, flicker, haarpsi, motion_error, psnr, score_edit, ssim
 from ..system.errors import UserError
 from ..system.files import hash_file
 from ..system.journal import Journal
+from ..system.workers import Progress, in_threads
 from ..video import IMAGE_SUFFIXES, VideoReader
 from .aggregate import aggregate_exact
 from .benchmark import Item

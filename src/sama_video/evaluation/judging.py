@@ -23,16 +23,15 @@ from ..judge.questions import (
     UNREADABLE,
     JudgeConfig,
     PairQuote,
-    Progress,
     Question,
     Quote,
-    in_threads,
     quote_pair,
     sum_quotes,
 )
 from ..judge.redact import reason_of
 from ..system.errors import UserError
 from ..system.files import written_aside
+from ..system.workers import Progress, in_threads
 from .authors import UNEQUAL_HEIGHTS, UNEQUAL_LENGTHS, answer_labels, authors_prompts, judge_name
 from .benchmark import AuthorsPrompts, Benchmark, Item, Protocol, find_benchmark
 from .names import shortened

@@ -1,12 +1,13 @@
 """Items from what this project writes and reads anyway: the synthetic engine's sets, and manifests of any tool."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..data.engine_set import EngineSetConfig, write_engine_set
 from ..data.manifest import Manifest, Row, is_url, read_manifest, resolve
 from ..system.errors import UserError
+from ..system.workers import Progress
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .benchmark import Benchmark, Item
 from .names import safe_stem, told_apart
@@ -14,9 +15,7 @@ from .names import safe_stem, told_apart
 _UNTYPED = "all"
 
 
-def make_engine_set(
-    benchmark: Benchmark, folder: Path, progress: Callable[[str, int, int], None] = lambda *_: None
-) -> Path:
+def make_engine_set(benchmark: Benchmark, folder: Path, progress: Progress = lambda *_: None) -> Path:
     """Write the set that a benchmark's `engine` describes, or complete it; returns its manifest.
 
     Raises:

@@ -15,11 +15,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..judge.questions import Progress
 from ..judge.redact import reason_of
 from ..system.errors import UserError
 from ..system.files import FULL, hash_file, make_folder
 from ..system.journal import Journal
+from ..system.workers import Progress
 from ..video import VideoReader
 from .benchmark import Item
 from .editors import EditFailedError, Editor

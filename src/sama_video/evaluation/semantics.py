@@ -10,6 +10,7 @@ from transformers import SiglipModel
 
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..models.strict_loading import load_part
+from ..models.weight_files import read_json_object
 from ..pipelines.loading import load_tokenizer
 from ..system.errors import UserError
 
@@ -31,7 +32,7 @@ class SemanticScorer:
         self.frames_encoder = SemanticEncoder.from_pretrained(folder)
         try:
             self.tokenizer = load_tokenizer(folder)
-            self.model = load_part(SiglipModel, folder, dtype=torch.float32)
+            self.model = load_part(SiglipModel, folder, read_json_object(folder / "config.json"), dtype=torch.float32)
         except UserError as error:
             raise UserError(f"{folder} lacks the text half of SigLIP or its tokenizer: {error}") from error
 

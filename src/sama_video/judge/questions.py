@@ -2,13 +2,11 @@
 
 import collections
 import hashlib
-import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from ..system.errors import UserError
 from .answers import Answer
@@ -16,36 +14,11 @@ from .clips import MediaConfig, View, estimated_tokens
 from .endpoint import check_seconds, endpoint_of
 from .parsing import MalformedAnswerError, Scale, parse_blocks, parse_lines, parse_scores
 
-# Called as (phase, done, of).
-Progress = Callable[[str, int, int], None]
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 UNREADABLE = "unreadable"
 # An attempt that follows a malformed answer must not sample the same text again; repeats stay below the stride.
 SEED_STRIDE = 1000
 # Characters of an answer that are read and kept: 60,000 tokens, most of them a reasoning model's thoughts.
 LONGEST_TEXT = 2**18
-
-
-def in_threads(
-    work: Callable[[Task], Result], tasks: Iterable[Task], threads: int, stop: Callable[[], None] = lambda: None
-) -> Iterator[Result]:
-    """`work` on every task, in their order; if the iteration ends early, `stop` is called before threads are awaited.
-
-    Tasks are taken as results leave: a manifest of millions of rows does not become as many tasks at once.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: collections.deque[Future[Result]] = collections.deque()
-        pending = iter(tasks)
-        try:
-            waiting.extend(pool.submit(work, task) for task in itertools.islice(pending, 4 * threads))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(work, task) for task in itertools.islice(pending, 1))
-        except BaseException:
-            stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 @dataclass(frozen=True, kw_only=True)

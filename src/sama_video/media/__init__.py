@@ -1,1 +1,4 @@
-"""Video and image files: in, out, and the sound between them."""
+"""Video and image files: in, out, and the sound between them. `sama_video.video` has the chief names."""
+
+# Modules that other rooms take.
+__all__ = ["carry", "detail", "metrics", "naming", "opening", "packets", "pictures", "reader", "tracks", "writer"]

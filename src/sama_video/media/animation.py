@@ -12,9 +12,9 @@ from .frames import Frame, VideoInfo, named_rate
 from .opening import reading
 from .pictures import BROKEN, open_picture, pixels_of
 
-ANIMATED_KINDS = {"GIF", "WEBP", "PNG", "AVIF"}
+_ANIMATED_KINDS = {"GIF", "WEBP", "PNG", "AVIF"}
 # What browsers make of "no time at all", seconds.
-UNTIMED = Fraction(1, 10)
+_UNTIMED = Fraction(1, 10)
 
 
 def is_animated(path: Path, kind: str, max_pixels: int | None) -> bool:
@@ -23,7 +23,7 @@ def is_animated(path: Path, kind: str, max_pixels: int | None) -> bool:
     Raises:
         UserError: for a file that cannot be read.
     """
-    if kind not in ANIMATED_KINDS:
+    if kind not in _ANIMATED_KINDS:
         return False
     with reading(path, BROKEN), open_picture(path, kind, max_pixels) as image:
         return getattr(image, "n_frames", 1) - _first(image) > 1
@@ -80,7 +80,7 @@ class Animation:
         note = "frames without a duration are shown for 0.1 s, as browsers do"
         if note not in self.notes:
             self.notes.append(note)
-        return UNTIMED
+        return _UNTIMED
 
     def frames(self, start: Fraction, size: tuple[int, int] | None) -> Iterator[Frame]:
         """Frames from the one shown at `start` seconds on, resized to `size` (height, width)."""

@@ -4,7 +4,7 @@ Everything that can fail is done here, before the pictures are made: a rehearsal
 pictures by the very writer of the result, and reads it back.
 
 Times of the result count from its first picture. Sound that begins before it is cut there if the clip was cut, or if
-it is shorter than `SHORT_LEAD` (an encoder's lead-in, more often than not); else the pictures begin later.
+it is shorter than `_SHORT_LEAD` (an encoder's lead-in, more often than not); else the pictures begin later.
 """
 
 import itertools
@@ -39,20 +39,20 @@ from .subtitles import TEXT_CODECS, cut_lines, encode_lines, one_at_a_time, read
 from .tracks import AddStream, Track, Tracks, encoded_stream
 from .writer import VideoWriter
 
-SHORT_LEAD = Fraction(1, 10)
+_SHORT_LEAD = Fraction(1, 10)
 # More sound than this before the first picture is a broken clock.
-LONGEST_LEAD = Fraction(10)
+_LONGEST_LEAD = Fraction(10)
 # Seconds of copied sound before its beginning that are written and hidden, for decoders to settle.
-PREROLL = Fraction(1, 10)
+_PREROLL = Fraction(1, 10)
 # Seconds by which a container may round a time.
-ROUNDING = Fraction(3, 1000)
+_ROUNDING = Fraction(3, 1000)
 FINE = Fraction(1, 90_000)
-TAGS = {
+_TAGS = {
     *("title", "artist", "album", "album_artist", "composer", "genre", "comment", "description", "synopsis"),
     *("copyright", "date", "creation_time", "show", "episode_id", "network", "keywords", "location"),
 }
-TRACK_TAGS = {"language", "title", "handler_name"}
-USUAL_HANDLERS = {"SoundHandler", "SubtitleHandler", "VideoHandler"}
+_TRACK_TAGS = {"language", "title", "handler_name"}
+_USUAL_HANDLERS = {"SoundHandler", "SubtitleHandler", "VideoHandler"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def _tracks_of(
     packets = gather_packets(parts, [s for s in (*sounds, *subtitles) if s.codec_context], shown, piece)
     lead = _lead([packets[s.index] for s in sounds if s.index in packets], picture, piece)
     tracks = Tracks(
-        metadata={tag.lower(): text for tag, text in source.metadata.items() if tag.lower() in TAGS},
+        metadata={tag.lower(): text for tag, text in source.metadata.items() if tag.lower() in _TAGS},
         lead=lead,
         source=source,
         chapters=_chapters(source, piece, lead),
@@ -137,7 +137,7 @@ def _lead(sounds: list[list[av.Packet]], picture: Picture, piece: Piece) -> Frac
     """Seconds of sound to keep before the first picture, a whole number of pictures long."""
     begins = [_audible(packets[0]) - piece.origin for packets in sounds if packets and packets[0].pts is not None]
     before = -min(begins, default=Fraction(0))
-    if not piece.from_start or not SHORT_LEAD < before < LONGEST_LEAD:
+    if not piece.from_start or not _SHORT_LEAD < before < _LONGEST_LEAD:
         return Fraction(0)
     return ceil(before * picture.fps) / picture.fps
 
@@ -239,7 +239,7 @@ class _Carrier:
         kept = []
         for packet, (start, end) in zip(packets, spans(stream, packets), strict=True):
             begun = self.piece.end is None or start - self.piece.origin < self.piece.end
-            if begun and end - self.piece.origin > -PREROLL:
+            if begun and end - self.piece.origin > -_PREROLL:
                 kept.append(self._moved(packet, start, end - start))
         if not kept or kept[-1].end <= 0:
             raise _LeftOut("nothing of it is heard in this piece")
@@ -344,8 +344,8 @@ class _Carrier:
     # 3. What both have in common
 
     def _track(self, stream: av.stream.Stream, kind: str, label: str, packets: list[Timed], add_to: AddStream) -> Track:
-        metadata = {tag: text for tag, text in stream.metadata.items() if tag in TRACK_TAGS}
-        if metadata.get("handler_name") in USUAL_HANDLERS:
+        metadata = {tag: text for tag, text in stream.metadata.items() if tag in _TRACK_TAGS}
+        if metadata.get("handler_name") in _USUAL_HANDLERS:
             del metadata["handler_name"]
         if "title" in metadata and self.container != ".mkv":
             metadata["handler_name"] = metadata["title"]  # where MP4 and its kin have room for it
@@ -419,5 +419,5 @@ def _check_written(path: Path, tracks: Tracks) -> None:
                 at = packet.pts * packet.time_base
                 first[packet.stream.index] = min(first.get(packet.stream.index, at), at)
         for stream, time in zip(found, due, strict=True):
-            if abs(first[stream.index] - time) > ROUNDING:
+            if abs(first[stream.index] - time) > _ROUNDING:
                 raise ValueError(f"{CONTAINER_NAMES[container_of(path)]} cannot begin within a packet")

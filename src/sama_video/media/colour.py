@@ -21,19 +21,19 @@ from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpola
 
 from ..system.errors import UserError
 
-HLG_PEAK = 1000.0  # cd/m2, the display that HLG's system gamma of 1.2 belongs to (BT.2100)
-PQ_PEAK = 10_000.0
+_HLG_PEAK = 1000.0  # cd/m2, the display that HLG's system gamma of 1.2 belongs to (BT.2100)
+_PQ_PEAK = 10_000.0
 # Where HDR has the white of SDR, in cd/m2: at 100 where SDR was taken over unscaled, at 203 by BT.2408, which real
 # scenes exceed. A clip whose brightest parts are between the two has its white there.
-UNSCALED_WHITE, REFERENCE_WHITE = 100.0, 203.0
+_UNSCALED_WHITE, REFERENCE_WHITE = 100.0, 203.0
 # Above this share of white, light is compressed: all highlights share what remains below 1.
-KNEE = 0.95
-BRIGHTEST = 4.0  # times white; from there on the compressed light is white in 8 bits
-GAMMA = 2.4  # of an SDR display, BT.1886
+_KNEE = 0.95
+_BRIGHTEST = 4.0  # times white; from there on the compressed light is white in 8 bits
+_GAMMA = 2.4  # of an SDR display, BT.1886
 
-SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
+_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 # FFmpeg's numbers of matrices (AVColorSpace, ISO/IEC 23091-2) -> the scaler's.
-MATRICES = {
+_MATRICES = {
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
     5: Colorspace.ITU601,
@@ -42,17 +42,17 @@ MATRICES = {
     9: Colorspace.BT2020,
     10: Colorspace.BT2020,
 }
-STRANGE_MATRICES = {8: "YCgCo", 11: "Y'D'zD'x", 14: "ICtCp", 15: "IPT-PQ-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro"}
+_STRANGE_MATRICES = {8: "YCgCo", 11: "Y'D'zD'x", 14: "ICtCp", 15: "IPT-PQ-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro"}
 
 # CIE xy of red, green, blue; the white of all is D65 (0.3127, 0.3290), but for cinema's P3.
-PRIMARIES = {
+_PRIMARIES = {
     ColorPrimaries.BT709: ((0.640, 0.330), (0.300, 0.600), (0.150, 0.060), (0.3127, 0.3290)),
     ColorPrimaries.BT2020: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), (0.3127, 0.3290)),
     ColorPrimaries.SMPTE432: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.3127, 0.3290)),
     ColorPrimaries.SMPTE431: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
 }
-PRIMARY_NAMES = {ColorPrimaries.BT2020: "BT.2020", ColorPrimaries.SMPTE432: "P3", ColorPrimaries.SMPTE431: "P3"}
-HDR_NAMES = {ColorTrc.ARIB_STD_B67: "HLG", ColorTrc.SMPTE2084: "PQ"}
+_PRIMARY_NAMES = {ColorPrimaries.BT2020: "BT.2020", ColorPrimaries.SMPTE432: "P3", ColorPrimaries.SMPTE431: "P3"}
+_HDR_NAMES = {ColorTrc.ARIB_STD_B67: "HLG", ColorTrc.SMPTE2084: "PQ"}
 SMALL = 160
 BLOCK = 2**16  # pixels worked on at once: few enough to stay in a processor's cache
 
@@ -77,15 +77,15 @@ class Coding:
 
     @property
     def is_hdr(self) -> bool:
-        return self.transfer in HDR_NAMES
+        return self.transfer in _HDR_NAMES
 
     @property
     def note(self) -> str | None:
         if self.is_hdr:
-            name = HDR_NAMES[ColorTrc(self.transfer)]
+            name = _HDR_NAMES[ColorTrc(self.transfer)]
             return f"{name} tone-mapped to SDR (BT.709), {self.white:.0f} cd/m2 becoming white"
-        if self.primaries in PRIMARY_NAMES:
-            return f"colours converted from {PRIMARY_NAMES[ColorPrimaries(self.primaries)]} to BT.709"
+        if self.primaries in _PRIMARY_NAMES:
+            return f"colours converted from {_PRIMARY_NAMES[ColorPrimaries(self.primaries)]} to BT.709"
         return None if self.is_usual else "linear light converted to BT.709"
 
 
@@ -96,10 +96,10 @@ def coding_of(frame: av.VideoFrame, white: float = REFERENCE_WHITE) -> Coding:
         white: of a frame in HDR, cd/m2.
     """
     transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
-    if transfer not in (*HDR_NAMES, ColorTrc.LINEAR, ColorTrc.IEC61966_2_1):
+    if transfer not in (*_HDR_NAMES, ColorTrc.LINEAR, ColorTrc.IEC61966_2_1):
         transfer = int(ColorTrc.BT709)
-    is_hdr = transfer in HDR_NAMES
-    if primaries not in PRIMARIES:
+    is_hdr = transfer in _HDR_NAMES
+    if primaries not in _PRIMARIES:
         # HDR whose primaries are not given has BT.2020's: no other is in use.
         untagged = primaries in (0, ColorPrimaries.UNSPECIFIED)
         primaries = int(ColorPrimaries.BT2020 if untagged and is_hdr else ColorPrimaries.BT709)
@@ -117,24 +117,24 @@ def find_white(frames: Iterable[av.VideoFrame]) -> float:
     for frame in frames:
         coding = coding_of(frame)
         size = (max(1, frame.height * SMALL // frame.width), SMALL)
-        light = _light_table(coding.transfer)[_scaled(frame, "rgb48le", size, matrix_of(frame), Interpolation.AREA)]
-        luminance = light @ _to_xyz(*PRIMARIES[ColorPrimaries(coding.primaries)])[1]
+        light = _light_table(coding.transfer)[_scaled(frame, "rgb48le", size, _matrix_of(frame), Interpolation.AREA)]
+        luminance = light @ _to_xyz(*_PRIMARIES[ColorPrimaries(coding.primaries)])[1]
         brightest = max(brightest, float(np.quantile(luminance, 0.98)))
-    return round(min(max(brightest, UNSCALED_WHITE), REFERENCE_WHITE), 1)
+    return round(min(max(brightest, _UNSCALED_WHITE), REFERENCE_WHITE), 1)
 
 
-def matrix_of(frame: av.VideoFrame) -> Colorspace:
+def _matrix_of(frame: av.VideoFrame) -> Colorspace:
     """The tagged matrix; files that do not say follow the players' convention.
 
     Raises:
         UserError: for one that cannot be undone.
     """
-    if frame.colorspace in STRANGE_MATRICES and not frame.format.is_rgb:
-        raise UserError(f"its colours are coded as {STRANGE_MATRICES[frame.colorspace]}; convert it to BT.709 first")
-    if frame.colorspace in MATRICES:
-        return MATRICES[frame.colorspace]
+    if frame.colorspace in _STRANGE_MATRICES and not frame.format.is_rgb:
+        raise UserError(f"its colours are coded as {_STRANGE_MATRICES[frame.colorspace]}; convert it to BT.709 first")
+    if frame.colorspace in _MATRICES:
+        return _MATRICES[frame.colorspace]
     coding = coding_of(frame)
-    if coding.primaries == ColorPrimaries.BT2020 or coding.transfer in HDR_NAMES:
+    if coding.primaries == ColorPrimaries.BT2020 or coding.transfer in _HDR_NAMES:
         return Colorspace.BT2020
     return Colorspace.ITU709 if frame.height >= 720 or frame.width >= 1280 else Colorspace.ITU601
 
@@ -153,7 +153,7 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int], coding: Coding) -> Rgb:
     Raises:
         UserError: for a matrix that cannot be undone.
     """
-    matrix = matrix_of(frame)
+    matrix = _matrix_of(frame)
     if any(component.is_alpha for component in frame.format.components):
         return _composited(frame, matrix, coding, size)
     return Rgb(_opaque(frame, matrix, coding, size), is_transparent=False)
@@ -165,7 +165,7 @@ def _opaque(frame: av.VideoFrame, matrix: Colorspace, coding: Coding, size: tupl
 
 
 def _scaled(
-    frame: av.VideoFrame, pixel_format: str, size: tuple[int, int], matrix: Colorspace, how: int = SCALING
+    frame: av.VideoFrame, pixel_format: str, size: tuple[int, int], matrix: Colorspace, how: int = _SCALING
 ) -> np.ndarray:
     return frame.reformat(
         width=size[1],
@@ -203,14 +203,14 @@ def to_sdr(signal: np.ndarray, coding: Coding) -> np.ndarray:
     """
     light_of, matrix = _light_table(coding.transfer), _matrix_to_bt709(coding.primaries) / np.float32(coding.white)
     codes = _code_table(coding.transfer)
-    scale = np.float32((len(codes) - 1) / np.sqrt(BRIGHTEST))
+    scale = np.float32((len(codes) - 1) / np.sqrt(_BRIGHTEST))
     flat = signal.reshape(-1, 3)
     pixels = np.empty(flat.shape, np.uint8)
     for start in range(0, len(flat), BLOCK):
         red, green, blue = light_of.take(flat[start : start + BLOCK].T)
         # Written out, since BLAS is slow with matrices as flat as these.
         light = np.stack([a * red + b * green + c * blue for a, b, c in matrix])
-        np.clip(light, 0.0, BRIGHTEST, out=light)
+        np.clip(light, 0.0, _BRIGHTEST, out=light)
         # Roots, since a table over light itself would be too coarse in the shadows.
         roots = np.multiply(np.sqrt(light, out=light), scale, out=light)
         pixels[start : start + BLOCK] = codes.take(roots.astype(np.uint16)).T
@@ -221,7 +221,7 @@ def to_sdr(signal: np.ndarray, coding: Coding) -> np.ndarray:
 def _light_table(transfer: int) -> np.ndarray:
     """Signal 0..65535 -> E, float32."""
     signal = np.arange(65536) / 65535
-    return _EOTFS.get(transfer, lambda x: x**GAMMA)(signal).astype(np.float32)
+    return _EOTFS.get(transfer, lambda x: x**_GAMMA)(signal).astype(np.float32)
 
 
 def _hlg_light(signal: np.ndarray) -> np.ndarray:
@@ -232,14 +232,14 @@ def _hlg_light(signal: np.ndarray) -> np.ndarray:
     """
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
-    return HLG_PEAK * scene**1.2
+    return _HLG_PEAK * scene**1.2
 
 
 def _pq_light(signal: np.ndarray) -> np.ndarray:
     """EOTF of BT.2100 table 4: F_D = 10000 (max(E'^(1/m2) - c1, 0) / (c2 - c3 E'^(1/m2)))^(1/m1)."""
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 4096 * 128, 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
     root = signal ** (1 / m2)
-    return PQ_PEAK * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)
+    return _PQ_PEAK * (np.maximum(root - c1, 0) / (c2 - c3 * root)) ** (1 / m1)
 
 
 def _srgb_light(signal: np.ndarray) -> np.ndarray:
@@ -261,23 +261,23 @@ _EOTFS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 
 @cache
 def _code_table(transfer: int) -> np.ndarray:
-    """sqrt(L / BRIGHTEST), 0..65535 -> 255 V; what was coded by sRGB's curve comes back by it."""
-    light = BRIGHTEST * (np.arange(65536) / 65535) ** 2
-    light = compress(light) if transfer in HDR_NAMES else np.minimum(light, 1.0)
-    signal = _srgb_signal(light) if transfer == ColorTrc.IEC61966_2_1 else light ** (1 / GAMMA)
+    """sqrt(L / _BRIGHTEST), 0..65535 -> 255 V; what was coded by sRGB's curve comes back by it."""
+    light = _BRIGHTEST * (np.arange(65536) / 65535) ** 2
+    light = compress(light) if transfer in _HDR_NAMES else np.minimum(light, 1.0)
+    signal = _srgb_signal(light) if transfer == ColorTrc.IEC61966_2_1 else light ** (1 / _GAMMA)
     return np.round(signal * 255).astype(np.uint8)
 
 
 def compress(light: np.ndarray) -> np.ndarray:
     """The same up to the knee k, above it k + (1 - k) (1 - exp(-(L - k) / (1 - k))): smooth, and below 1 for all L."""
-    room = 1 - KNEE
-    return np.where(light <= KNEE, light, 1 - room * np.exp(-(np.maximum(light, KNEE) - KNEE) / room))
+    room = 1 - _KNEE
+    return np.where(light <= _KNEE, light, 1 - room * np.exp(-(np.maximum(light, _KNEE) - _KNEE) / room))
 
 
 @cache
 def _matrix_to_bt709(primaries: int) -> np.ndarray:
     """M = XYZ_709^-1 XYZ_source, float32 `[3, 3]`; whites meet."""
-    source, target = (_to_xyz(*PRIMARIES[ColorPrimaries(one)]) for one in (primaries, ColorPrimaries.BT709))
+    source, target = (_to_xyz(*_PRIMARIES[ColorPrimaries(one)]) for one in (primaries, ColorPrimaries.BT709))
     return (np.linalg.inv(target) @ source).astype(np.float32)
 
 

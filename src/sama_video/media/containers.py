@@ -8,7 +8,7 @@ from pathlib import Path
 CONTAINER_NAMES = {".mp4": "MP4", ".m4v": "M4V", ".mov": "QuickTime", ".mkv": "Matroska"}
 VIDEO_SUFFIXES = set(CONTAINER_NAMES)
 # Sound that is copied as it is. All other sound is encoded again.
-COPIED_SOUND = {
+_COPIED_SOUND = {
     ".mp4": {"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"},
     ".m4v": {"aac", "ac3", "alac"},
     ".mov": {"aac", "mp3", "ac3", "eac3", "alac"},
@@ -18,7 +18,7 @@ COPIED_SOUND = {
     },
 }
 # Plain samples lose nothing when they are written again, cut to the sample.
-PCM_SOUND = {
+_PCM_SOUND = {
     ".mp4": set(),
     ".m4v": set(),
     ".mov": {
@@ -27,8 +27,8 @@ PCM_SOUND = {
     },
     ".mkv": {"pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"},
 }
-LOSSLESS_SOUND = {"flac", "alac"}  # that FFmpeg encodes
-TELEPHONE_SOUND = {"pcm_mulaw", "pcm_alaw", "pcm_vidc"}
+_LOSSLESS_SOUND = {"flac", "alac"}  # that FFmpeg encodes
+_TELEPHONE_SOUND = {"pcm_mulaw", "pcm_alaw", "pcm_vidc"}
 COPIED_SUBTITLES = {
     ".mp4": {"mov_text"},
     ".m4v": {"mov_text"},
@@ -51,20 +51,20 @@ def container_of(path: Path) -> str:
 
 def sound_codecs(codec: str, container: str) -> list[str]:
     """How a track of `codec` may be written, the best first: "copy", or the codec that it is encoded by."""
-    copied = codec in COPIED_SOUND[container]
+    copied = codec in _COPIED_SOUND[container]
     # Lossless sound loses nothing when it is encoded again, and then begins at the very sample.
-    ways = [codec] if copied and codec in LOSSLESS_SOUND else []
+    ways = [codec] if copied and codec in _LOSSLESS_SOUND else []
     if copied:
         ways.append("copy")
-    known = PCM_SOUND[container]
-    if codec in known or (known and codec.startswith("pcm_") and codec not in TELEPHONE_SOUND):
+    known = _PCM_SOUND[container]
+    if codec in known or (known and codec.startswith("pcm_") and codec not in _TELEPHONE_SOUND):
         ways.append(_pcm(codec, container))
     return [*ways, "aac"]
 
 
 def _pcm(codec: str, container: str) -> str:
     """The plain samples of a container that keep all of another's."""
-    known = PCM_SOUND[container]
+    known = _PCM_SOUND[container]
     little = codec.removesuffix("_planar").replace("be", "le")
     eight_bits = {"pcm_s8": "pcm_u8"}.get(codec.removesuffix("_planar"), little)
     return next((name for name in (codec, eight_bits) if name in known), "pcm_s24le")
@@ -72,5 +72,5 @@ def _pcm(codec: str, container: str) -> str:
 
 def holders(codec: str, kind: str) -> list[str]:
     """Suffixes of the containers that hold a codec as it is."""
-    tables = {"sound": (COPIED_SOUND, PCM_SOUND), "subtitle": (COPIED_SUBTITLES,)}[kind]
+    tables = {"sound": (_COPIED_SOUND, _PCM_SOUND), "subtitle": (COPIED_SUBTITLES,)}[kind]
     return [suffix for suffix in CONTAINER_NAMES if any(codec in table[suffix] for table in tables)]

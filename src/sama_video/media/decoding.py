@@ -12,8 +12,8 @@ from av.stream import Disposition
 from ..system.errors import UserError
 
 # FFmpeg's own decoders of these leave the alpha plane out.
-ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-DEINTERLACERS = ("bwdif", "yadif")
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_DEINTERLACERS = ("bwdif", "yadif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class Decoder:
     def _choose_context(self) -> av.VideoCodecContext:
         name = self.stream.codec_context.name
         tags = {key.lower(): value for key, value in self.stream.metadata.items()}
-        if tags.get("alpha_mode") != "1" or name not in ALPHA_DECODERS:
+        if tags.get("alpha_mode") != "1" or name not in _ALPHA_DECODERS:
             return self.stream.codec_context
         try:
-            context = av.CodecContext.create(ALPHA_DECODERS[name], "r")
+            context = av.CodecContext.create(_ALPHA_DECODERS[name], "r")
         except av.codec.codec.UnknownCodecError:
             self.notes.append("its transparency could not be read: this FFmpeg has no libvpx")
             return self.stream.codec_context
@@ -184,7 +184,7 @@ class Deinterlacer:
         self.graph = None
 
     def _start(self, frame: av.VideoFrame, shape: tuple) -> None:
-        name = next((name for name in DEINTERLACERS if name in av.filter.filters_available), None)
+        name = next((name for name in _DEINTERLACERS if name in av.filter.filters_available), None)
         if name is None:
             self.note = "it is interlaced and stays so: this FFmpeg has no filter against it"
             return

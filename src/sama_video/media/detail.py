@@ -9,33 +9,18 @@ fine detail away or put other detail in its place (a blur, pixel art): bringing 
 Shape legend: F frames, h w model size, H W full size. Pictures are float32 `[F, 3, h, w]` or `[3, H, W]` in 0..1.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 
-
-@dataclass(frozen=True, kw_only=True)
-class DetailSettings:
-    """
-    Args:
-        radius: of the fit's window, in pixels at the model's size.
-        ridge: pull of a window's fit towards the whole frame's, as a variance of colours in 0..1.
-        noise: root mean square error of the fit up to which it is trusted entirely.
-        misfit: the same from which on it is not trusted at all.
-        lost, kept: share of the fit's fine structure that the edit has up to which the source's detail is not wanted at
-            all, and from which on it is wanted entirely. Colour looks keep 0.93 and more, also after a codec that
-            keeps half of the finest detail; blurs and mosaics keep less than 0.75.
-        reach: radius over which structure is compared, in pixels at the model's size.
-    """
-
-    radius: int = 4
-    ridge: float = 2e-3
-    noise: float = 0.06
-    misfit: float = 0.12
-    lost: float = 0.7
-    kept: float = 0.9
-    reach: int = 12
+_RADIUS = 4  # of the fit's window, in pixels at the model's size
+_REACH = 12  # radius over which structure is compared, likewise
+_RIDGE = 2e-3  # pull of a window's fit towards the whole frame's, as a variance of colours in 0..1
+# Root mean square error of the fit up to which it is trusted entirely, and from which on it is not trusted at all.
+_NOISE, _MISFIT = 0.06, 0.12
+# Fraction of the fit's fine structure that the edit has up to which the source's detail is not wanted at all, and from
+# which on it is wanted entirely. Colour looks keep 0.93 and more, also after a codec that keeps half of the finest
+# detail; blurs and mosaics keep less than 0.75.
+_LOST, _KEPT = 0.7, 0.9
 
 
 def _box(x: torch.Tensor, radius: int) -> torch.Tensor:
@@ -69,10 +54,10 @@ def _moments(source: torch.Tensor, edit: torch.Tensor, mean) -> tuple[torch.Tens
     return mean_source, mean_edit, covariance, cross
 
 
-VISIBLE = 1 / 255  # structure below one level of eight bits is none
-WHOLE_FRAME_SHARE = 0.25  # a place without structure of its own is judged as its frame is
+_VISIBLE = 1 / 255  # structure below one level of eight bits is none
+_WHOLE_FRAME_FRACTION = 0.25  # a position without structure of its own is judged as its frame is
 CHUNK = 16  # frames fitted at once, so that memory does not grow with the clip
-HALO = 2  # frames before and after a chunk that its smoothing in time looks at
+_HALO = 2  # frames before and after a chunk that its smoothing in time looks at
 
 
 class JointUpsampler:
@@ -83,19 +68,19 @@ class JointUpsampler:
         edit: `[F, 3, h, w]`, the model's result.
     """
 
-    def __init__(self, source: torch.Tensor, edit: torch.Tensor, settings: DetailSettings | None = None):
+    def __init__(self, source: torch.Tensor, edit: torch.Tensor):
         if source.shape != edit.shape:
             raise ValueError(f"source and edit must have one shape, got {tuple(source.shape)}, {tuple(edit.shape)}")
-        self.source, self.edit, self.settings = source, edit, settings or DetailSettings()
+        self.source, self.edit = source, edit
         self._chunk_start: int | None = None
 
     def _fitted(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Coefficients `[1, 12, h, w]` and distrust `[1, 1, h, w]` of one frame."""
         start = index - index % CHUNK
         if start != self._chunk_start:
-            first = max(0, start - HALO)
-            frames = slice(first, start + CHUNK + HALO)
-            self._fits = fit(self.source[frames], self.edit[frames], self.settings)
+            first = max(0, start - _HALO)
+            frames = slice(first, start + CHUNK + _HALO)
+            self._fits = fit(self.source[frames], self.edit[frames])
             self._chunk_start, self._first = start, first
         at = index - self._first
         return self._fits[0][at : at + 1], self._fits[1][at : at + 1]
@@ -110,11 +95,11 @@ class JointUpsampler:
         return explained[0]
 
 
-def fit(source: torch.Tensor, edit: torch.Tensor, settings: DetailSettings) -> tuple[torch.Tensor, torch.Tensor]:
+def fit(source: torch.Tensor, edit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Coefficients `[F, 12, h, w]` of `edit = A @ source + b`, and 0..1 how little to trust them `[F, 1, h, w]`."""
 
     def window(x: torch.Tensor) -> torch.Tensor:
-        return _box(x, settings.radius)
+        return _box(x, _RADIUS)
 
     def whole_frame(x: torch.Tensor) -> torch.Tensor:
         return x.mean(dim=(2, 3), keepdim=True)
@@ -123,34 +108,35 @@ def fit(source: torch.Tensor, edit: torch.Tensor, settings: DetailSettings) -> t
     _, _, covariance, cross = _moments(source, edit, whole_frame)
     frame_matrix = torch.linalg.solve(covariance + 1e-4 * identity, cross + 1e-4 * identity, left=False)
     mean_source, mean_edit, covariance, cross = _moments(source, edit, window)
-    ridge = settings.ridge * identity
+    ridge = _RIDGE * identity
     matrix = torch.linalg.solve(covariance + ridge, cross + frame_matrix @ ridge, left=False)
     offset = mean_edit - matrix @ mean_source
     coefficients = torch.cat([matrix.flatten(-2), offset.squeeze(-1)], dim=-1).permute(0, 3, 1, 2)
     coefficients = _smooth_in_time(window(coefficients))
 
     explained = _apply(coefficients, source)
-    error = _smooth_in_time(_box(_power(edit - explained), settings.radius // 2)).sqrt()
-    distrust = ((error - settings.noise) / (settings.misfit - settings.noise)).clamp(0.0, 1.0)
-    return coefficients, _box(torch.maximum(distrust, _lost(explained, edit, settings)), 1)
+    error = _smooth_in_time(_box(_power(edit - explained), _RADIUS // 2)).sqrt()
+    distrust = ((error - _NOISE) / (_MISFIT - _NOISE)).clamp(0.0, 1.0)
+    return coefficients, _box(torch.maximum(distrust, _lost(explained, edit)), 1)
 
 
-def _lost(explained: torch.Tensor, edit: torch.Tensor, settings: DetailSettings) -> torch.Tensor:
+def _lost(explained: torch.Tensor, edit: torch.Tensor) -> torch.Tensor:
     """0..1 how much of the fit's fine structure the edit lacks, `[F, 1, h, w]`.
 
-    share = <band(edit), band(explained)> / <band(explained), band(explained)>, where `band` keeps structure of three to
-    five pixels: finer detail is lost in a small model's codec whatever the edit. Noise of the edit does not change it.
+    fraction = <band(edit), band(explained)> / <band(explained), band(explained)>, where `band` keeps structure of three
+    to five pixels: finer detail is lost in a small model's codec whatever the edit. Noise of the edit does not change
+    it.
     """
 
     def average(x: torch.Tensor) -> torch.Tensor:
         x = x.mean(dim=1, keepdim=True)
-        return _smooth_in_time(_box(x, settings.reach) + WHOLE_FRAME_SHARE * x.mean(dim=(2, 3), keepdim=True))
+        return _smooth_in_time(_box(x, _REACH) + _WHOLE_FRAME_FRACTION * x.mean(dim=(2, 3), keepdim=True))
 
     band_explained, band_edit = (_box(x, 1) - _box(x, 2) for x in (explained, edit))
     power = average(band_explained.square())
-    share = average(band_edit * band_explained) / power.clamp_min(1e-12)
-    visible = (power.sqrt() / VISIBLE - 1.0).clamp(0.0, 1.0)
-    return visible * ((settings.kept - share) / (settings.kept - settings.lost)).clamp(0.0, 1.0)
+    fraction = average(band_edit * band_explained) / power.clamp_min(1e-12)
+    visible = (power.sqrt() / _VISIBLE - 1.0).clamp(0.0, 1.0)
+    return visible * ((_KEPT - fraction) / (_KEPT - _LOST)).clamp(0.0, 1.0)
 
 
 def _power(x: torch.Tensor) -> torch.Tensor:

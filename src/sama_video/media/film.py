@@ -17,8 +17,8 @@ from .timing import Clock, Schedule, join_schedules, read_schedule
 
 # Seconds before the wanted time at which decoding starts: more than any usual distance between key frames, and
 # MPEG program streams have no index, so their seeks land anywhere near.
-SEEK_MARGIN = 5.0
-PROBES = 5  # frames over the film in which HDR's white is looked for
+_SEEK_MARGIN = 5.0
+_PROBES = 5  # frames over the film in which HDR's white is looked for
 
 
 class Film:
@@ -71,9 +71,9 @@ class Film:
         """A few frames from all over the film, the first among them; that one alone where seeking is not possible."""
         seconds = self.info.num_frames / self.info.fps if self.schedule.can_seek else Fraction(0)
         with self._opened(self.parts[0]) as decoder:
-            for probe in range(PROBES if seconds else 1):
+            for probe in range(_PROBES if seconds else 1):
                 if probe:
-                    offset = int((self.origin + seconds * probe / PROBES) / decoder.time_base)
+                    offset = int((self.origin + seconds * probe / _PROBES) / decoder.time_base)
                     decoder.container.seek(offset, stream=decoder.stream)
                 frames = decoder.frames()
                 if (decoded := next(frames, None)) is not None:
@@ -147,7 +147,7 @@ class Film:
             yield time
 
     def _from(self, start: Fraction) -> Iterator[tuple[Decoded, Fraction]]:
-        margin = SEEK_MARGIN
+        margin = _SEEK_MARGIN
         while True:
             seeks = self.schedule.can_seek and float(start) > margin
             previous = None

@@ -36,11 +36,11 @@ class VideoInfo:
 
 
 # Rates that files mean when they say nearly so.
-USUAL_RATES = tuple(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 120)) + tuple(
+_USUAL_RATES = tuple(Fraction(n) for n in (24, 25, 30, 48, 50, 60, 120)) + tuple(
     Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)
 )
 
 
 def named_rate(rate: Fraction) -> Fraction:
     """The usual rate within a hundredth of a percent: times rounded to a file's clock blur the average a little."""
-    return next((usual for usual in USUAL_RATES if abs(rate / usual - 1) < Fraction(1, 10_000)), rate)
+    return next((usual for usual in _USUAL_RATES if abs(rate / usual - 1) < Fraction(1, 10_000)), rate)

@@ -40,17 +40,17 @@ class Metric:
     about: str
 
 
-PSNR_ABOUT = "Peak signal-to-noise ratio in RGB, 0 to 100 dB (100 for equal clips)."
-SSIM_ABOUT = "Structural similarity of luma, up to 1 (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5)."
-HAARPSI_ABOUT = (
+_PSNR_ABOUT = "Peak signal-to-noise ratio in RGB, 0 to 100 dB (100 for equal clips)."
+_SSIM_ABOUT = "Structural similarity of luma, up to 1 (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5)."
+_HAARPSI_ABOUT = (
     "Haar wavelet perceptual similarity, 0 to 1 (Reisenhofer et al. 2018): agreement of edges at three scales and of "
     "colour. It has no trained weights; it is not LPIPS."
 )
-FLICKER_ABOUT = (
+_FLICKER_ABOUT = (
     "Mean absolute second difference in time, in levels of 255 and one level added, over the reference's: 1 is the "
     "reference's, more flickers more, less is frozen or blurred in time."
 )
-MOTION_ABOUT = (
+_MOTION_ABOUT = (
     "Mean end-point error between the optical flows (DIS, Kroeger et al. 2016) of edit and reference, pixels a frame "
     "at the source's size."
 )
@@ -58,9 +58,9 @@ MOTION_ABOUT = (
 
 def _everywhere(suffix: str, where: str) -> dict[str, Metric]:
     return {
-        f"psnr{suffix}": Metric(title=f"PSNR {where}", better="higher", unit="dB", about=PSNR_ABOUT),
-        f"ssim{suffix}": Metric(title=f"SSIM {where}", better="higher", about=SSIM_ABOUT),
-        f"haarpsi{suffix}": Metric(title=f"HaarPSI {where}", better="higher", about=HAARPSI_ABOUT),
+        f"psnr{suffix}": Metric(title=f"PSNR {where}", better="higher", unit="dB", about=_PSNR_ABOUT),
+        f"ssim{suffix}": Metric(title=f"SSIM {where}", better="higher", about=_SSIM_ABOUT),
+        f"haarpsi{suffix}": Metric(title=f"HaarPSI {where}", better="higher", about=_HAARPSI_ABOUT),
     }
 
 
@@ -74,10 +74,10 @@ METRICS: dict[str, Metric] = {
     **_everywhere("_inside", "to target, inside"),
     **_everywhere("_outside", "to source, outside"),
     **_everywhere("_to_source", "to source"),
-    "flicker": Metric(title="flicker over target's", better="", about=FLICKER_ABOUT),
-    "flicker_to_source": Metric(title="flicker over source's", better="", about=FLICKER_ABOUT),
-    "motion_error": Metric(title="motion error to target", better="lower", unit="px", about=MOTION_ABOUT),
-    "motion_error_to_source": Metric(title="motion error to source", better="lower", unit="px", about=MOTION_ABOUT),
+    "flicker": Metric(title="flicker over target's", better="", about=_FLICKER_ABOUT),
+    "flicker_to_source": Metric(title="flicker over source's", better="", about=_FLICKER_ABOUT),
+    "motion_error": Metric(title="motion error to target", better="lower", unit="px", about=_MOTION_ABOUT),
+    "motion_error_to_source": Metric(title="motion error to source", better="lower", unit="px", about=_MOTION_ABOUT),
     "text_agreement": Metric(
         title="text agreement",
         better="higher",
@@ -121,7 +121,7 @@ def squared_error(clip: np.ndarray, reference: np.ndarray, mask: np.ndarray | No
     return total / count if count else None
 
 
-def psnr_of_error(error: float | None) -> float | None:
+def _psnr_of_error(error: float | None) -> float | None:
     """dB of a mean squared error on the scale 0..1; at most `LARGEST_PSNR`, so that averages stay finite."""
     if error is None:
         return None
@@ -130,7 +130,7 @@ def psnr_of_error(error: float | None) -> float | None:
 
 def psnr(clip: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float | None:
     """Peak signal-to-noise ratio of two uint8 clips, dB, over the mask; None for an empty mask."""
-    return psnr_of_error(squared_error(clip, reference, mask))
+    return _psnr_of_error(squared_error(clip, reference, mask))
 
 
 def score_edit(
@@ -157,7 +157,7 @@ def score_edit(
     after, before = squared_error(edited, target, mask), squared_error(source, target, mask)
     return EditScores(
         psnr=overall,
-        psnr_inside=psnr_of_error(after),
+        psnr_inside=_psnr_of_error(after),
         psnr_outside=psnr(edited, source, ~mask),
         success=None if after is None or before is None else success_factor * after <= before,
     )

@@ -20,8 +20,8 @@ from ..system.errors import UserError
 # video, and more than a phone's usual photo of 50 megapixels. Editing takes about 60 bytes for each of them.
 MAX_SOURCE_PIXELS = 2**26
 # FFmpeg also "reads" lists that name other files, and plain text as a terminal would show it.
-LISTS = {"concat", "concatf", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "webm_dash_manifest"}
-TEXTS = {"bin", "idf", "tty", "xbin", "adf"}
+_LISTS = {"concat", "concatf", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "webm_dash_manifest"}
+_TEXTS = {"bin", "idf", "tty", "xbin", "adf"}
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ class _QuietPillow:
 _quiet_pillow = _QuietPillow()
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path) -> os.stat_result:
     """Raises UserError, saying which it is, for a path that is missing, not a file, unreadable or empty."""
     try:
         status = os.stat(path)
@@ -87,6 +87,7 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path} cannot be opened ({reason}); check the path and its permissions") from error
     if status.st_size == 0:
         raise UserError(f"{path} is not a video or an image: it is empty; is the download complete?")
+    return status
 
 
 def check_pixels(path: Path, height: int, width: int, max_pixels: int | None) -> None:
@@ -128,7 +129,7 @@ class Part(io.RawIOBase):
         super().close()
 
 
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def joined_matroska(path: Path) -> list[tuple[int, int]]:
@@ -141,9 +142,9 @@ def joined_matroska(path: Path) -> list[tuple[int, int]]:
         while at + 12 <= size:
             stream.seek(at)
             head = stream.read(12)
-            if head[:4] == EBML:
+            if head[:4] == _EBML:
                 begins.append(at)
-            elif head[:4] != SEGMENT or not begins:
+            elif head[:4] != _SEGMENT or not begins:
                 break
             length = next((n for n in range(1, 9) if head[4] >> (8 - n)), 8)
             value = int.from_bytes(head[4 : 4 + length], "big") & ((1 << 7 * length) - 1)
@@ -170,8 +171,8 @@ def open_container(
     with reading(path, "is not a video that FFmpeg can read ({}); is it complete, and a video?"):
         container = av.open(file, options=options, metadata_errors="replace")
     formats = set(container.format.name.split(","))
-    if formats & (LISTS | TEXTS):
+    if formats & (_LISTS | _TEXTS):
         container.close()
-        kind = "a list of other files" if formats & LISTS else "text"
+        kind = "a list of other files" if formats & _LISTS else "text"
         raise UserError(f"{path} is {kind}, not a video that FFmpeg can read; give the video itself")
     return container

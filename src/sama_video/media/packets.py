@@ -6,18 +6,15 @@ from fractions import Fraction
 
 import av
 
-# A clock that falls back this far (seconds), or to where it began, has begun again (files joined with `cat`).
-RESTART = Fraction(1, 2)
-# Transport and program streams also leap ahead where recordings are joined.
-LEAP = 10
-LEAPING_FORMATS = {"mpegts", "mpeg"}
+from .timing import JUMPING_FORMATS, RESTART, starts_again
+
 # Seconds of packets before the piece that are kept: decoders need a few to settle.
-WARM_UP = Fraction(5)
+_WARM_UP = Fraction(5)
 # Seconds that tracks of one file may lie apart in it.
-INTERLEAVING = Fraction(30)
-FALLBACK = Fraction(1, 90_000)  # a stream without a clock
+_INTERLEAVING = Fraction(30)
+_FALLBACK = Fraction(1, 90_000)  # a stream without a clock
 # Only these formats have an index to seek by, and a clock that never begins again.
-INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
+_INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 
 
 # What reading a broken or hostile track may end in.
@@ -78,7 +75,7 @@ def _set(packet: av.Packet, stream: av.stream.Stream | None, time_base: Fraction
 class _Clock:
     """When one stream's clock began and ended, again each time it was set back."""
 
-    leaps: bool
+    jumps: bool
     starts: list[Fraction] = field(default_factory=list)
     ends: list[Fraction] = field(default_factory=list)
     is_new: bool = True  # the next packet begins a run
@@ -106,8 +103,7 @@ class _Clock:
         # Pictures are not in the order in which they are shown, and the first of them may have no other times.
         if decoded is None or self.first is None or self.highest is None:
             return self.ends[-1] - shown > RESTART
-        fell = self.highest - decoded > RESTART or (decoded < self.highest and decoded <= self.first)
-        return fell or (self.leaps and decoded - self.highest > LEAP)
+        return starts_again(decoded, self.first, self.highest, self.jumps)
 
 
 def gather_packets(
@@ -125,12 +121,12 @@ def gather_packets(
         streams: of the first part; those of the others are told by their places.
     """
     container = parts[0]
-    leaps = container.format.name in LEAPING_FORMATS
-    clocks = {stream.index: _Clock(leaps and stream.type != "subtitle") for stream in (picture, *streams)}
+    jumps = container.format.name in JUMPING_FORMATS
+    clocks = {stream.index: _Clock(jumps and stream.type != "subtitle") for stream in (picture, *streams)}
     found: dict[int, list[tuple[int, av.Packet]]] = {stream.index: [] for stream in streams}
-    earliest = piece.origin - WARM_UP
-    if container.format.name == INDEXED and earliest > INTERLEAVING and not piece.from_start:
-        container.seek(int(earliest / (picture.time_base or FALLBACK)), stream=picture)
+    earliest = piece.origin - _WARM_UP
+    if container.format.name == _INDEXED and earliest > _INTERLEAVING and not piece.from_start:
+        container.seek(int(earliest / (picture.time_base or _FALLBACK)), stream=picture)
     for part in parts:
         for clock in clocks.values():
             clock.is_new = True
@@ -156,7 +152,7 @@ def _all_read(clocks: dict[int, _Clock], picture: av.VideoStream, end: Fraction)
     """Whether nothing before `end` can come any more."""
     reached = {index: clock.ends[-1] for index, clock in clocks.items() if clock.ends}
     at = reached.get(picture.index)
-    return at is not None and at > end + (1 if min(reached.values()) > end else INTERLEAVING)
+    return at is not None and at > end + (1 if min(reached.values()) > end else _INTERLEAVING)
 
 
 def _on_one_clock(runs: list[tuple[int, av.Packet]], own: _Clock, picture: _Clock) -> list[av.Packet]:

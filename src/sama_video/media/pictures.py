@@ -38,10 +38,10 @@ SIGNATURES = (
     ("ICO", 0, b"\0\0\1\0"),
     *(("PPM", 0, b"P%d%c" % (number, space)) for number in range(1, 7) for space in b"\n \t\r"),
 )
-HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
-MOTION_JPEG_SUFFIXES = {".mjpg", ".mjpeg"}
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
+_MOTION_JPEG_SUFFIXES = {".mjpg", ".mjpeg"}
 # How much finer than asked for a JPEG is decoded where it is made smaller while it is decoded.
-DRAFT_MARGIN = 4
+_DRAFT_MARGIN = 4
 BROKEN = "is not an image that can be read ({}); is it complete?"
 
 
@@ -53,10 +53,10 @@ def picture_kind(path: Path) -> str | None:
     """
     with open(path, "rb") as stream:
         head = stream.read(32)
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS and b"avif" not in head:
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS and b"avif" not in head:
         raise UserError(f"{path} is a picture in HEIC, which cannot be read; save it as JPEG or PNG first")
     found = next((kind for kind, offset, magic in SIGNATURES if head[offset:].startswith(magic)), None)
-    if (found == "WEBP" and head[:4] != b"RIFF") or (found == "JPEG" and path.suffix.lower() in MOTION_JPEG_SUFFIXES):
+    if (found == "WEBP" and head[:4] != b"RIFF") or (found == "JPEG" and path.suffix.lower() in _MOTION_JPEG_SUFFIXES):
         found = None
     if found is None and "avif" in str(head[8:32]):
         found = "AVIF"
@@ -113,7 +113,7 @@ def pixels_of(image: PIL.Image.Image, size: tuple[int, int] | None) -> tuple[np.
     """Pixels of an opened picture, at `size` (height, width) or its own, and what was done to them."""
     notes: list[str] = []
     if size is not None:
-        longest = DRAFT_MARGIN * max(size)
+        longest = _DRAFT_MARGIN * max(size)
         image.draft(None, (longest, longest))  # JPEG alone: decodes at 1/2, 1/4 or 1/8
     image = _eight_bits(image)
     try:

@@ -38,7 +38,8 @@ class VideoReader:
 
     def __init__(self, path: str | Path, max_pixels: int | None = None):
         self.path = Path(path)
-        check_file(self.path)
+        status = check_file(self.path)
+        self._state = (status.st_size, status.st_mtime_ns)
         kind = picture_kind(self.path)
         if kind is None:
             self._file = Film(self.path, max_pixels)
@@ -47,6 +48,15 @@ class VideoReader:
         else:
             self._file = Still(self.path, kind, max_pixels)
         self.info: VideoInfo = self._file.info
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is still the one that was opened, by its size and time."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == self._state
 
     @property
     def notes(self) -> list[str]:

@@ -18,16 +18,16 @@ from .packets import Piece, Timed
 # less would tear sound apart that has no hole; more would be seen (ITU-R BT.1359 finds 45 ms early just noticeable).
 DRIFT = Fraction(3, 100)
 # Seconds without sound that are believed; a longer leap is a broken clock's, and the sound continues.
-LONGEST_HOLE = 1800
+_LONGEST_HOLE = 1800
 # Seconds that counted times may lie from those of the packets where a decoder tells none.
 FAR = Fraction(1, 2)
 # Seconds by which containers round times: Matroska, FLV and ASF count milliseconds.
-ROUNDED = Fraction(2, 1000)
-AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1")
+_ROUNDED = Fraction(2, 1000)
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1")
 # What a file means that only says how many channels it has: the order that WAV and its kin use.
-USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-SPEAKERS = {"FL", "FR", "FC", "LFE", "BL", "BR", "BC", "SL", "SR"}
+_USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+_SPEAKERS = {"FL", "FR", "FC", "LFE", "BL", "BR", "BC", "SL", "SR"}
 BLOCK = 4096
 
 
@@ -53,14 +53,14 @@ class Encoding:
             context.bit_rate = self.bit_rate
 
 
-def encoding_of(codec: str, frame: av.AudioFrame) -> Encoding:
+def _encoding_of(codec: str, frame: av.AudioFrame) -> Encoding:
     """How a track that begins with `frame` is encoded by `codec`; AAC takes not every rate and layout."""
     format = av.codec.Codec(codec, "w").audio_formats[0].name
     if codec in ("flac", "alac") and not frame.format.name.startswith(("s16", "u8")):
         format = format.replace("16", "32")
     if codec != "aac":
         return Encoding(codec=codec, rate=frame.sample_rate, layout=frame.layout.name, format=format, bit_rate=0)
-    rate = next((rate for rate in AAC_RATES if rate >= frame.sample_rate), AAC_RATES[-1])
+    rate = next((rate for rate in _AAC_RATES if rate >= frame.sample_rate), _AAC_RATES[-1])
     layout = aac_layout(frame.layout)
     # AAC holds at most 6 bits a sample of a channel.
     bit_rate = len(av.AudioLayout(layout).channels) * min(96_000, 6 * rate)
@@ -70,7 +70,7 @@ def encoding_of(codec: str, frame: av.AudioFrame) -> Encoding:
 def aac_layout(layout: av.AudioLayout) -> str:
     """The smallest layout of AAC with all of a layout's speakers; sides count as backs. 5.1 if there is none."""
     speakers = {channel.name.replace("SL", "BL").replace("SR", "BR") for channel in layout.channels}
-    return next((name for name in AAC_LAYOUTS if speakers <= _speakers(name)), AAC_LAYOUTS[-1])
+    return next((name for name in _AAC_LAYOUTS if speakers <= _speakers(name)), _AAC_LAYOUTS[-1])
 
 
 def _speakers(layout: str) -> set[str]:
@@ -116,12 +116,12 @@ class Decoded:
 def with_named_speakers(frame: av.AudioFrame) -> av.AudioFrame:
     """The frame, for the usual speakers if it does not say for which; of more than eight channels the first two."""
     count = len(frame.layout.channels)
-    if count <= 8 and all(channel.name in SPEAKERS for channel in frame.layout.channels):
+    if count <= 8 and all(channel.name in _SPEAKERS for channel in frame.layout.channels):
         return frame
     packed = frame.format.packed.name
     samples = _samples(av.AudioResampler(format=packed).resample(frame)[0])
     kept = samples if count <= 8 else np.ascontiguousarray(samples[:, :2])
-    return _frame(kept, packed, USUAL_LAYOUTS[kept.shape[1]], frame.sample_rate)
+    return _frame(kept, packed, _USUAL_LAYOUTS[kept.shape[1]], frame.sample_rate)
 
 
 def _samples(frame: av.AudioFrame) -> np.ndarray:
@@ -147,7 +147,7 @@ class _Run:
 
     def takes(self, key: tuple[str, str, int], time: Fraction) -> bool:
         leap = abs(self.start + Fraction(self.samples, key[2]) - time)
-        return key == self.key and not DRIFT <= leap <= LONGEST_HOLE
+        return key == self.key and not DRIFT <= leap <= _LONGEST_HOLE
 
     def convert(self, frame: av.AudioFrame | None) -> Iterator[tuple[int, np.ndarray]]:
         """(position, block) of the next frame, None for the end of the run."""
@@ -236,9 +236,9 @@ def encode_again(decoded: Decoded, codec: str, piece: Piece) -> EncodedSound | N
     if first is None:
         return None
     channels = len(decoded.stream.codec_context.layout.channels)
-    encoding = encoding_of(codec, first[1])
+    encoding = _encoding_of(codec, first[1])
     last = None if piece.end is None else round(piece.end * encoding.rate)
-    longest_hole = LONGEST_HOLE * encoding.rate
+    longest_hole = _LONGEST_HOLE * encoding.rate
     blocks = _blocks(itertools.chain([first], frames), encoding, piece.origin)
     packets = list(_encode(_without_holes(blocks, last, longest_hole), encoding))
     if not packets:
@@ -277,9 +277,9 @@ def spans(stream: av.AudioStream, packets: Sequence[av.Packet]) -> list[tuple[Fr
         duration = (packet.duration or 0) * packet.time_base or usual
         if not duration and following is not None:
             duration = max(following - start, Fraction(0))
-        if usual and abs(duration - usual) < ROUNDED:
+        if usual and abs(duration - usual) < _ROUNDED:
             duration = usual
-        if exact and abs(start - exact[-1][1]) < ROUNDED:
+        if exact and abs(start - exact[-1][1]) < _ROUNDED:
             start = exact[-1][1]
         exact.append((start, start + duration))
     return exact

@@ -15,7 +15,7 @@ from .packets import Timed
 MILLISECOND = Fraction(1, 1000)
 TEXT_CODECS = {"mov_text", "subrip", "ass", "ssa", "webvtt", "text", "microdvd", "subviewer", "subviewer1", "realtext"}
 # What FFmpeg's decoders put before the words of an event: order, layer, style, name, margins, effect.
-LINE_START = b"0,0,Default,,0,0,0,,"
+_LINE_START = b"0,0,Default,,0,0,0,,"
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,6 @@ def encode_lines(lines: Sequence[Line], codec: str, header: bytes | None) -> lis
     for line in lines:
         start, end = (round(time / MILLISECOND) for time in (line.start, line.end))
         if end > start:
-            packet = context.encode_subtitle(SubtitleSet.create(LINE_START + line.words, 0, end - start))
+            packet = context.encode_subtitle(SubtitleSet.create(_LINE_START + line.words, 0, end - start))
             packets.append(Timed(packet=packet, pts=start, dts=start, duration=end - start, time_base=MILLISECOND))
     return packets

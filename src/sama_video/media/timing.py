@@ -23,12 +23,12 @@ RESTART = Fraction(1, 2)
 JUMP = 10
 JUMPING_FORMATS = {"mpegts", "mpeg"}
 # Formats whose packets carry display times in any case.
-DISPLAY_TIMED = {"mov", "mpegts", "mpeg", "flv"}
+_DISPLAY_TIMED = {"mov", "mpegts", "mpeg", "flv"}
 # Formats without frames of their own: what is a packet is found in the stream, and may be a field.
-FIELD_FORMATS = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "vc1"}
-FASTEST = 1000  # frames per second that a rate may claim to be believed
-UNKNOWN_RATE = Fraction(25)
-LEADING = 16  # frames, the longest reordering of H.264 and HEVC
+_FIELD_FORMATS = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "vc1"}
+_FASTEST = 1000  # frames per second that a rate may claim to be believed
+_UNKNOWN_RATE = Fraction(25)
+_LEADING = 16  # frames, the longest reordering of H.264 and HEVC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def read_schedule(container: av.container.InputContainer, stream: av.VideoStream
     stands = stands and joins == 0
     if not has_display_times or stands:
         clock = "none"
-    elif kind not in DISPLAY_TIMED and stream.codec_context.has_b_frames and _only_decoding_times(ticks):
+    elif kind not in _DISPLAY_TIMED and stream.codec_context.has_b_frames and _only_decoding_times(ticks):
         clock = "decoding"
     else:
         clock = "display"
@@ -99,7 +99,7 @@ def read_schedule(container: av.container.InputContainer, stream: av.VideoStream
         clock=clock,
         stands=stands,
         hides_frames=not all(tick.is_shown for tick in ticks),
-        has_fields=kind in FIELD_FORMATS,
+        has_fields=kind in _FIELD_FORMATS,
         joins=joins,
         rate=_rate(stream, decoding if joins == 0 and not stands else [], time_base),
         jumps=kind in JUMPING_FORMATS,
@@ -136,8 +136,8 @@ def _from_first_key_frame(ticks: list[tuple[_Tick, bool]]) -> list[_Tick]:
     first = next((index for index, (_, is_key) in enumerate(ticks) if is_key), 0)
     rest = [tick for tick, _ in ticks[first:]]
     begin = rest[0].pts if rest else None
-    leading = [tick for tick in rest[:LEADING] if begin is None or tick.pts is None or tick.pts >= begin]
-    return leading + rest[LEADING:]
+    leading = [tick for tick in rest[:_LEADING] if begin is None or tick.pts is None or tick.pts >= begin]
+    return leading + rest[_LEADING:]
 
 
 def _only_decoding_times(ticks: list[_Tick]) -> bool:
@@ -165,10 +165,10 @@ def starts_again(time: Fraction, first: Fraction, last: Fraction, jumps: bool) -
 def _rate(stream: av.VideoStream, decoding: list[int], time_base: Fraction) -> Fraction:
     """The announced average rate if it can be true, else what the packets say, else 25."""
     announced = [stream.average_rate, stream.guessed_rate, stream.base_rate]
-    rates = [named_rate(Fraction(rate)) for rate in announced if rate and 0 < rate <= FASTEST]
+    rates = [named_rate(Fraction(rate)) for rate in announced if rate and 0 < rate <= _FASTEST]
     span = (max(decoding) - min(decoding)) * time_base if len(decoding) > 1 else Fraction(0)
-    if (stream.average_rate and 0 < stream.average_rate <= FASTEST) or not span:
-        return rates[0] if rates else UNKNOWN_RATE
+    if (stream.average_rate and 0 < stream.average_rate <= _FASTEST) or not span:
+        return rates[0] if rates else _UNKNOWN_RATE
     return named_rate((len(decoding) - 1) / span)
 
 

@@ -7,6 +7,8 @@ frames. The first frame fills its group by repetition. `docs/decisions/nano-auto
 linear and what the learned decoder gains over its transpose.
 """
 
+import math
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
@@ -16,8 +18,11 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange
 from torch import nn
 
-PATCH = (4, 8, 8)
-PATCH_VALUES = 3 * 4 * 8 * 8
+from .shapes import TEMPORAL_FACTOR, LatentShape, VideoShape
+
+PATCH = (TEMPORAL_FACTOR, 8, 8)
+PATCH_VALUES = 3 * math.prod(PATCH)
+_PATCHES = {"p": PATCH[0], "q": PATCH[1], "r": PATCH[2]}
 
 
 def _zeroed(layer: nn.Conv3d) -> nn.Conv3d:
@@ -74,15 +79,14 @@ class AutoencoderSamaNano(ModelMixin, ConfigMixin):
     def patchify(self, video: torch.Tensor) -> torch.Tensor:
         """`[B, 3, F, H, W]` with F = 4k + 1 and sides that divide by 8 -> `[B, k + 1, h, w, 768]`."""
         _, _, frames, height, width = video.shape
-        if frames % 4 != 1 or height % 8 or width % 8:
-            raise ValueError(f"expected 4k+1 frames and sides that divide by 8, got {frames}x{height}x{width}")
-        video = torch.cat([video[:, :, :1].expand(-1, -1, 3, -1, -1), video], dim=2)
-        return rearrange(video, "b c (f p) (h q) (w r) -> b f h w (c p q r)", p=4, q=8, r=8)
+        LatentShape.from_video(VideoShape(num_frames=frames, height=height, width=width), PATCH[1])
+        video = torch.cat([video[:, :, :1].expand(-1, -1, PATCH[0] - 1, -1, -1), video], dim=2)
+        return rearrange(video, "b c (f p) (h q) (w r) -> b f h w (c p q r)", **_PATCHES)
 
     def unpatchify(self, patches: torch.Tensor) -> torch.Tensor:
         """Inverse of [`patchify`]."""
-        video = rearrange(patches, "b f h w (c p q r) -> b c (f p) (h q) (w r)", c=3, p=4, q=8, r=8)
-        return video[:, :, 3:]
+        video = rearrange(patches, "b f h w (c p q r) -> b c (f p) (h q) (w r)", c=3, **_PATCHES)
+        return video[:, :, PATCH[0] - 1 :]
 
     @apply_forward_hook
     def encode(self, video: torch.Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple:

@@ -29,7 +29,7 @@ NESTED = (
     "ema", "ema_state_dict", "model_ema", "generator_ema", "state_dict", "model_state_dict", "model", "module",
     "generator", "transformer", "dit", "params", "weights",
 )  # fmt: skip
-MOST_NESTED = 4
+_MOST_NESTED = 4
 
 # What a file begins with that is something else, and what to do about it.
 SIGNATURES = (
@@ -41,9 +41,9 @@ SIGNATURES = (
     (b"\x89HDF", "an HDF5 file (Keras or TensorFlow); get the safetensors or PyTorch file of the same model"),
 )
 GGUF = "a GGUF file (quantised weights); get the safetensors file of the same model, or dequantise it to one"
-PYTORCH_BEGINS = (b"PK", b"\x80")  # a zip archive, and the pickles of old
+_PYTORCH_BEGINS = (b"PK", b"\x80")  # a zip archive, and the pickles of old
 
-FLOAT8 = tuple(
+_FLOAT8 = tuple(
     getattr(torch, name)
     for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
     if hasattr(torch, name)
@@ -84,11 +84,6 @@ def read_weights(path: str | Path, leave_out: Collection[str] = ()) -> Weights:
         weights.header |= header
     _widen_float8(weights)
     return weights
-
-
-def read_state_dict(path: str | Path) -> StateDict:
-    """The tensors of [`read_weights`] alone."""
-    return read_weights(path).state
 
 
 def read_names(path: str | Path) -> list[str]:
@@ -174,7 +169,7 @@ def _is_safetensors(file: Path) -> bool:
         raise UserError(f"{file} is {GGUF}")
     if beginning[8:9] == b"{":
         return True
-    if beginning.startswith(PYTORCH_BEGINS):
+    if beginning.startswith(_PYTORCH_BEGINS):
         return False
     kind = next((kind for signature, kind in SIGNATURES if beginning.lstrip().startswith(signature)), None)
     raise UserError(f"{file} is {kind or 'damaged or not a weights file: download it again'}")
@@ -211,7 +206,7 @@ def _read_pytorch(file: Path, notes: list[str]) -> StateDict:
                 "its state dict alone, best as safetensors"
             ) from error
         raise UserError(f"{file} is damaged or not a weights file: download it again") from error
-    found = _tensors_in(tree, file.name, MOST_NESTED)
+    found = _tensors_in(tree, file.name, _MOST_NESTED)
     if found is None:
         raise UserError(f"{file} does not hold a plain state dict of tensors, but {_described(tree)}")
     state, left_out = found
@@ -251,8 +246,8 @@ def _described(tree: Any) -> str:
 # ComfyUI and LightX2V write a float8 matrix as `X.weight` with `X.scale_weight` or `X.weight_scale` beside it:
 # one number, or one per row. The others are for running in float8, which is not done here.
 SCALE = re.compile(r"(.*\.)(?:scale_weight|weight_scale)")
-FLOAT8_EXTRAS = re.compile(r"(?:.*\.)?(?:scaled_fp8|scale_input|input_scale|comfy_quant)")
-FOUR_BITS = re.compile(r".*\.(?:weight_scale_2|weight_scale_inv|qweight|qzeros|absmax|quant_map|quant_state\..*)")
+_FLOAT8_EXTRAS = re.compile(r"(?:.*\.)?(?:scaled_fp8|scale_input|input_scale|comfy_quant)")
+_FOUR_BITS = re.compile(r".*\.(?:weight_scale_2|weight_scale_inv|qweight|qzeros|absmax|quant_map|quant_state\..*)")
 
 
 def _widen_float8(weights: Weights) -> None:
@@ -262,13 +257,13 @@ def _widen_float8(weights: Weights) -> None:
         UserError: for other quantised formats, and scales that do not fit their matrices.
     """
     state, where = weights.state, weights.where
-    if odd := [key for key in state if FOUR_BITS.fullmatch(key)]:
+    if odd := [key for key in state if _FOUR_BITS.fullmatch(key)]:
         raise UserError(
             f"{where} holds quantised weights of a format that is not readable here ({listed(odd, 3)}); get the "
             "bfloat16 or float16 file of the same model"
         )
-    extras = {key for key in state if FLOAT8_EXTRAS.fullmatch(key)}
-    narrow = {key for key, value in state.items() if value.dtype in FLOAT8} - extras
+    extras = {key for key in state if _FLOAT8_EXTRAS.fullmatch(key)}
+    narrow = {key for key, value in state.items() if value.dtype in _FLOAT8} - extras
     scales = {f"{match[1]}weight": key for key in state if (match := SCALE.fullmatch(key))}
     if not narrow and not scales and not extras:
         return
@@ -291,7 +286,7 @@ def _usual_dtype(state: StateDict) -> torch.dtype:
     """What most of the numbers beside float8 and its scales are stored in; bfloat16 holds all of float8."""
     sizes: Counter[torch.dtype] = Counter()
     for key, value in state.items():
-        if value.is_floating_point() and value.dtype not in FLOAT8 and not SCALE.fullmatch(key):
+        if value.is_floating_point() and value.dtype not in _FLOAT8 and not SCALE.fullmatch(key):
             sizes[value.dtype] += value.numel()
     return sizes.most_common(1)[0][0] if sizes else torch.bfloat16
 

@@ -8,7 +8,7 @@ shapes. Unknown, missing or misshapen keys are listed by name.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from .checkpoint_files import StateDict, Weights, header_entry, read_weights
 from .foreign_weights import TEXT_ENCODER, TRANSFORMER, VAE, refuse_foreign
 from .official_names import SAMA_KEYS, TEXT_ENCODER_KEYS, TRANSFORMER_KEYS, renamer, vae_keys
 from .presets import PRESETS, preset_of
-from .state_dicts import load_strictly, made, need, rename_all
+from .strict_loading import load_strictly, make_empty
 from .transformer_sama import SamaTransformer3DModel
 from .weight_files import listed
 
 # What shapes do not say of a model; files of ours have it in their headers, which other programs ignore.
-HEADER_KEY = "sama_config"
+_HEADER_KEY = "sama_config"
 # One tensor under two names, stored once.
 TIED = "encoder.embed_tokens.weight"
 
@@ -34,17 +34,34 @@ TIED = "encoder.embed_tokens.weight"
 def official_header(config: Mapping[str, Any], **more: Mapping[str, Any]) -> dict[str, str]:
     """Of a file with official names: the part's whole configuration, and `more` entries."""
     public = {name: value for name, value in config.items() if not name.startswith("_")}
-    return {"format": "pt", HEADER_KEY: json.dumps(public)} | {key: json.dumps(value) for key, value in more.items()}
+    return {"format": "pt", _HEADER_KEY: json.dumps(public)} | {key: json.dumps(value) for key, value in more.items()}
 
 
-def infer_transformer_config(state: StateDict, num_attention_heads: int | None = None) -> dict:
+def _rename_all(state: StateDict, rename: Callable[[str], str | None], what: str) -> StateDict:
+    """Raises UserError for names that have no other."""
+    renamed = {key: rename(key) for key in state}
+    if unknown := [key for key, name in renamed.items() if name is None]:
+        raise UserError(f"this is not {what}; nothing was converted. unknown: {listed(unknown)}")
+    return {str(renamed[key]): value for key, value in state.items()}
+
+
+def _need(state: StateDict, what: str, dimensions: Mapping[str, int]) -> None:
+    """Raises UserError unless the weights that tell sizes are there, with these numbers of dimensions."""
+    if missing := dimensions.keys() - state.keys():
+        raise UserError(f"this is not {what}; nothing was converted. missing: {listed(missing)}")
+    shapes = {key: tuple(state[key].shape) for key in dimensions}
+    if odd := [f"{key} {shape}" for key, shape in shapes.items() if len(shape) != dimensions[key] or 0 in shape]:
+        raise UserError(f"this is not {what}; nothing was converted. misshapen: {listed(odd)}")
+
+
+def _infer_transformer_config(state: StateDict, num_attention_heads: int | None = None) -> dict:
     """Constructor arguments of the transformer whose official state dict this is (head width 128 unless told).
 
     Raises:
         UserError: if a key that tells a size is missing, blocks are, or the heads do not divide the width.
     """
     sizes = {"patch_embedding.weight": 5, "text_embedding.0.weight": 2, "time_embedding.0.weight": 2}
-    need(state, TRANSFORMER, sizes | {"blocks.0.ffn.0.weight": 2, "head.head.weight": 2})
+    _need(state, TRANSFORMER, sizes | {"blocks.0.ffn.0.weight": 2, "head.head.weight": 2})
     width, channels, *patch = state["patch_embedding.weight"].shape
     heads = num_attention_heads or width // 128
     if heads < 1 or width % heads or (width // heads) % 2:
@@ -58,15 +75,15 @@ def infer_transformer_config(state: StateDict, num_attention_heads: int | None =
         "text_dim": state["text_embedding.0.weight"].shape[1],
         "freq_dim": state["time_embedding.0.weight"].shape[1],
         "ffn_dim": state["blocks.0.ffn.0.weight"].shape[0],
-        "num_layers": count_blocks(state, TRANSFORMER),
+        "num_layers": _count_blocks(state, TRANSFORMER),
     }
     if "siglip_feat_mlp.fc1.weight" in state:
-        need(state, TRANSFORMER, {"siglip_feat_mlp.fc1.weight": 2})
+        _need(state, TRANSFORMER, {"siglip_feat_mlp.fc1.weight": 2})
         config["semantic_hidden_dim"], config["semantic_dim"] = state["siglip_feat_mlp.fc1.weight"].shape
     return config
 
 
-def count_blocks(state: StateDict, what: str) -> int:
+def _count_blocks(state: StateDict, what: str) -> int:
     """Raises UserError unless they are numbered from 0 without a gap."""
     numbers = {int(match[1]) for key in state if (match := re.match(r"blocks\.(\d{1,6})\.", key))}
     if not numbers or numbers != set(range(len(numbers))):
@@ -118,13 +135,13 @@ def load_official_transformer(
             f"{weights.where} has diffusers' names, and its settings are in the config.json that came with it; give "
             "the folder that holds both"
         )
-    header = header_entry(weights.header, HEADER_KEY)
+    header = header_entry(weights.header, _HEADER_KEY)
     heads = header.get("num_attention_heads", num_attention_heads)
     if not isinstance(heads, int | None):
         raise UserError(f"the header of {weights.where} says {heads!r} attention heads; get the file again")
-    config = _whole_config(infer_transformer_config(state, heads), header, heads is not None, weights)
+    config = _whole_config(_infer_transformer_config(state, heads), header, heads is not None, weights)
     _check_channels(config, weights.where)
-    state = rename_all(state, renamer(TRANSFORMER_KEYS), TRANSFORMER)
+    state = _rename_all(state, renamer(TRANSFORMER_KEYS), TRANSFORMER)
     return build_transformer(state, config, is_stock=not any(key.startswith(SAMA_KEYS) for key in state))
 
 
@@ -162,7 +179,7 @@ def build_transformer(state: StateDict, config: Mapping[str, Any], *, is_stock: 
     Raises:
         UserError: listing every key that does not fit.
     """
-    model = made(SamaTransformer3DModel, config, TRANSFORMER)
+    model = make_empty(SamaTransformer3DModel, config, TRANSFORMER)
     load_strictly(model, state, TRANSFORMER, may_miss=SAMA_KEYS if is_stock else ())
     # The rotary tables are buffers that no checkpoint holds.
     model.rope = WanRotaryPosEmbed(
@@ -184,7 +201,7 @@ def official_transformer_state(model: SamaTransformer3DModel) -> StateDict:
             f"the official names are for type embeddings and a source by token, and this model has "
             f"roles={model.config.roles}, source={model.config.source}; keep its diffusers folder"
         )
-    return rename_all(model.state_dict(), renamer(TRANSFORMER_KEYS, reverse=True), "a SAMA transformer")
+    return _rename_all(model.state_dict(), renamer(TRANSFORMER_KEYS, reverse=True), "a SAMA transformer")
 
 
 # Of Wan2.2's VAE, from its release; Wan2.1's are diffusers' defaults.
@@ -216,9 +233,9 @@ def load_official_vae(path: str | Path | Weights) -> AutoencoderKLWan:
     state = _unwrapped(weights, ("encoder.conv1.weight",))
     refuse_foreign(state, weights.where, VAE)
     sizes = ("encoder.conv1.weight", "decoder.head.2.weight", "conv1.weight", "conv2.weight")
-    need(state, VAE, dict.fromkeys(sizes, 5))
-    config = header_entry(weights.header, HEADER_KEY) or _infer_vae_config(state)
-    state = rename_all(state, renamer(vae_keys(_is_wan22_vae(state))), VAE)
+    _need(state, VAE, dict.fromkeys(sizes, 5))
+    config = header_entry(weights.header, _HEADER_KEY) or _infer_vae_config(state)
+    state = _rename_all(state, renamer(vae_keys(_is_wan22_vae(state))), VAE)
     return build_vae(AutoencoderKLWan, state, config)
 
 
@@ -248,7 +265,7 @@ def build_vae(vae_class: type, state: StateDict, config: Mapping[str, Any]) -> A
     Raises:
         UserError: listing every key that does not fit.
     """
-    vae = made(vae_class, config, VAE)
+    vae = make_empty(vae_class, config, VAE)
     load_strictly(vae, state, VAE)
     return vae.eval()
 
@@ -256,7 +273,7 @@ def build_vae(vae_class: type, state: StateDict, config: Mapping[str, Any]) -> A
 def official_vae_state(vae: AutoencoderKLWan) -> StateDict:
     """The VAE's state dict under Wan's names, the inverse of [`load_official_vae`]."""
     keys = vae_keys(wan22=bool(vae.config.is_residual))
-    return rename_all(vae.state_dict(), renamer(keys, reverse=True), VAE)
+    return _rename_all(vae.state_dict(), renamer(keys, reverse=True), VAE)
 
 
 def load_official_text_encoder(path: str | Path | Weights) -> UMT5EncoderModel:
@@ -271,11 +288,11 @@ def load_official_text_encoder(path: str | Path | Weights) -> UMT5EncoderModel:
     if "shared.weight" in state:
         # ComfyUI puts the tokenizer in as well.
         plain = {key: value for key, value in state.items() if key not in (TIED, "spiece_model")}
-        state = rename_all(plain, renamer(TEXT_ENCODER_KEYS, reverse=True), TEXT_ENCODER)
+        state = _rename_all(plain, renamer(TEXT_ENCODER_KEYS, reverse=True), TEXT_ENCODER)
     sizes = {"token_embedding.weight": 2, "blocks.0.ffn.fc1.weight": 2, "blocks.0.attn.q.weight": 2}
-    need(state, TEXT_ENCODER, sizes | {"blocks.0.pos_embedding.embedding.weight": 2})
-    config = header_entry(weights.header, HEADER_KEY) or _infer_text_encoder_config(state)
-    return build_text_encoder(rename_all(state, renamer(TEXT_ENCODER_KEYS), TEXT_ENCODER), config)
+    _need(state, TEXT_ENCODER, sizes | {"blocks.0.pos_embedding.embedding.weight": 2})
+    config = header_entry(weights.header, _HEADER_KEY) or _infer_text_encoder_config(state)
+    return build_text_encoder(_rename_all(state, renamer(TEXT_ENCODER_KEYS), TEXT_ENCODER), config)
 
 
 def _infer_text_encoder_config(state: StateDict) -> dict[str, Any]:
@@ -286,7 +303,7 @@ def _infer_text_encoder_config(state: StateDict) -> dict[str, Any]:
         "d_model": width,
         "d_kv": state["blocks.0.attn.q.weight"].shape[0] // heads,
         "d_ff": state["blocks.0.ffn.fc1.weight"].shape[0],
-        "num_layers": count_blocks(state, TEXT_ENCODER),
+        "num_layers": _count_blocks(state, TEXT_ENCODER),
         "num_heads": heads,
         "relative_attention_num_buckets": buckets,
         "feed_forward_proj": "gated-gelu",
@@ -300,7 +317,9 @@ def build_text_encoder(state: StateDict, config: Mapping[str, Any]) -> UMT5Encod
     Raises:
         UserError: listing every key that does not fit.
     """
-    text_encoder = made(lambda **arguments: UMT5EncoderModel(UMT5Config.from_dict(arguments)), config, TEXT_ENCODER)
+    text_encoder = make_empty(
+        lambda **arguments: UMT5EncoderModel(UMT5Config.from_dict(arguments)), config, TEXT_ENCODER
+    )
     if "shared.weight" in state:
         state = state | {TIED: state["shared.weight"]}
     load_strictly(text_encoder, state, TEXT_ENCODER)
@@ -311,4 +330,4 @@ def build_text_encoder(state: StateDict, config: Mapping[str, Any]) -> UMT5Encod
 def official_text_encoder_state(text_encoder: UMT5EncoderModel) -> StateDict:
     """The encoder's state dict under Wan's names, the inverse of [`load_official_text_encoder`]."""
     state = {key: value for key, value in text_encoder.state_dict().items() if key != TIED}
-    return rename_all(state, renamer(TEXT_ENCODER_KEYS, reverse=True), TEXT_ENCODER)
+    return _rename_all(state, renamer(TEXT_ENCODER_KEYS, reverse=True), TEXT_ENCODER)

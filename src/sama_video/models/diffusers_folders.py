@@ -12,66 +12,54 @@ from diffusers import AutoencoderKLWan
 
 from ..system.errors import UserError
 from .autoencoder_sama_nano import AutoencoderSamaNano
-from .checkpoint_files import Weights, read_weights
+from .checkpoint_files import StateDict, read_weights
 from .convert_checkpoint import TIED, build_text_encoder, build_transformer, build_vae
 from .foreign_weights import TEXT_ENCODER, TRANSFORMER, VAE, refuse_foreign
 from .latents import VideoAutoencoder
-from .official_names import SAMA_KEYS
+from .official_names import SAMA_KEYS, STOCK_WAN
 from .transformer_sama import SamaTransformer3DModel
-from .weight_files import listed, read_json_object
+from .weight_files import listed
 
-STOCK = "WanTransformer3DModel"
-TRANSFORMERS = ("SamaTransformer3DModel", STOCK)
-VAES = {model.__name__: model for model in (AutoencoderKLWan, AutoencoderSamaNano)}
+_VAES = {model.__name__: model for model in (AutoencoderKLWan, AutoencoderSamaNano)}
 
 
-def load_transformer_folder(folder: Path, notes: list[str]) -> SamaTransformer3DModel:
+def load_transformer_folder(folder: Path, config: Mapping[str, Any], notes: list[str]) -> SamaTransformer3DModel:
     """SAMA's or stock Wan's transformer; the latter gets SAMA's parts untrained.
+
+    Args:
+        config: what the folder's `config.json` holds, checked already.
 
     Raises:
         UserError: for another model, naming it, or listing every weight that does not fit.
     """
-    config = read_json_object(folder / "config.json")
-    _check_class(config, TRANSFORMERS, folder)
     if config.get("image_dim") or config.get("added_kv_proj_dim"):
         raise UserError(f"{folder} is an image-to-video model; SAMA has no place for its image parts")
-    state = _weights(folder, TRANSFORMER, notes).state
-    if config["_class_name"] == STOCK and (new := [key for key in state if key.startswith(SAMA_KEYS)]):
+    is_stock = config["_class_name"] == STOCK_WAN
+    state = _read_state(folder, TRANSFORMER, notes)
+    if is_stock and (new := [key for key in state if key.startswith(SAMA_KEYS)]):
         raise UserError(
             f"{folder} is of stock Wan's class and has SAMA's weights too: {listed(new)}; correct its config"
         )
-    arguments = _arguments(SamaTransformer3DModel, config, folder, notes)
-    return build_transformer(state, arguments, is_stock=config["_class_name"] == STOCK)
+    return build_transformer(state, _arguments(SamaTransformer3DModel, config, folder, notes), is_stock=is_stock)
 
 
-def load_vae_folder(folder: Path, notes: list[str]) -> VideoAutoencoder:
-    """Wan's autoencoder or the nano's. Raises UserError as `load_transformer_folder`."""
-    config = read_json_object(folder / "config.json")
-    vae_class = VAES[_check_class(config, tuple(VAES), folder)]
-    return build_vae(vae_class, _weights(folder, VAE, notes).state, _arguments(vae_class, config, folder, notes))
+def load_vae_folder(folder: Path, config: Mapping[str, Any], notes: list[str]) -> VideoAutoencoder:
+    """Wan's autoencoder or the nano's; see `load_transformer_folder`."""
+    vae_class = _VAES[config["_class_name"]]
+    return build_vae(vae_class, _read_state(folder, VAE, notes), _arguments(vae_class, config, folder, notes))
 
 
-def load_text_encoder_folder(folder: Path, notes: list[str]) -> Any:
-    """UMT5's encoder. Raises UserError as `load_transformer_folder`."""
-    config = read_json_object(folder / "config.json")
-    if config.get("model_type") != "umt5":
-        raise UserError(f"{folder} is not {TEXT_ENCODER} but a model of type {config.get('model_type')!r}")
-    state = _weights(folder, TEXT_ENCODER, notes).state
+def load_text_encoder_folder(folder: Path, config: Mapping[str, Any], notes: list[str]) -> Any:
+    """UMT5's encoder; see `load_transformer_folder`."""
+    state = _read_state(folder, TEXT_ENCODER, notes)
     return build_text_encoder({key: value for key, value in state.items() if key != TIED}, config)
 
 
-def _check_class(config: Mapping[str, Any], known: tuple[str, ...], folder: Path) -> str:
-    name = config.get("_class_name")
-    if name not in known:
-        raise UserError(f"{folder} holds a model of the class {name!r}; what fits is {' or '.join(known)}")
-    return str(name)
-
-
-def _weights(folder: Path, what: str, notes: list[str]) -> Weights:
+def _read_state(folder: Path, what: str, notes: list[str]) -> StateDict:
     weights = read_weights(folder)
     refuse_foreign(weights.state, folder, what)
     notes += weights.notes
-    return weights
+    return weights.state
 
 
 def _arguments(model_class: type, config: Mapping[str, Any], folder: Path, notes: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ TRANSFORMER, VAE, TEXT_ENCODER = "a SAMA or Wan text-to-video transformer", "a W
 # What a name says of the file that it is in: (pattern in any name, what it is, what to do). The first that fits counts.
 _NO_PLACE = "SAMA has no place for these parts; convert the text-to-video model that it was made from"
 _OTHER_FAMILY = "only Wan 2.1 and 2.2 text-to-video models and those trained from them fit"
-SIGNS = (
+_SIGNS = (
     (r"\.lora_|\.lora\.|^lora_|\.lokr_|\.hada_|\.dora_scale$|\.diff(_b|_m)?$", "a LoRA",
      "pass it to 'sama edit' as --lora, or to 'sama convert' as SOURCE with --merge-into MODEL"),
     (r"(^|\.)vace_", "a VACE model", _NO_PLACE),
@@ -38,7 +38,7 @@ PARTS = (
 def refuse_foreign(names: Iterable[str], where: Path | str, wanted: str) -> None:
     """Raises UserError, saying what the weights are, unless they may be what is wanted (one of the three above)."""
     names = list(names)
-    for pattern, kind, advice in SIGNS:
+    for pattern, kind, advice in _SIGNS:
         if found := next((name for name in names if re.search(pattern, name)), None):
             raise UserError(f"{where} is not {wanted}: it is {kind} ({found}); {advice}")
     for pattern, kind, option in PARTS:

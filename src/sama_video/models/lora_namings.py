@@ -46,7 +46,7 @@ UNDERSCORED = ("lora_unet__", "lora_unet_", "lora_transformer_", "lora_dit_", "l
 # What is named for what it is: (pattern in any name, what it is, what to do).
 _PLAIN = "train or export it as a plain LoRA"
 _NO_PLACE = "SAMA has no place for them; use a LoRA of the text-to-video model"
-FOREIGN = (
+_FOREIGN = (
     (r"dora_scale$|lora_magnitude_vector", "a DoRA file: beside low-rank changes it rescales weights", _PLAIN),
     (r"\.lokr_", "a LoKr file (LyCORIS): its changes are Kronecker products", _PLAIN),
     (r"\.hada_", "a LoHa file (LyCORIS): its changes are Hadamard products", _PLAIN),
@@ -109,11 +109,11 @@ def convert_lora_state(state: StateDict, config: Mapping[str, Any] | None = None
 
 
 def _refuse_foreign(state: StateDict, config: Mapping[str, Any]) -> None:
-    for pattern, kind, advice in FOREIGN:
+    for pattern, kind, advice in _FOREIGN:
         if found := next((key for key in state if re.search(pattern, key)), None):
             raise UserError(f"this is {kind} ({found}); {advice}")
     if config.get("use_dora"):
-        raise UserError(f"this is {FOREIGN[0][1]} (use_dora in its configuration); {_PLAIN}")
+        raise UserError(f"this is {_FOREIGN[0][1]} (use_dora in its configuration); {_PLAIN}")
     if state and not is_lora(list(state)) and any("patch_embedding" in key for key in state):
         raise UserError("this is a whole model and not a LoRA; convert it, and pass the folder as `model`")
 

@@ -51,6 +51,8 @@ TEXT_ENCODER_KEYS = (
     ("blocks.{i}.ffn.fc1", "encoder.block.{i}.layer.1.DenseReluDense.wi_1"),
     ("blocks.{i}.ffn.fc2", "encoder.block.{i}.layer.1.DenseReluDense.wo"),
 )
+# Wan's transformer in diffusers, without what SAMA adds.
+STOCK_WAN = "WanTransformer3DModel"
 # Plain Wan files lack these; a transformer loaded from one starts as Wan, with the new parts newly initialised.
 SAMA_KEYS = ("type_embedding.", "semantic_projector.", "semantic_head.")
 # What a LoRA file may hold whole, beside low-rank changes.

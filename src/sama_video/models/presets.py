@@ -3,13 +3,13 @@
 A preset says how large a model is. Weights come from a folder or a hub id; only `nano` ships with the package.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..system.errors import UserError
-from .shapes import LatentShape, VideoShape, fit_size, nearest_multiple
+from .shapes import PATCH, WAN_SPATIAL_FACTOR, LatentShape, VideoShape, fit_size, nearest_multiple
 
 ASSETS = Path(__file__).parent.parent / "assets"
 NANO_SIGLIP = ASSETS / "nano_siglip"
@@ -20,12 +20,12 @@ class PipelineSettings:
     """What a pipeline's `model_index.json` says beside its parts. These defaults are the released model's.
 
     Args:
-        prompt_prefix: put before prompt and negative prompt.
-        max_sequence_length: text tokens.
-        num_semantic_tokens: tokens of the semantic stream at inference.
-        native_area: pixels per frame it was trained at.
-        native_num_frames: frames it was trained at (4k+1).
-        default_num_inference_steps, default_guidance_scale, default_flow_shift: its usual sampling.
+        prompt_prefix: put before prompt and negative prompt; the released weights expect `"[Video edit] "`.
+        max_sequence_length: text tokens, padded with zeros.
+        num_semantic_tokens: tokens of the semantic stream (64 local + 1 global per anchor frame); 0 without.
+        native_area, native_num_frames: pixels per frame and frames (4k+1) that the model was trained at.
+        default_num_inference_steps, default_guidance_scale, default_flow_shift: of a call that does not say.
+        trained_for: kinds of edits, each with instructions that the model was trained on; empty if nobody says.
     """
 
     prompt_prefix: str = "[Video edit] "
@@ -36,11 +36,13 @@ class PipelineSettings:
     default_num_inference_steps: int = 50
     default_guidance_scale: float = 5.0
     default_flow_shift: float = 5.0
+    # Not compared: a model of the same size may have been trained for something else.
+    trained_for: Mapping[str, Sequence[str]] | None = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, index: Mapping[str, Any]) -> "PipelineSettings":
+    def of(cls, index: Mapping[str, Any], **more: Any) -> Self:
         """From a `model_index.json`; what it does not say is the released model's."""
-        return cls(**{each.name: index[each.name] for each in fields(cls) if each.name in index})
+        return cls(**{each.name: index[each.name] for each in fields(cls) if each.name in index}, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class Preset:
 
     transformer: Mapping[str, Any]
     num_parameters: int
-    spatial_factor: int = 8
+    spatial_factor: int = WAN_SPATIAL_FACTOR
     settings: PipelineSettings = field(default_factory=PipelineSettings)
     weights: Path | None = None
 
@@ -114,8 +116,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "wan2.1-14b": Preset(transformer=_wan(40, 40, 13824), num_parameters=14_300_847_552),
 }
-RELEASED, WITH_WAN22_VAE = "wan2.1-14b", "wan2.2-5b"
-WAN_TEXT_DIM = 4096
+_RELEASED, _WITH_WAN22_VAE = "wan2.1-14b", "wan2.2-5b"
+_WAN_TEXT_DIM = 4096
 
 
 def preset_of(transformer: Mapping[str, Any]) -> str | None:
@@ -126,19 +128,19 @@ def preset_of(transformer: Mapping[str, Any]) -> str | None:
     """
     sizes = ("num_layers", "ffn_dim", "in_channels", "out_channels", "text_dim")
     for name, preset in PRESETS.items():
-        own = {"text_dim": WAN_TEXT_DIM} | dict(preset.transformer)
-        if all(transformer[size] == own[size] for size in sizes) and width_of(transformer) == width_of(own):
+        own = {"text_dim": _WAN_TEXT_DIM} | dict(preset.transformer)
+        if all(transformer[size] == own[size] for size in sizes) and _width_of(transformer) == _width_of(own):
             return name
     return None
 
 
-def width_of(transformer: Mapping[str, Any]) -> int:
+def _width_of(transformer: Mapping[str, Any]) -> int:
     return transformer["num_attention_heads"] * transformer["attention_head_dim"]
 
 
 def nearest_preset(spatial_factor: int) -> str:
     """For a model of no known size: the one that shares its VAE, else the released one."""
-    return WITH_WAN22_VAE if spatial_factor == PRESETS[WITH_WAN22_VAE].spatial_factor else RELEASED
+    return _WITH_WAN22_VAE if spatial_factor == PRESETS[_WITH_WAN22_VAE].spatial_factor else _RELEASED
 
 
 def estimate(
@@ -153,7 +155,7 @@ def estimate(
         UserError: for a size that the model cannot take.
     """
     model, settings = preset.transformer, preset.settings
-    multiple = 2 * preset.spatial_factor
+    multiple = PATCH[1] * preset.spatial_factor
     if (height is None) != (width is None):
         raise UserError("give both `height` and `width`, or neither")
     if height is None or width is None:
@@ -169,7 +171,7 @@ def estimate(
     except ValueError as error:
         raise UserError(str(error)) from error
     per_clip, semantic = shape.num_tokens(), settings.num_semantic_tokens
-    inner = width_of(model)
+    inner = _width_of(model)
     activations = (2 * per_clip + semantic) * (8 * inner + model["ffn_dim"]) * 2
     weights = preset.num_parameters * 2
     where = "shipped with the package" if name in PRESETS else f"in {preset.weights}"

@@ -21,8 +21,8 @@ from .strict_loading import load_part
 from .weight_files import first_line, read_json_object
 
 # SigLIP's own image processor, where a checkpoint does not bring one.
-DEFAULT_MEAN = DEFAULT_STD = (0.5, 0.5, 0.5)
-SUPPORTED = ("siglip", "siglip_vision_model")
+_DEFAULT_MEAN = _DEFAULT_STD = (0.5, 0.5, 0.5)
+_SUPPORTED = ("siglip", "siglip_vision_model")
 
 
 def find_semantic_encoder(name: str) -> Path:
@@ -67,8 +67,8 @@ class SemanticEncoder(nn.Module):
         vision_model: SiglipVisionModel,
         *,
         num_local_tokens: int = 64,
-        mean: tuple[float, ...] = DEFAULT_MEAN,
-        std: tuple[float, ...] = DEFAULT_STD,
+        mean: tuple[float, ...] = _DEFAULT_MEAN,
+        std: tuple[float, ...] = _DEFAULT_STD,
     ):
         super().__init__()
         self.grid = isqrt(num_local_tokens)
@@ -103,10 +103,11 @@ class SemanticEncoder(nn.Module):
         folder = Path(folder)
         if not (folder / "config.json").exists():
             raise UserError(f"{folder} has no config.json: it is not a SigLIP model; give its folder")
-        model_type = read_json_object(folder / "config.json").get("model_type", "nameless")
-        if model_type not in SUPPORTED:
+        config = read_json_object(folder / "config.json")
+        model_type = config.get("model_type", "nameless")
+        if model_type not in _SUPPORTED:
             raise UserError(f"{folder} holds a {model_type} model; give a fixed-resolution SigLIP or SigLIP 2 model")
-        vision_model = load_part(_VisionHalf, folder, dtype=dtype)
+        vision_model = load_part(_VisionHalf, folder, config, dtype=dtype)
         return cls(vision_model, num_local_tokens=num_local_tokens, **_statistics(folder))
 
     @property
@@ -139,7 +140,7 @@ class _VisionHalf(SiglipVisionModel):
 def _statistics(folder: Path) -> dict[str, tuple[float, ...]]:
     file = folder / "preprocessor_config.json"
     settings = read_json_object(file) if file.exists() else {}
-    found = {"mean": settings.get("image_mean", DEFAULT_MEAN), "std": settings.get("image_std", DEFAULT_STD)}
+    found = {"mean": settings.get("image_mean", _DEFAULT_MEAN), "std": settings.get("image_std", _DEFAULT_STD)}
     for name, values in found.items():
         numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
         if not numbers or len(values) != 3 or (name == "std" and min(values) <= 0):

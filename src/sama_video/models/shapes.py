@@ -1,9 +1,12 @@
 """Sizes: videos, latents, tokens. The only place with 4k+1, division by the VAE's factors, and patch arithmetic."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 TEMPORAL_FACTOR = 4
+WAN_SPATIAL_FACTOR = 8  # pixels per latent of Wan2.1's VAE, and of one that does not say
+PATCH = (1, 2, 2)  # latent frames, rows and columns of a token, in every model of Wan's kin
 TOKENS_PER_ANCHOR = 65  # of the semantic stream: 64 local ones and the global one (paper section 4.1)
 
 
@@ -25,11 +28,10 @@ class LatentShape:
     width: int
 
     @classmethod
-    def from_video(cls, video: VideoShape, spatial_factor: int = 8) -> "LatentShape":
+    def from_video(cls, video: VideoShape, spatial_factor: int = WAN_SPATIAL_FACTOR) -> "LatentShape":
         """Raises ValueError, with sizes that would do, for a video that the VAE cannot take."""
-        if not is_valid_num_frames(video.num_frames):
-            near = " or ".join(map(str, sorted(set(neighbouring_num_frames(video.num_frames)))))
-            raise ValueError(f"num_frames must be 4k+1, got {video.num_frames}; use {near}")
+        if problem := wrong_num_frames(video.num_frames):
+            raise ValueError(f"num_frames {problem}")
         if video.height % spatial_factor or video.width % spatial_factor:
             raise ValueError(
                 f"height and width must divide by {spatial_factor}, got {video.height}x{video.width}; use "
@@ -41,7 +43,7 @@ class LatentShape:
             width=video.width // spatial_factor,
         )
 
-    def num_tokens(self, patch_size: tuple[int, int, int] = (1, 2, 2)) -> int:
+    def num_tokens(self, patch_size: Sequence[int] = PATCH) -> int:
         return (self.frames // patch_size[0]) * (self.height // patch_size[1]) * (self.width // patch_size[2])
 
 
@@ -75,6 +77,12 @@ def anchor_indices(num_frames: int, num_anchors: int = 1) -> list[int]:
         return [0]
     # At most as many anchors as frames: steps are at least 1 apart, so rounded indices stay distinct.
     return [round(i * (num_frames - 1) / (num_anchors - 1)) for i in range(num_anchors)]
+
+
+def wrong_num_frames(num_frames: int) -> str:
+    """What is wrong with a number of frames, and which to use; empty for 4k+1."""
+    near = " or ".join(map(str, sorted(set(neighbouring_num_frames(num_frames)))))
+    return "" if is_valid_num_frames(num_frames) else f"must be 4k+1, got {num_frames}; use {near}"
 
 
 def neighbouring_num_frames(num_frames: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""Models from folders, strictly: every tensor that the model has and no other, in its shape, all of it finite.
+"""Models from folders and state dicts, strictly: every tensor that the model has and no other, in its shape, finite.
 
 The libraries' own loading initialises what a folder lacks, and says so in a warning at most. The names, shapes and
-dtypes of `names_that_do_not_fit` are one rule for folders and for single checkpoints (`convert_checkpoint`).
+dtypes of `_names_that_do_not_fit` are one rule for folders and for single checkpoints (`convert_checkpoint`).
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -31,14 +31,15 @@ from .weight_files import (
     find_weight_files,
     first_line,
     listed,
-    read_json_object,
 )
 
+# A damaged configuration must not have a billion layers made.
+_MOST_LAYERS = 1000
 Model = TypeVar("Model", bound=nn.Module)
 
 LIBRARIES = (diffusers.logging, transformers.logging)
 # Weights in these dtypes become the model's by rounding; others (whole numbers, float4) mean something else there.
-FLOATING = (
+_FLOATING = (
     torch.float64,
     torch.float32,
     torch.float16,
@@ -46,7 +47,7 @@ FLOATING = (
     torch.float8_e4m3fn,
     torch.float8_e5m2,
 )
-SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
+_SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -56,7 +57,7 @@ SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
 }
 # Entries of a `config.json` by which transformers or diffusers would load or run something else than the model's
 # class and the folder's weights.
-REFUSED_ENTRIES = (
+_REFUSED_ENTRIES = (
     "quantization_config",
     "transformers_weights",
     "fusion_config",
@@ -78,7 +79,7 @@ class TensorSpec:
         return cls(tuple(tensor.shape), tensor.dtype)
 
 
-def read_specs(file: Path) -> dict[str, TensorSpec]:
+def _read_specs(file: Path) -> dict[str, TensorSpec]:
     """The tensors of a file of safetensors or of PyTorch's format, without reading them. Runs no code of the file's.
 
     Raises:
@@ -93,7 +94,7 @@ def _read_safetensors_header(file: Path) -> dict[str, TensorSpec]:
             slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
             words = {key: str(one.get_dtype()) for key, one in slices.items()}
             return {
-                key: TensorSpec(tuple(one.get_shape()), SAFETENSORS_DTYPES.get(words[key], words[key]))
+                key: TensorSpec(tuple(one.get_shape()), _SAFETENSORS_DTYPES.get(words[key], words[key]))
                 for key, one in slices.items()
             }
     except Exception as error:  # of safetensors and of the system
@@ -130,7 +131,7 @@ def read_folder_specs(weights: WeightFiles) -> dict[str, TensorSpec]:
     """
     specs: dict[str, TensorSpec] = {}
     for file in weights.files:
-        found = read_specs(file)
+        found = _read_specs(file)
         if both := sorted(specs.keys() & found.keys()):
             raise UserError(f"{file} repeats tensors of another file: {listed(both)}; download the model again")
         if weights.index is not None:
@@ -143,7 +144,7 @@ def read_folder_specs(weights: WeightFiles) -> dict[str, TensorSpec]:
     return specs
 
 
-def names_that_do_not_fit(
+def _names_that_do_not_fit(
     expected: Mapping[str, torch.Tensor], found: Mapping[str, TensorSpec], may_miss: tuple[str, ...] = ()
 ) -> str:
     """What of `found` does not fit a model, by name; empty if all does.
@@ -170,7 +171,7 @@ def names_that_do_not_fit(
 
 
 def _is_whole(spec: TensorSpec, own: torch.Tensor) -> bool:
-    return own.is_floating_point() and spec.dtype not in FLOATING
+    return own.is_floating_point() and spec.dtype not in _FLOATING
 
 
 def _with_dtype(key: str, spec: TensorSpec) -> str:
@@ -203,36 +204,63 @@ def is_finite(value: torch.Tensor) -> bool:
     return bool(least.isfinite() & most.isfinite())
 
 
-def load_part(
-    cls: type[Model],
-    folder: Path,
-    *,
-    dtype: torch.dtype | None = None,
-    may_miss: tuple[str, ...] = (),
-) -> Model:
+def make_empty(model_class: Callable[..., Any], config: Mapping[str, Any], what: str) -> Any:
+    """A model without storage.
+
+    Raises:
+        UserError: for settings that the class does not take.
+    """
+    counts = {name: value for name, value in config.items() if name.startswith("num_") or name.endswith("_layers")}
+    if odd := [name for name, value in counts.items() if isinstance(value, int | float) and value > _MOST_LAYERS]:
+        raise UserError(f"the configuration does not fit {what}: {odd[0]} is {counts[odd[0]]}")
+    try:
+        with init_empty_weights():
+            return model_class(**config)
+    except Exception as error:  # whatever a library makes of values that cannot be
+        raise UserError(f"the configuration does not fit {what} ({first_line(error)}); get it again") from error
+
+
+def load_strictly(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], what: str, may_miss: tuple[str, ...] = ()
+) -> None:
+    """Put `state` into a model without storage, as it is stored.
+
+    Args:
+        may_miss: beginnings of names that may be missing, all together.
+
+    Raises:
+        UserError: listing all that is unknown, missing, misshapen, of whole numbers, or not finite.
+    """
+    specs = {key: TensorSpec.of(value) for key, value in state.items()}
+    problems = [_names_that_do_not_fit(model.state_dict(), specs, may_miss)]
+    if odd := [key for key, value in state.items() if not is_finite(value)]:
+        problems.append(f"not finite: {listed(odd)}")
+    if any(problems):
+        raise UserError(f"this is not {what}; nothing was converted. " + "; ".join(filter(None, problems)))
+    model.load_state_dict(state, strict=not may_miss, assign=True)
+
+
+def load_part(cls: type[Model], folder: Path, config: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> Model:
     """A model of diffusers or transformers from its folder, strictly; nothing is fetched, no code of the folder's runs.
 
     Args:
         cls: its class, whatever the folder says.
         folder: with `config.json` and weights.
+        config: what `config.json` holds.
         dtype: None leaves it to the library.
-        may_miss: beginnings of names of a model of diffusers that may be missing, all together.
 
     Raises:
         UserError: for a folder that is damaged or incomplete, and for weights that are unknown, missing, misshapen,
             whole numbers or not finite, by name.
     """
-    config = read_json_object(folder / "config.json")
     _check_entries(config, folder)
     is_diffusers = issubclass(cls, ModelMixin)
     weights = find_weight_files(folder, DIFFUSERS_STEM if is_diffusers else TRANSFORMERS_STEM)
     specs = read_folder_specs(weights)
     try:
         with quiet_libraries():
-            if is_diffusers:
-                model = _load_of_diffusers(cls, folder, weights, specs, dtype, may_miss)
-            else:
-                model = _load_of_transformers(cls, folder, weights, specs, dtype)
+            load = _load_of_diffusers if is_diffusers else _load_of_transformers
+            model = load(cls, folder, weights, specs, dtype)
     except UserError:
         raise
     except Exception as error:  # whatever a library says of what came from outside
@@ -243,8 +271,8 @@ def load_part(
     return model
 
 
-def _check_entries(config: dict[str, Any], folder: Path) -> None:
-    refused = [name for name in REFUSED_ENTRIES if config.get(name) is not None]
+def _check_entries(config: Mapping[str, Any], folder: Path) -> None:
+    refused = [name for name in _REFUSED_ENTRIES if config.get(name) is not None]
     if refused:
         raise UserError(
             f"{folder / 'config.json'} asks for {refused[0]}, which is not supported; use the plain model in float32, "
@@ -268,11 +296,10 @@ def _load_of_diffusers(
     weights: WeightFiles,
     specs: Mapping[str, TensorSpec],
     dtype: torch.dtype | None,
-    may_miss: tuple[str, ...],
 ) -> Any:
     with init_empty_weights():
         empty = cls.from_config(cls.load_config(folder))
-    _refuse(folder, names_that_do_not_fit(empty.state_dict(), specs, may_miss))
+    _refuse(folder, _names_that_do_not_fit(empty.state_dict(), specs))
     model, report = cls.from_pretrained(
         folder,
         torch_dtype=dtype,
@@ -280,8 +307,7 @@ def _load_of_diffusers(
         local_files_only=True,
         output_loading_info=True,
     )
-    missing = [key for key in report["missing_keys"] if not key.startswith(may_miss or ("\0",))]
-    _refuse(folder, _described({"unknown": report["unexpected_keys"], "missing": missing}))
+    _refuse(folder, _described({"unknown": report["unexpected_keys"], "missing": report["missing_keys"]}))
     return model
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from ..system.errors import UserError
 
 # The largest JSON file of a published model is its tokenizer: 17 MB.
-MAX_JSON_BYTES = 256 * 2**20
+_MAX_JSON_BYTES = 256 * 2**20
 DIFFUSERS_STEM, TRANSFORMERS_STEM = "diffusion_pytorch_model", "model"
-PICKLE_STEMS = {DIFFUSERS_STEM: "diffusion_pytorch_model", TRANSFORMERS_STEM: "pytorch_model"}
+_PICKLE_STEMS = {DIFFUSERS_STEM: "diffusion_pytorch_model", TRANSFORMERS_STEM: "pytorch_model"}
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
@@ -37,8 +37,8 @@ def read_json_object(file: Path) -> dict[str, Any]:
         what = "is a folder, not a file" if file.is_dir() else "is missing"
         raise UserError(f"{file} {what}; {how}")
     try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise UserError(f"{file} is larger than {MAX_JSON_BYTES // 2**20} MiB, no model's settings; {how}")
+        if file.stat().st_size > _MAX_JSON_BYTES:
+            raise UserError(f"{file} is larger than {_MAX_JSON_BYTES // 2**20} MiB, no model's settings; {how}")
         value = json.loads(
             file.read_bytes().decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats
         )
@@ -89,7 +89,7 @@ def find_weight_files(folder: Path, stem: str) -> WeightFiles:
         UserError: if there are none, shards are missing, an index is damaged, or a file and an index both claim to be
             the weights, of which each library takes another.
     """
-    for name, is_safetensors in ((f"{stem}.safetensors", True), (f"{PICKLE_STEMS[stem]}.bin", False)):
+    for name, is_safetensors in ((f"{stem}.safetensors", True), (f"{_PICKLE_STEMS[stem]}.bin", False)):
         single, index = folder / name, folder / f"{name}.index.json"
         if _is_there(single) and _is_there(index):
             raise UserError(f"{folder} holds both {name} and {index.name}; remove the one that is not the model's")

@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
-from ..models.shapes import is_valid_num_frames, nearest_multiple, neighbouring_num_frames
+from ..models.shapes import nearest_multiple, wrong_num_frames
 from ..system.errors import UserError
 
-if TYPE_CHECKING:
-    from .pipeline_sama import SamaPipeline
-
-OUTPUT_TYPES = ("np", "pt", "pil", "latent")
+_OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
 
 def check_text(
@@ -43,9 +41,8 @@ def check_sizes(height: int | None, width: int | None, num_frames: int | None, p
         if length is not None and (length <= 0 or length % pixel_multiple):
             better = nearest_multiple(length, pixel_multiple)
             raise ValueError(f"{name} must divide by {pixel_multiple}, got {length}; use {better}")
-    if num_frames is not None and not is_valid_num_frames(num_frames):
-        lower, upper = neighbouring_num_frames(num_frames)
-        raise ValueError(f"num_frames must be 4k+1, got {num_frames}; use {lower} or {upper}")
+    if num_frames is not None and (problem := wrong_num_frames(num_frames)):
+        raise ValueError(f"num_frames {problem}")
 
 
 def check_numbers(
@@ -69,17 +66,18 @@ def check_numbers(
         raise ValueError(f"guidance_scale must be a number, got {guidance_scale}; 1 is no guidance")
     if not 0 < flow_shift < math.inf:
         raise ValueError(f"flow_shift must be above 0, got {flow_shift}; 1 is no shift")
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+    if output_type not in _OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(_OUTPUT_TYPES)}, got {output_type!r}")
 
 
-def check_parts(pipe: "SamaPipeline", encodes_text: bool, needs_vae: bool) -> None:
+def check_parts(pipe: DiffusionPipeline, encodes_text: bool, needs_vae: bool) -> None:
     """Raises ValueError if the call needs a part that the pipeline was loaded without."""
-    if pipe.transformer is None:
+    missing = {name for name, part in pipe.components.items() if part is None}
+    if "transformer" in missing:
         raise ValueError("this pipeline has no transformer: it can encode prompts; load it with one to edit")
-    if encodes_text and (pipe.text_encoder is None or pipe.tokenizer is None):
+    if encodes_text and missing & {"text_encoder", "tokenizer"}:
         raise ValueError("this pipeline has no text encoder: pass `prompt_embeds` and `negative_prompt_embeds`")
-    if needs_vae and pipe.vae is None:
+    if needs_vae and "vae" in missing:
         raise ValueError("this pipeline has no VAE: pass `source_latents` instead of a video, and output_type='latent'")
 
 

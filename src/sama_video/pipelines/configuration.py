@@ -10,21 +10,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..models.official_names import STOCK_WAN
+from ..models.shapes import is_valid_num_frames
 from ..models.weight_files import listed
 from ..system.errors import UserError
 
 # Component -> (library, pattern of the class). What a pipeline may be without is [null, null] or absent.
-SAMA_TRANSFORMER = ("sama_video.models.transformer_sama", "SamaTransformer3DModel")
+_SAMA_TRANSFORMER = ("sama_video.models.transformer_sama", "SamaTransformer3DModel")
 NANO_VAE = ("sama_video.models.autoencoder_sama_nano", "AutoencoderSamaNano")
-COMPONENTS: dict[str, tuple[tuple[str, str], ...]] = {
-    "transformer": (SAMA_TRANSFORMER,),
+_COMPONENTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "transformer": (_SAMA_TRANSFORMER,),
     "vae": (NANO_VAE, ("diffusers", "AutoencoderKLWan")),
     "text_encoder": (("transformers", "UMT5EncoderModel"),),
     "tokenizer": (("transformers", r"\w*Tokenizer(Fast)?|TokenizersBackend"),),
     "scheduler": (("diffusers", r"\w+Scheduler"),),
 }
-OPTIONAL = ("text_encoder", "tokenizer", "scheduler")
-PIPELINE = "SamaPipeline"
+_OPTIONAL = ("text_encoder", "tokenizer", "scheduler")
+_PIPELINE = "SamaPipeline"
 
 Check = Callable[[Any], bool]
 
@@ -65,7 +67,7 @@ def _either(values: tuple[Any, ...]) -> str:
     return " or ".join("null" if value is None else repr(value) for value in values)
 
 
-def none_or(rule: Rule) -> Rule:
+def _none_or(rule: Rule) -> Rule:
     return Rule(lambda value: value is None or rule.holds(value), f"null or {rule.words}")
 
 
@@ -76,23 +78,19 @@ def each(rule: Rule, length: int | None = None) -> Rule:
     return Rule(holds, f"a list{'' if length is None else f' of {length}'}, each {rule.words}")
 
 
-TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
+_TRUTH = Rule(lambda value: isinstance(value, bool), "true or false")
 TEXT = Rule(lambda value: isinstance(value, str) and len(value) <= 10_000, "a text")
 WIDTH, LAYERS = whole(1, 2**20), whole(1, 1000)
 
-# Of a call that does not say, and what a model was trained at: `ModelFacts` and `SamaPipeline`'s arguments.
-FACTS = {
-    "pixel_multiple": whole(1, 4096),
+SETTINGS = {
     "native_area": whole(1, 2**26),
     "native_num_frames": Rule(
-        lambda value: _is_whole(value) and 1 <= value <= 100_001 and value % 4 == 1, "a whole number 4k+1, at least 1"
+        lambda value: _is_whole(value) and value <= 100_001 and is_valid_num_frames(value),
+        "a whole number 4k+1, at least 1",
     ),
     "default_num_inference_steps": whole(1, 10_000),
     "default_guidance_scale": number(0, 1000),
     "default_flow_shift": positive(1000),
-}
-SETTINGS = {
-    **{name: rule for name, rule in FACTS.items() if name != "pixel_multiple"},
     "prompt_prefix": TEXT,
     "max_sequence_length": whole(1, 2**16),
     "num_semantic_tokens": whole(0, 10**6),
@@ -113,27 +111,27 @@ TRANSFORMER = {
     "freq_dim": WIDTH,
     "ffn_dim": WIDTH,
     "num_layers": LAYERS,
-    "cross_attn_norm": TRUTH,
+    "cross_attn_norm": _TRUTH,
     "qk_norm": one_of("rms_norm_across_heads"),
     "eps": positive(1),
     "rope_max_seq_len": whole(1, 2**20),
 }
-NEW_TRANSFORMER = {
+_NEW_TRANSFORMER = {
     "semantic_dim": WIDTH,
     "semantic_hidden_dim": WIDTH,
     "semantic_rope": one_of("zero", "identity", "grid"),
 }
 # Not in the first folders that were written; without them the class's defaults hold, which those models have.
-LATER_TRANSFORMER = {
+_LATER_TRANSFORMER = {
     "semantic_prediction": one_of("velocity", "clean"),
     "roles": one_of("type", "shifted_rope"),
     "source": one_of("token", "channel"),
     "prediction": one_of("velocity", "around_source"),
-    "residual_std": none_or(each(positive(1e6))),
-    "latents_std": none_or(each(positive(1e6))),
-    "image_dim": none_or(WIDTH),
-    "added_kv_proj_dim": none_or(WIDTH),
-    "pos_embed_seq_len": none_or(WIDTH),
+    "residual_std": _none_or(each(positive(1e6))),
+    "latents_std": _none_or(each(positive(1e6))),
+    "image_dim": _none_or(WIDTH),
+    "added_kv_proj_dim": _none_or(WIDTH),
+    "pos_embed_seq_len": _none_or(WIDTH),
 }
 NANO = {
     "z_dim": whole(1, 4096),
@@ -149,19 +147,19 @@ WAN = {
     "z_dim": whole(1, 4096),
     "dim_mult": each(whole(1, 64)),
     "num_res_blocks": LAYERS,
-    "temperal_downsample": each(TRUTH),
+    "temperal_downsample": each(_TRUTH),
     "latents_mean": each(number(-1e6, 1e6)),
     "latents_std": each(positive(1e6)),
 }
 # diffusers' first Wan folders have only the above.
-LATER_WAN = {
-    "decoder_base_dim": none_or(WIDTH),
+_LATER_WAN = {
+    "decoder_base_dim": _none_or(WIDTH),
     "attn_scales": each(number(0, 1e6)),
     "dropout": number(0, 1),
-    "is_residual": TRUTH,
+    "is_residual": _TRUTH,
     "in_channels": whole(1, 4096),
     "out_channels": whole(1, 4096),
-    "patch_size": none_or(whole(1, 64)),
+    "patch_size": _none_or(whole(1, 64)),
     "scale_factor_temporal": one_of(4),
     "scale_factor_spatial": whole(1, 64),
 }
@@ -177,20 +175,18 @@ TEXT_ENCODER = {
     "layer_norm_epsilon": positive(1),
     "feed_forward_proj": one_of("gated-gelu"),  # as every UMT5 has it; another's weights would look the same
 }
-LATER_TEXT_ENCODER = {
+_LATER_TEXT_ENCODER = {
     "tie_word_embeddings": one_of(True),
     "is_decoder": one_of(False),
     "relative_attention_max_distance": whole(2, 2**20),
     "dropout_rate": number(0, 1),
 }
-SCHEDULER = {
+_SCHEDULER = {
     "num_train_timesteps": one_of(1000),  # the time convention of `models/transformer_sama.py`
     "shift": positive(1000),
     "flow_shift": positive(1000),
-    "use_dynamic_shifting": TRUTH,
+    "use_dynamic_shifting": _TRUTH,
 }
-# Of an `AutoencoderKLWan` that does not say: its class's default.
-WAN_SCALE_FACTOR_SPATIAL = 8
 HOW = "download the model again, or correct the file"
 
 
@@ -208,7 +204,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def check_entries(
+def _check_entries(
     where: str, values: Mapping[str, Any], required: Mapping[str, Rule], later: Mapping[str, Rule]
 ) -> None:
     """Raises UserError for a configuration that lacks an entry or has one out of its range."""
@@ -225,57 +221,52 @@ def components_of(where: str, index: Mapping[str, Any]) -> dict[str, tuple[str, 
         UserError: for another pipeline, a class that a SAMA pipeline does not have, or a component that is missing.
     """
     kind = index.get("_class_name")
-    if kind != PIPELINE:
+    if kind != _PIPELINE:
         raise UserError(
-            f"{where} is of a pipeline {_shown(kind)}, not a {PIPELINE}; make it one with 'sama convert' if it is a "
+            f"{where} is of a pipeline {_shown(kind)}, not a {_PIPELINE}; make it one with 'sama convert' if it is a "
             f"Wan text-to-video model"
         )
-    return {name: pair for name in COMPONENTS if (pair := _component(where, name, index.get(name))) is not None}
+    return {name: pair for name in _COMPONENTS if (pair := _component(where, name, index.get(name))) is not None}
 
 
 def _component(where: str, name: str, entry: Any) -> tuple[str, str] | None:
-    if entry in (None, [None, None]) and name in OPTIONAL:
+    if entry in (None, [None, None]) and name in _OPTIONAL:
         return None
     if entry is None:
         raise UserError(f"{where} names no {name}; {HOW}")
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)):
         raise UserError(f"{where}: {name} is {_shown(entry)} and must be a library and a class; {HOW}")
     library, class_name = entry
-    if not any(library == known and re.fullmatch(pattern, class_name) for known, pattern in COMPONENTS[name]):
+    if not any(library == known and re.fullmatch(pattern, class_name) for known, pattern in _COMPONENTS[name]):
         raise UserError(
-            f"{where}: {name} is {_shown(class_name)} of {_shown(library)}, which a {PIPELINE} cannot take; {HOW}"
+            f"{where}: {name} is {_shown(class_name)} of {_shown(library)}, which a {_PIPELINE} cannot take; {HOW}"
         )
     return library, class_name
 
 
 def check_settings(where: str, index: Mapping[str, Any]) -> None:
     """Raises UserError for a setting of a `model_index.json` that is out of its range; what is absent has a default."""
-    check_entries(where, index, {}, SETTINGS)
+    _check_entries(where, index, {}, SETTINGS)
 
 
 def check_transformer(where: str, config: Mapping[str, Any], *, may_be_stock: bool = False) -> None:
     """Raises UserError for another class's configuration, and for one that is incomplete or out of range.
 
     Args:
-        may_be_stock: Wan's transformer, without what SAMA adds, will do as well.
+        may_be_stock: diffusers' Wan transformer, whose folder lacks all that SAMA adds, will do as well.
     """
-    if may_be_stock and is_stock_wan(config):
-        check_entries(where, config, TRANSFORMER, LATER_TRANSFORMER)
+    if may_be_stock and config.get("_class_name") == STOCK_WAN:
+        _check_entries(where, config, TRANSFORMER, _LATER_TRANSFORMER)
         return
-    _check_class(where, config, SAMA_TRANSFORMER[1])
-    check_entries(where, config, {**TRANSFORMER, **NEW_TRANSFORMER}, LATER_TRANSFORMER)
-
-
-def is_stock_wan(config: Mapping[str, Any]) -> bool:
-    """Whether a transformer's configuration is diffusers' Wan's, whose folder lacks all that SAMA adds."""
-    return config.get("_class_name") == "WanTransformer3DModel"
+    _check_class(where, config, _SAMA_TRANSFORMER[1])
+    _check_entries(where, config, {**TRANSFORMER, **_NEW_TRANSFORMER}, _LATER_TRANSFORMER)
 
 
 def check_vae(where: str, config: Mapping[str, Any], class_name: str) -> None:
     """Raises UserError as `check_transformer` does."""
     _check_class(where, config, class_name)
     nano = class_name == NANO_VAE[1]
-    check_entries(where, config, NANO if nano else WAN, {} if nano else LATER_WAN)
+    _check_entries(where, config, NANO if nano else WAN, {} if nano else _LATER_WAN)
     for name in ("latents_mean", "latents_std"):
         if name in config and len(config[name]) != config["z_dim"]:
             raise UserError(f"{where}: {name} has {len(config[name])} values for z_dim={config['z_dim']}; {HOW}")
@@ -283,13 +274,13 @@ def check_vae(where: str, config: Mapping[str, Any], class_name: str) -> None:
 
 def check_text_encoder(where: str, config: Mapping[str, Any]) -> None:
     """Raises UserError as `check_transformer` does."""
-    check_entries(where, config, TEXT_ENCODER, LATER_TEXT_ENCODER)
+    _check_entries(where, config, TEXT_ENCODER, _LATER_TEXT_ENCODER)
 
 
 def check_scheduler(where: str, config: Mapping[str, Any], class_name: str) -> None:
     """Raises UserError as `check_transformer` does."""
     _check_class(where, config, class_name)
-    check_entries(where, config, {}, SCHEDULER)
+    _check_entries(where, config, {}, _SCHEDULER)
 
 
 def _check_class(where: str, config: Mapping[str, Any], class_name: str) -> None:
@@ -306,14 +297,8 @@ def check_together(
         ("the transformer's out_channels", transformer["out_channels"], "its in_channels", transformer["in_channels"]),
     ]
     if text_encoder is not None:
-        pairs += [
-            (
-                "the transformer's text_dim",
-                transformer["text_dim"],
-                "the text encoder's d_model",
-                text_encoder["d_model"],
-            )
-        ]
+        width = text_encoder["d_model"]
+        pairs.append(("the transformer's text_dim", transformer["text_dim"], "the text encoder's d_model", width))
     for one, value, other, expected in pairs:
         if value != expected:
             raise UserError(

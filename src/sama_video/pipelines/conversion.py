@@ -5,9 +5,8 @@ Everything is read and checked before anything is written; outputs are written a
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +29,37 @@ from ..models.convert_checkpoint import (
 from ..models.diffusers_folders import load_text_encoder_folder, load_transformer_folder, load_vae_folder
 from ..models.latents import VideoAutoencoder
 from ..models.lora_namings import is_lora
-from ..models.presets import PRESETS, nearest_preset, preset_of
+from ..models.presets import PRESETS, PipelineSettings, nearest_preset, preset_of
 from ..models.strict_loading import quiet_libraries, read_folder_specs
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import WeightFiles, find_weight_files, read_json_object
 from ..system.errors import UserError
 from ..system.files import written_aside
-from .configuration import check_settings, check_text_encoder, check_transformer, check_vae
+from .configuration import NANO_VAE, check_settings, check_text_encoder, check_transformer, check_vae
 from .loading import load_pipeline, load_tokenizer
 from .lora_files import LORA_FILE, PEFT_CONFIG, LoraFile
 from .pipeline_sama import SamaPipeline
 from .selection import DTYPES, INDEX, WEIGHT_STEMS
 
-PIPELINES = ("SamaPipeline", "WanPipeline")
+_PIPELINES = ("SamaPipeline", "WanPipeline")
 # Where original Wan folders keep their parts.
-VAE_NAMES = ("Wan2.1_VAE.safetensors", "Wan2.2_VAE.safetensors", "Wan2.1_VAE.pth", "Wan2.2_VAE.pth")
-TEXT_ENCODER_NAMES = ("models_t5_umt5-xxl-enc-bf16.safetensors", "models_t5_umt5-xxl-enc-bf16.pth")
-TOKENIZER_NAMES = ("google/umt5-xxl", "tokenizer")
+_VAE_NAMES = ("Wan2.1_VAE.safetensors", "Wan2.2_VAE.safetensors", "Wan2.1_VAE.pth", "Wan2.2_VAE.pth")
+_TEXT_ENCODER_NAMES = ("models_t5_umt5-xxl-enc-bf16.safetensors", "models_t5_umt5-xxl-enc-bf16.pth")
+_TOKENIZER_NAMES = ("google/umt5-xxl", "tokenizer")
 # Wan2.2 A14B: one transformer for the first steps, one for the others.
 EXPERTS = ("high_noise_model", "low_noise_model")
-OFFICIAL_TRANSFORMER, OFFICIAL_VAE, OFFICIAL_WAN22_VAE = "sama.safetensors", *VAE_NAMES[:2]
-OFFICIAL_TEXT_ENCODER = TEXT_ENCODER_NAMES[0]
+_OFFICIAL_TRANSFORMER, _OFFICIAL_VAE, _OFFICIAL_WAN22_VAE = "sama.safetensors", *_VAE_NAMES[:2]
+_OFFICIAL_TEXT_ENCODER = _TEXT_ENCODER_NAMES[0]
 # The pipeline's settings and its scheduler, in the header of our file of official names.
-PIPELINE_KEY = "sama_pipeline"
+_PIPELINE_KEY = "sama_pipeline"
 # A folder that holds one of these is a model, which --overwrite may replace.
-MODEL_FILES = (
+_MODEL_FILES = (
     INDEX,
     "config.json",
-    OFFICIAL_TRANSFORMER,
-    OFFICIAL_VAE,
-    OFFICIAL_WAN22_VAE,
-    OFFICIAL_TEXT_ENCODER,
+    _OFFICIAL_TRANSFORMER,
+    _OFFICIAL_VAE,
+    _OFFICIAL_WAN22_VAE,
+    _OFFICIAL_TEXT_ENCODER,
 )
 
 
@@ -142,15 +141,15 @@ def convert_files(
         raise UserError(f"{output} exists; pass `overwrite` to replace it")
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"`dtype` must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    parts_given = {"`vae`": vae, "`text_encoder`": text_encoder, "`tokenizer`": tokenizer}
+    parts_given = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
     official = "official" if to == "official" else None
-    model_only = {"`to` official": official, "`num_attention_heads`": num_attention_heads, **parts_given}
+    model_only = {"to": official, "num_attention_heads": num_attention_heads, **parts_given}
     if merge_into is not None:
         _refuse_unused("`merge_into`", model_only)
         _check_replaceable(output, source)
         return _merge(source, output, merge_into, dtype)
     if _is_lora(source):
-        _refuse_unused("a LoRA", {"`dtype`": dtype, **model_only})
+        _refuse_unused("a LoRA", {"dtype": dtype, **model_only})
         return _convert_lora(source, output)
 
     _check_replaceable(output, source, vae, text_encoder, tokenizer)
@@ -170,9 +169,9 @@ def convert_files(
 
 def _refuse_unused(what: str, options: Mapping[str, Any]) -> None:
     """What was asked for and would not be done must not pass in silence."""
-    given = [option for option, value in options.items() if value is not None]
-    if given:
-        raise UserError(f"{given[0]} has no effect with {what}; leave it out")
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(f"`{name}`{' official' if name == 'to' else ''} has no effect with {what}; leave it out")
 
 
 def _check_replaceable(output: Path, *sources: Path | None) -> None:
@@ -181,7 +180,7 @@ def _check_replaceable(output: Path, *sources: Path | None) -> None:
         return
     if any(source is not None and source.resolve().is_relative_to(output.resolve()) for source in sources):
         raise UserError(f"{output} holds what is converted; choose another output")
-    if any(output.iterdir()) and not any((output / name).is_file() for name in MODEL_FILES):
+    if any(output.iterdir()) and not any((output / name).is_file() for name in _MODEL_FILES):
         raise UserError(f"{output} holds no model, and `overwrite` replaces models alone; choose another output")
 
 
@@ -201,7 +200,7 @@ def _is_lora(source: Path) -> bool:
 
 
 def _holds_a_model(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (INDEX, "config.json", *EXPERTS, OFFICIAL_TRANSFORMER))
+    return any((folder / name).exists() for name in (INDEX, "config.json", *EXPERTS, _OFFICIAL_TRANSFORMER))
 
 
 def _convert_lora(source: Path, output: Path) -> Conversion:
@@ -213,6 +212,7 @@ def _convert_lora(source: Path, output: Path) -> Conversion:
 
 def _merge(lora: Path, output: Path, model: str, dtype: str | None) -> Conversion:
     pipe = load_pipeline(model, device="cpu", dtype=dtype or "float32", lora=[str(lora)])
+    notes = list(pipe.lora_notes)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     if dtype is None:
@@ -222,7 +222,7 @@ def _merge(lora: Path, output: Path, model: str, dtype: str | None) -> Conversio
                 _cast_as_stored(getattr(pipe, name), find_weight_files(folder / name, stem))
     with written_aside(output) as aside, quiet_libraries():
         pipe.save_pretrained(aside)
-    return Conversion(files=_files_in(output), notes=[])
+    return Conversion(files=_files_in(output), notes=notes)
 
 
 def _cast_as_stored(part: torch.nn.Module, files: WeightFiles) -> None:
@@ -240,9 +240,9 @@ def _read_parts(
     source: Path, given: Mapping[str, Path | None], num_attention_heads: int | None, notes: list[str]
 ) -> Parts:
     index = _read_index(source)
-    vae_path = _found(given["`vae`"], source, (*VAE_NAMES, "vae"))
-    text_path = _found(given["`text_encoder`"], source, (*TEXT_ENCODER_NAMES, "text_encoder"))
-    token_path = _found(given["`tokenizer`"], source, TOKENIZER_NAMES)
+    vae_path = _found(given["vae"], source, (*_VAE_NAMES, "vae"))
+    text_path = _found(given["text_encoder"], source, (*_TEXT_ENCODER_NAMES, "text_encoder"))
+    token_path = _found(given["tokenizer"], source, _TOKENIZER_NAMES)
     transformer, header = _load_transformer(source, num_attention_heads, notes)
     parts = Parts(
         transformer=transformer,
@@ -253,7 +253,7 @@ def _read_parts(
     )
     _check_fit(parts)
     if parts.vae is not None:
-        _settle(parts, source, index, header_entry(header, PIPELINE_KEY), notes)
+        _settle(parts, source, index, header_entry(header, _PIPELINE_KEY), notes)
     return parts
 
 
@@ -268,8 +268,8 @@ def _read_index(source: Path) -> dict[str, Any]:
     index = read_json_object(source / INDEX) if (source / INDEX).is_file() else {}
     name = index.get("_class_name")
     check_settings(str(source / INDEX), index)
-    if index and name not in PIPELINES:
-        raise UserError(f"{source} is a pipeline of the class {name!r}; what fits is {' or '.join(PIPELINES)}")
+    if index and name not in _PIPELINES:
+        raise UserError(f"{source} is a pipeline of the class {name!r}; what fits is {' or '.join(_PIPELINES)}")
     if (second := index.get("transformer_2")) and second != [None, None]:
         raise UserError(_two_experts(source, f"{source / 'transformer_2'}"))
     return index
@@ -300,7 +300,7 @@ def _load_transformer(
             # Wan's own folders have a config.json, too, beside files of official names.
             if config.get("_class_name") != "WanModel":
                 check_transformer(str(folder / "config.json"), config, may_be_stock=True)
-                return load_transformer_folder(folder, notes), {}
+                return load_transformer_folder(folder, config, notes), {}
             num_attention_heads = num_attention_heads or config.get("num_heads")
     weights = _official_weights(source)
     model = load_official_transformer(weights, num_attention_heads)
@@ -312,9 +312,9 @@ def _official_weights(source: Path) -> Weights:
     """Of the transformer in a file, or in a folder that may hold the other parts, too."""
     if not source.is_dir():
         return read_weights(source)
-    if (source / OFFICIAL_TRANSFORMER).is_file():
-        return read_weights(source / OFFICIAL_TRANSFORMER)
-    others = {*VAE_NAMES, *TEXT_ENCODER_NAMES}
+    if (source / _OFFICIAL_TRANSFORMER).is_file():
+        return read_weights(source / _OFFICIAL_TRANSFORMER)
+    others = {*_VAE_NAMES, *_TEXT_ENCODER_NAMES}
     return read_weights(source, leave_out=others)
 
 
@@ -323,24 +323,36 @@ def _shards_beside(folder: Path) -> list[Path]:
 
 
 def _load_vae(path: Path, notes: list[str]) -> VideoAutoencoder:
-    if (path / "config.json").is_file():
-        config = read_json_object(path / "config.json")
-        check_vae(str(path / "config.json"), config, str(config.get("_class_name")))
-        return load_vae_folder(path, notes)
-    weights = read_weights(path)
-    vae = load_official_vae(weights)
-    notes += weights.notes
-    return vae
+    return _load_part(path, _check_vae, load_vae_folder, load_official_vae, notes)
+
+
+def _check_vae(where: str, config: Mapping[str, Any]) -> None:
+    name, known = config.get("_class_name"), (AutoencoderKLWan.__name__, NANO_VAE[1])
+    if name not in known:
+        raise UserError(f"{Path(where).parent} holds a model of the class {name!r}; what fits is {' or '.join(known)}")
+    check_vae(where, config, name)
 
 
 def _load_text_encoder(path: Path, notes: list[str]) -> UMT5EncoderModel:
+    return _load_part(path, check_text_encoder, load_text_encoder_folder, load_official_text_encoder, notes)
+
+
+def _load_part(
+    path: Path,
+    check: Callable[[str, Mapping[str, Any]], None],
+    load_folder: Callable[[Path, Mapping[str, Any], list[str]], Any],
+    load_official: Callable[[Weights], Any],
+    notes: list[str],
+) -> Any:
+    """From a folder of diffusers' or transformers', or a file of official names."""
     if (path / "config.json").is_file():
-        check_text_encoder(str(path / "config.json"), read_json_object(path / "config.json"))
-        return load_text_encoder_folder(path, notes)
+        config = read_json_object(path / "config.json")
+        check(str(path / "config.json"), config)
+        return load_folder(path, config, notes)
     weights = read_weights(path)
-    text_encoder = load_official_text_encoder(weights)
+    part = load_official(weights)
     notes += weights.notes
-    return text_encoder
+    return part
 
 
 def _load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -377,8 +389,7 @@ def _settle(parts: Parts, source: Path, index: Mapping[str, Any], header: Mappin
 
 def _known_settings(found: Mapping[str, Any]) -> dict[str, Any]:
     """All that the pipeline takes beside its parts."""
-    parts = {"self", "transformer", "vae", *SamaPipeline._optional_components}
-    names = signature(SamaPipeline.__init__).parameters.keys() - parts
+    names = vars(PipelineSettings())
     return {name: value for name, value in found.items() if name in names}
 
 
@@ -439,20 +450,20 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
 def _write_official(folder: Path, parts: Parts, notes: list[str]) -> None:
     """The release's files; what its names cannot say is in their headers, and what has no such name beside them."""
     folder.mkdir()
-    pipeline = {} if parts.vae is None else {PIPELINE_KEY: _pipeline_entry(parts)}
+    pipeline = {} if parts.vae is None else {_PIPELINE_KEY: _pipeline_entry(parts)}
     header = official_header(parts.transformer.config, **pipeline)
-    _save(official_transformer_state(parts.transformer), folder / OFFICIAL_TRANSFORMER, header)
+    _save(official_transformer_state(parts.transformer), folder / _OFFICIAL_TRANSFORMER, header)
     if isinstance(parts.vae, AutoencoderKLWan):
-        name = OFFICIAL_WAN22_VAE if parts.vae.config.is_residual else OFFICIAL_VAE
+        name = _OFFICIAL_WAN22_VAE if parts.vae.config.is_residual else _OFFICIAL_VAE
         _save(official_vae_state(parts.vae), folder / name, official_header(parts.vae.config))
     elif parts.vae is not None:
         parts.vae.save_pretrained(folder / "vae")
         notes.append("this VAE has no official names; it is kept as diffusers' class, in the folder vae")
     if parts.text_encoder is not None:
         config = official_header(parts.text_encoder.config.to_dict())
-        _save(official_text_encoder_state(parts.text_encoder), folder / OFFICIAL_TEXT_ENCODER, config)
+        _save(official_text_encoder_state(parts.text_encoder), folder / _OFFICIAL_TEXT_ENCODER, config)
     if parts.tokenizer_folder is not None:
-        _copy_tokenizer(parts.tokenizer_folder, folder / TOKENIZER_NAMES[0])
+        _copy_tokenizer(parts.tokenizer_folder, folder / _TOKENIZER_NAMES[0])
 
 
 def _pipeline_entry(parts: Parts) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A pipeline from a preset's name, a local folder, a converted checkpoint or a hub id, in its place."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,21 @@ from diffusers import AutoencoderKLWan, SchedulerMixin, UniPCMultistepScheduler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
-from ..models.latents import VideoAutoencoder
-from ..models.official_names import FULL_KEYS, SAMA_KEYS
+from ..models.official_names import FULL_KEYS
+from ..models.presets import PipelineSettings
 from ..models.strict_loading import check_finite, load_part, quiet_libraries
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import first_line, read_json_object
 from ..system.errors import UserError
-from .configuration import check_scheduler, check_text_encoder, check_transformer, check_vae, is_stock_wan
+from .configuration import check_scheduler
 from .pipeline_sama import SamaPipeline
-from .selection import Configs, Loading, read_configs, resolve_model, split_lora_entry
+from .selection import WEIGHT_STEMS, Loading, Model, find_model
 
+_MODEL_CLASSES: dict[str, type[Any]] = {
+    cls.__name__: cls for cls in (SamaTransformer3DModel, AutoencoderKLWan, AutoencoderSamaNano, UMT5EncoderModel)
+}
 # Without one of these a tokenizer's class makes up a vocabulary of its own.
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model")
+_TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer.model")
 
 
 def load_pipeline(
@@ -52,93 +54,56 @@ def load_pipeline(
     Raises:
         UserError: for anything that cannot be loaded, with how to fix it.
     """
-    loading = Loading(
-        model=model,
-        device=device,
-        dtype=dtype,
-        offload=offload,
-        scheduler=scheduler,
-        vae_tiling=vae_tiling,
-        lora=lora,
-    )
-    pipe = _load_folder(_local_folder(model), read_configs(model), getattr(torch, loading.precision))
+    options = {"device": device, "dtype": dtype, "offload": offload, "scheduler": scheduler, "vae_tiling": vae_tiling}
+    return load(Loading(model=find_model(model), lora=lora, **options))
+
+
+def load(loading: Loading) -> SamaPipeline:
+    """As `load_pipeline`, of what was found and checked already."""
+    pipe = _load_parts(_local(loading.model), getattr(torch, loading.precision))
     pipe.set_progress_bar_config(disable=True)
-    if scheduler == "unipc":
+    if loading.scheduler == "unipc":
         pipe.scheduler = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=pipe.config.default_flow_shift
         )
-    if vae_tiling:
+    if loading.vae_tiling:
         pipe.enable_vae_tiling()
-    if lora:
-        _load_loras(pipe, lora)
-    _place(pipe, loading.place, offload)
+    if loading.loras:
+        _load_loras(pipe, loading.loras)
+    _move(pipe, loading.resolved_device, loading.offload)
     pipe.loaded_as = loading
     return pipe
 
 
-def _local_folder(model: str) -> Path:
-    folder = Path(resolve_model(model))
-    if folder.is_dir():
-        return folder
+def _local(model: Model) -> Model:
+    """The model in a folder of this machine, where it is fetched to if need be."""
+    if model.folder is not None:
+        return model
+    model.info()  # before anything large is fetched
     try:
-        fetched = Path(SamaPipeline.download(model))
+        fetched = Path(SamaPipeline.download(model.name))
     except Exception as error:  # of the hub, the network, the disk
-        raise UserError(f"cannot fetch the model {model} ({first_line(error)}); try again") from error
-    resolve_model(str(fetched))
-    return fetched
+        raise UserError(f"cannot fetch the model {model.name} ({first_line(error)}); try again") from error
+    return find_model(fetched)
 
 
-def _load_folder(folder: Path, configs: Configs, dtype: torch.dtype) -> SamaPipeline:
+def _load_parts(model: Model, dtype: torch.dtype) -> SamaPipeline:
     """The parts one by one, each by the class that it must have, then the pipeline around them."""
+    configs, folder = model.configs, model.folder
+    assert folder is not None
     parts: dict[str, Any] = {
-        "transformer": load_transformer(folder / "transformer", dtype),
-        "vae": load_vae(folder / "vae", dtype),
+        name: load_part(_MODEL_CLASSES[configs.components[name][1]], folder / name, config, dtype=dtype)
+        for name in WEIGHT_STEMS
+        if (config := getattr(configs, name)) is not None
     }
-    if configs.text_encoder is not None:
-        parts["text_encoder"] = load_text_encoder(folder / "text_encoder", dtype)
     if "tokenizer" in configs.components:
         parts["tokenizer"] = load_tokenizer(folder / "tokenizer", configs.components["tokenizer"][1])
         _check_vocabulary(folder, parts["tokenizer"], configs.text_encoder)
     if "scheduler" in configs.components:
         parts["scheduler"] = _load_scheduler(folder / "scheduler", configs.components["scheduler"][1])
-    names = inspect.signature(SamaPipeline.__init__).parameters.keys() - parts.keys()
-    pipe = SamaPipeline(**parts, **{name: configs.index[name] for name in names if name in configs.index})
+    pipe = SamaPipeline(**parts, **vars(PipelineSettings.of(configs.index)))
     pipe.register_to_config(_name_or_path=str(folder))
     return pipe
-
-
-def load_transformer(
-    folder: Path, dtype: torch.dtype | None = None, *, may_be_stock: bool = False
-) -> SamaTransformer3DModel:
-    """A transformer from its diffusers folder, strictly.
-
-    Args:
-        dtype: float32 when None.
-        may_be_stock: take stock Wan's as well, which becomes a model that starts as Wan: its new parts say nothing.
-
-    Raises:
-        UserError: for a folder that is damaged, or of weights that are not exactly the model's.
-    """
-    file = folder / "config.json"
-    config = read_json_object(file)
-    check_transformer(str(file), config, may_be_stock=may_be_stock)
-    return load_part(SamaTransformer3DModel, folder, dtype=dtype, may_miss=SAMA_KEYS if is_stock_wan(config) else ())
-
-
-def load_vae(folder: Path, dtype: torch.dtype | None = None) -> VideoAutoencoder:
-    """A video autoencoder, Wan's or the nano's, from its diffusers folder, strictly; see `load_transformer`."""
-    file = folder / "config.json"
-    config = read_json_object(file)
-    cls = AutoencoderSamaNano if config.get("_class_name") == AutoencoderSamaNano.__name__ else AutoencoderKLWan
-    check_vae(str(file), config, cls.__name__)
-    return load_part(cls, folder, dtype=dtype)
-
-
-def load_text_encoder(folder: Path, dtype: torch.dtype | None = None) -> UMT5EncoderModel:
-    """A UMT5 encoder from transformers' folder, strictly; as stored when `dtype` is None; see `load_transformer`."""
-    file = folder / "config.json"
-    check_text_encoder(str(file), read_json_object(file))
-    return load_part(UMT5EncoderModel, folder, dtype=dtype)
 
 
 def load_tokenizer(folder: Path, class_name: str = "AutoTokenizer") -> PreTrainedTokenizerBase:
@@ -150,8 +115,8 @@ def load_tokenizer(folder: Path, class_name: str = "AutoTokenizer") -> PreTraine
     cls: Any = getattr(transformers, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, PreTrainedTokenizerBase | AutoTokenizer)):
         raise UserError(f"{folder} is of class {class_name}, which is no tokenizer that transformers has; update it")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise UserError(f"{folder} has no vocabulary ({' or '.join(TOKENIZER_FILES)}); download the model again")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise UserError(f"{folder} has no vocabulary ({' or '.join(_TOKENIZER_FILES)}); download the model again")
     for file in sorted(folder.glob("*.json")):
         read_json_object(file)
     try:
@@ -185,10 +150,9 @@ def _load_scheduler(folder: Path, class_name: str) -> SchedulerMixin:
     return scheduler
 
 
-def _load_loras(pipe: SamaPipeline, entries: list[str]) -> None:
-    names, scales = [], []
-    for number, entry in enumerate(entries):
-        path, scale = split_lora_entry(entry)
+def _load_loras(pipe: SamaPipeline, loras: list[tuple[str, float]]) -> None:
+    names = []
+    for number, (path, _) in enumerate(loras):
         name = f"lora_{number}"
         try:
             pipe.load_lora_weights(path, adapter_name=name)
@@ -200,11 +164,10 @@ def _load_loras(pipe: SamaPipeline, entries: list[str]) -> None:
         own = {key: value for key, value in weights if f".{name}." in key or key.startswith(FULL_KEYS)}
         check_finite(own, f"the LoRA {path}")
         names.append(name)
-        scales.append(scale)
-    pipe.set_adapters(names, scales)
+    pipe.set_adapters(names, [scale for _, scale in loras])
 
 
-def _place(pipe: SamaPipeline, device: str, offload: str) -> None:
+def _move(pipe: SamaPipeline, device: str, offload: str) -> None:
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":

@@ -27,7 +27,7 @@ from ..models.weight_files import listed, read_json_object
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
 PEFT_CONFIG = "adapter_config.json"  # what peft's own `save_pretrained` writes beside the weights
 PREFIX, TRANSFORMER = "sama.", "transformer."
-DIFFERENCES = (".diff", ".diff_b")
+_DIFFERENCES = (".diff", ".diff_b")
 # Of the transformer's configuration and the pipeline's, what a LoRA is trained with.
 SETTINGS = ("roles", "source", "semantic_prediction", "num_semantic_tokens")
 
@@ -86,7 +86,7 @@ class FullChanges:
     @classmethod
     def of(cls, state: StateDict, parameters: Mapping[str, torch.Tensor]) -> "FullChanges":
         """Raises ValueError for parameters that the model does not have."""
-        trained = {key: value for key, value in state.items() if not key.endswith(DIFFERENCES)}
+        trained = {key: value for key, value in state.items() if not key.endswith(_DIFFERENCES)}
         differences = {_parameter_of(key, parameters): state[key] for key in state.keys() - trained.keys()}
         changed = (*trained.items(), *differences.items())
         unfit = [key for key, value in changed if key not in parameters or parameters[key].shape != value.shape]
@@ -162,6 +162,13 @@ def _fetched(repository: str, **kwargs: Any) -> tuple[StateDict, dict[str, Any],
     return state, metadata or {}, metadata or {}
 
 
+def _read_lora(source: str | os.PathLike | StateDict, **kwargs: Any) -> LoraFile:
+    if isinstance(source, dict):
+        return LoraFile.of(source, {}, {})
+    path = Path(source, kwargs.get("subfolder") or "", kwargs.get("weight_name") or "")
+    return LoraFile.read(path) if path.exists() else LoraFile.of(*_fetched(str(source), **kwargs))
+
+
 class SamaLoraLoaderMixin(WanLoraLoaderMixin):
     """diffusers' LoRA methods for files that also hold parts trained in full, and for other tools' names.
 
@@ -170,10 +177,11 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
 
     full_parts: FullParts
     own_streams: dict[str, Any]
+    lora_notes: list[str]
 
     def forget_adapters(self) -> None:
         """What the model is now is its own."""
-        self.full_parts, self.own_streams = FullParts(), {}
+        self.full_parts, self.own_streams, self.lora_notes = FullParts(), {}, []
 
     @classmethod
     def lora_state_dict(
@@ -185,13 +193,7 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
             UserError: for a file that is no LoRA of this model's modules.
         """
         with_metadata = kwargs.pop("return_lora_metadata", False)
-        source = pretrained_model_name_or_path_or_dict
-        if isinstance(source, dict):
-            lora = LoraFile.of(source, {}, {})
-        elif (path := Path(source, kwargs.get("subfolder") or "", kwargs.get("weight_name") or "")).exists():
-            lora = LoraFile.read(path)
-        else:
-            lora = LoraFile.of(*_fetched(str(source), **kwargs))
+        lora = _read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
         return (lora.state, lora.metadata) if with_metadata else lora.state
 
     def load_lora_weights(
@@ -213,13 +215,11 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
             ValueError: for full parts of other sizes, or streams that other loaded adapters were not trained with.
         """
         low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", False)
-        state, metadata = self.lora_state_dict(
-            pretrained_model_name_or_path_or_dict, return_lora_metadata=True, **kwargs
-        )
+        lora = _read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
         adapter_name = adapter_name or f"default_{len(self._adapters())}"
-        full = {key.removeprefix(TRANSFORMER): value for key, value in state.items() if ".lora_" not in key}
-        low_rank = {key: value for key, value in state.items() if ".lora_" in key}
-        self._put_streams({key.removeprefix(PREFIX): value for key, value in metadata.items()})
+        full = {key.removeprefix(TRANSFORMER): value for key, value in lora.state.items() if ".lora_" not in key}
+        low_rank = {key: value for key, value in lora.state.items() if ".lora_" in key}
+        self._put_streams({key.removeprefix(PREFIX): value for key, value in lora.metadata.items()})
         try:
             self.full_parts.add(self.transformer, adapter_name, full)
             self._check_low_rank(low_rank)
@@ -234,6 +234,7 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
         except Exception:
             self._settle()
             raise
+        self.lora_notes += lora.notes
         self._mix_full_parts()
 
     def set_adapters(self, adapter_names: list[str] | str, adapter_weights: Any = None) -> None:

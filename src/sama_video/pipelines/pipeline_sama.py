@@ -5,10 +5,11 @@ The time convention is that of `models/transformer_sama.py`.
 """
 
 import html
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from inspect import Parameter, signature
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import diffusers
 import ftfy
@@ -22,7 +23,14 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import Tiling, decode_latents, encode_video
 from ..models.presets import PipelineSettings
-from ..models.shapes import TEMPORAL_FACTOR, LatentShape, VideoShape, neighbouring_num_frames, semantic_tokens
+from ..models.shapes import (
+    TEMPORAL_FACTOR,
+    WAN_SPATIAL_FACTOR,
+    LatentShape,
+    VideoShape,
+    neighbouring_num_frames,
+    semantic_tokens,
+)
 from ..models.strict_loading import no_empty_warnings
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..system.platforms import total_memory
@@ -41,23 +49,32 @@ from .exclusive import one_call_at_a_time
 from .lora_files import SamaLoraLoaderMixin
 from .pipeline_output import SamaPipelineOutput
 from .schedule import scheduled, shift_of, takes_generator
-from .selection import ModelFacts
+from .selection import Loading, ModelInfo
 from .tensors import Video, to_output, video_to_tensor
 
-if TYPE_CHECKING:
-    from .selection import Loading
-
 Callback = Callable[..., dict[str, Any] | None]
+Init = TypeVar("Init", bound=Callable[..., None])
 
-# Share of the device's memory that one batched forward pass of both guidance branches may take.
-BATCHED_GUIDANCE_SHARE = 0.25
-# Wan2.1's, for a pipeline that was loaded without its VAE and works on latents.
-WAN_SPATIAL_FACTOR = 8
+# Fraction of the device's memory that one batched forward pass of both guidance branches may take.
+_BATCHED_GUIDANCE_FRACTION = 0.25
 
 
 def clean_prompt(text: str) -> str:
     """Broken Unicode and HTML entities mended, white space folded, as Wan's release does before tokenizing."""
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
+def _takes_settings(init: Init) -> Init:
+    """Gives a pipeline's `__init__` the fields of `PipelineSettings` in the place of its last argument.
+
+    diffusers reads from the signature what `from_pretrained` may take from `model_index.json`.
+    """
+    own, defaults, hints = signature(init), vars(PipelineSettings()), get_type_hints(PipelineSettings)
+    added = [Parameter(name, Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
+    own = own.replace(parameters=[*list(own.parameters.values())[:-1], *added])
+    vars(init)["__signature__"] = own
+    init.__annotations__ |= {name: hints[name] for name in defaults}
+    return init
 
 
 class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
@@ -70,12 +87,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         vae: any autoencoder with `AutoencoderKLWan`'s interface; None if every call brings and takes latents.
         text_encoder, tokenizer: None if every call brings `prompt_embeds`.
         scheduler: None for the release's sampler (flow-match Euler); `set_timesteps` says which others work.
-        prompt_prefix: put before prompt and negative prompt; the released weights expect `"[Video edit] "`.
-        max_sequence_length: text tokens, padded with zeros.
-        num_semantic_tokens: tokens of the semantic stream (64 local + 1 global per anchor frame); 0 without.
-        native_area, native_num_frames: pixels per frame and frames that the model was trained at.
-        default_num_inference_steps, default_guidance_scale, default_flow_shift: of a call that does not say.
-        trained_for: kinds of edits, each with instructions that the model was trained on; None if nobody says.
+        settings: see `PipelineSettings`, whose fields are arguments of their own in the signature.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -94,6 +106,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
     _current_timestep: torch.Tensor | None = None
     _interrupt: bool = False
 
+    @_takes_settings
     def __init__(
         self,
         transformer: SamaTransformer3DModel | None,
@@ -101,47 +114,31 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         text_encoder: UMT5EncoderModel | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         scheduler: FlowMatchEulerDiscreteScheduler | None = None,
-        prompt_prefix: str = PipelineSettings.prompt_prefix,
-        max_sequence_length: int = PipelineSettings.max_sequence_length,
-        num_semantic_tokens: int = PipelineSettings.num_semantic_tokens,
-        native_area: int = PipelineSettings.native_area,
-        native_num_frames: int = PipelineSettings.native_num_frames,
-        default_num_inference_steps: int = PipelineSettings.default_num_inference_steps,
-        default_guidance_scale: float = PipelineSettings.default_guidance_scale,
-        default_flow_shift: float = PipelineSettings.default_flow_shift,
-        trained_for: Mapping[str, Sequence[str]] | None = None,
+        **settings: Any,
     ):
         super().__init__()
+        values = vars(PipelineSettings(**settings))
         self.register_modules(
             transformer=transformer,
             vae=vae,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
-            scheduler=scheduler or FlowMatchEulerDiscreteScheduler(shift=default_flow_shift),
+            scheduler=scheduler or FlowMatchEulerDiscreteScheduler(shift=values["default_flow_shift"]),
         )
-        self.register_to_config(
-            prompt_prefix=prompt_prefix,
-            max_sequence_length=max_sequence_length,
-            num_semantic_tokens=num_semantic_tokens,
-            native_area=native_area,
-            native_num_frames=native_num_frames,
-            default_num_inference_steps=default_num_inference_steps,
-            default_guidance_scale=default_guidance_scale,
-            default_flow_shift=default_flow_shift,
-            trained_for=dict(trained_for or {}),
-        )
+        self.register_to_config(**values | {"trained_for": dict(values["trained_for"] or {})})
         self.vae_tiling: Tiling | None = None
         self.loaded_as: Loading | None = None  # set by `load_pipeline`, for the records of results
         self.forget_adapters()
 
     @property
-    def facts(self) -> ModelFacts:
+    def model_info(self) -> ModelInfo:
         vae = {"scale_factor_spatial": self.vae_scale_factor_spatial}
-        facts = ModelFacts.of(self.config, vae, self.transformer.config)
-        return replace(facts, trained_for={}) if self._adapters() else facts  # a LoRA teaches something else
+        info = ModelInfo.from_configs(self.config, vae, self.transformer.config)
+        return replace(info, trained_for={}) if self._adapters() else info  # a LoRA teaches something else
 
     @property
     def vae_scale_factor_spatial(self) -> int:
+        # Without its VAE a pipeline works on latents.
         return WAN_SPATIAL_FACTOR if self.vae is None else self.vae.config.scale_factor_spatial
 
     @property
@@ -177,7 +174,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
     @property
     def pixel_multiple(self) -> int:
         """What height and width must divide by."""
-        return self.facts.pixel_multiple
+        return self.model_info.pixel_multiple
 
     def to(self, *args: Any, **kwargs: Any) -> "SamaPipeline":
         """As diffusers', which warns of parts that it need not warn of."""
@@ -360,7 +357,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         width = config.num_attention_heads * config.attention_head_dim
         # A block holds about eight activations of the width and one of the feed-forward's, some of them in float32.
         activations = 2 * num_tokens * (8 * width + config.ffn_dim) * 4
-        return activations < BATCHED_GUIDANCE_SHARE * memory
+        return activations < _BATCHED_GUIDANCE_FRACTION * memory
 
     def _predict(
         self,

@@ -11,13 +11,13 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-LIBRARY, NAME = "diffusers", "SamaPipeline"
+_LIBRARY, NAME = "diffusers", "SamaPipeline"
 
 
 def register() -> None:
     """Give diffusers the name, now if it is imported already, or else as soon as it is."""
-    if LIBRARY in sys.modules:
-        _add_name(sys.modules[LIBRARY])
+    if _LIBRARY in sys.modules:
+        _add_name(sys.modules[_LIBRARY])
     elif not any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterImport())
 
@@ -45,7 +45,7 @@ class _AfterImport(MetaPathFinder):
     """Finds diffusers as the others do, once, and adds the name after its import."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002
-        if fullname != LIBRARY:
+        if fullname != _LIBRARY:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
@@ -63,7 +63,7 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.wrapped.exec_module(module)
-        _add_name(sys.modules.get(LIBRARY, module))  # diffusers puts another module in its place
+        _add_name(sys.modules.get(_LIBRARY, module))  # diffusers puts another module in its place
 
     def __getattr__(self, name: str) -> Any:  # for whoever reads the library's source or data through its loader
         return getattr(self.wrapped, name)

@@ -4,7 +4,7 @@ A pipeline's `trained_for` names kinds of edits, each with some of the instructi
 far from all of them if most of what it says appears in none of them. It is compared word by word, with weights:
 
     weight(word) = log(K / number of kinds that use the word) / log(K)        of K kinds; 1 where K is 1
-    familiarity  = matched weight / (matched weight + UNKNOWN * number of unknown words)
+    familiarity  = matched weight / (matched weight + _UNKNOWN * number of unknown words)
 
 Words that all kinds share ("make the video") say nothing and weigh nothing; function words of English neither.
 """
@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping, Sequence
 TrainedFor = Mapping[str, Sequence[str]]
 
 # One unknown word speaks louder than one known: "remove the cup" shares "remove" with "remove the colour".
-UNKNOWN = 2.0
+_UNKNOWN = 2.0
 FAR = 0.4
-SHORTEST_STEM = 4
+_SHORTEST_STEM = 4
 ENGLISH = """
 a about all also am an and any are as at be been being bit but by can could do does each even every for from
 had has have he her his how i if in into is it its just kind kindly let like little lot make me more most much
@@ -26,7 +26,7 @@ my need next no not now of off on one only onto or our out over overall please q
 slightly so some such task than that the their them then there these they this those to too totally up upon us
 very want was way we were what when which while will with without would you your
 """
-FUNCTION_WORDS = frozenset(ENGLISH.split())
+_FUNCTION_WORDS = frozenset(ENGLISH.split())
 
 
 def is_far(prompt: str, trained_for: TrainedFor) -> bool:
@@ -40,7 +40,7 @@ def familiarity(prompt: str, trained_for: TrainedFor) -> float:
     found = [_weight_of(word, weights) for word in _words(prompt)]
     matched = sum(weight for weight in found if weight is not None)
     unknown = sum(weight is None for weight in found)
-    return matched / (matched + UNKNOWN * unknown) if matched else 0.0
+    return matched / (matched + _UNKNOWN * unknown) if matched else 0.0
 
 
 def describe_scope(trained_for: TrainedFor) -> str:
@@ -51,7 +51,7 @@ def describe_scope(trained_for: TrainedFor) -> str:
 def _words(text: str) -> list[str]:
     """Words in small letters and American spelling, without function words."""
     words = re.findall(r"[^\W_]+", text.casefold().replace("colour", "color").replace("grey", "gray"))
-    return [word for word in words if word not in FUNCTION_WORDS]
+    return [word for word in words if word not in _FUNCTION_WORDS]
 
 
 def _weights(trained_for: TrainedFor) -> dict[str, float]:
@@ -77,4 +77,4 @@ def _weight_of(word: str, weights: Mapping[str, float]) -> float | None:
 def _share_stem(one: str, other: str) -> bool:
     """Whether the words begin alike: "pixels" and "pixelated", "brighten" and "brightness"."""
     shared = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return shared >= max(SHORTEST_STEM, 0.75 * min(len(one), len(other)))
+    return shared >= max(_SHORTEST_STEM, 0.75 * min(len(one), len(other)))

@@ -4,18 +4,18 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..models.presets import PRESETS, PipelineSettings, Preset
+from ..models.shapes import WAN_SPATIAL_FACTOR
 from ..models.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, find_weight_files, first_line, read_json_object
 from ..system.errors import UserError
 from ..system.files import hash_configuration, hash_file, hash_weights
 from .configuration import (
-    FACTS,
-    WAN_SCALE_FACTOR_SPATIAL,
+    SETTINGS,
     broken_rules,
     check_settings,
     check_text_encoder,
@@ -23,106 +23,179 @@ from .configuration import (
     check_transformer,
     check_vae,
     components_of,
+    whole,
 )
-from .scope import TrainedFor
 
 INDEX = "model_index.json"
 # The components that have weights, and how their libraries name the files.
 WEIGHT_STEMS = {"transformer": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": TRANSFORMERS_STEM}
 DTYPES = ("float32", "bfloat16", "float16")
-OFFLOADS = ("none", "model", "sequential", "group")
-SCHEDULERS = ("euler", "unipc")
+_OFFLOADS = ("none", "model", "sequential", "group")
+_SCHEDULERS = ("euler", "unipc")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """What an edit must know of a model; can be read without its weights (`read_facts`).
+class ModelInfo(PipelineSettings):
+    """What an edit must know of a model: its settings, and what height and width must divide by.
 
     Args:
-        pixel_multiple: what height and width must divide by: the VAE's factor times the transformer's patch.
-        trained_for: kinds of edits, each with instructions that the model was trained on; empty if it does not say.
-
-    The others are the pipeline's settings of the same names (`PipelineSettings`).
+        pixel_multiple: the VAE's factor times the transformer's patch.
 
     Raises:
         ValueError: for what no model can have.
     """
 
     pixel_multiple: int
-    native_area: int = PipelineSettings.native_area
-    native_num_frames: int = PipelineSettings.native_num_frames
-    default_num_inference_steps: int = PipelineSettings.default_num_inference_steps
-    default_guidance_scale: float = PipelineSettings.default_guidance_scale
-    default_flow_shift: float = PipelineSettings.default_flow_shift
-    trained_for: TrainedFor = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if problems := broken_rules(vars(self), FACTS):
+        if problems := broken_rules(vars(self), {"pixel_multiple": whole(1, 4096), **SETTINGS}):
             raise ValueError("; ".join(problems))
 
     @classmethod
-    def of(cls, pipeline: Mapping[str, Any], vae: Mapping[str, Any], transformer: Mapping[str, Any]) -> "ModelFacts":
-        """From the configurations of a pipeline and of its parts."""
-        names = [field.name for field in fields(cls) if field.name != "pixel_multiple"]
-        factor = vae.get("scale_factor_spatial", WAN_SCALE_FACTOR_SPATIAL)
-        multiple = factor * transformer["patch_size"][1]
-        return cls(pixel_multiple=multiple, **{name: pipeline[name] for name in names if name in pipeline})
+    def from_configs(
+        cls, pipeline: Mapping[str, Any], vae: Mapping[str, Any], transformer: Mapping[str, Any]
+    ) -> "ModelInfo":
+        factor = vae.get("scale_factor_spatial", WAN_SPATIAL_FACTOR)
+        return cls.of(pipeline, pixel_multiple=factor * transformer["patch_size"][1])
 
 
-def resolve_model(model: str) -> str:
-    """The folder or hub id that a `--model` value stands for.
+@dataclass(frozen=True, kw_only=True)
+class Configs:
+    """The configurations of a pipeline's folder, checked.
+
+    Args:
+        index: `model_index.json`.
+        components: name -> (library, class), those that there are.
+        transformer, vae, text_encoder: their `config.json`; None without a text encoder.
+    """
+
+    index: dict[str, Any]
+    components: dict[str, tuple[str, str]]
+    transformer: dict[str, Any]
+    vae: dict[str, Any]
+    text_encoder: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was found (`find_model`). Its files are read once, when they are first asked for.
+
+    Args:
+        name: what it was asked for by: a preset, a folder or a hub id.
+        folder: None for a hub id.
+    """
+
+    name: str
+    folder: Path | None
+
+    def read(self, file: str) -> dict[str, Any]:
+        """A JSON file; of a hub id it is fetched.
+
+        Raises:
+            UserError: for a model that is not there, or a file that is damaged.
+        """
+        if self.folder is not None:
+            return read_json_object(self.folder / file)
+        from huggingface_hub import hf_hub_download
+
+        try:
+            fetched = Path(hf_hub_download(self.name, file))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"there is no folder {self.name}, and as a hub id it could not be fetched ({first_line(error)})"
+            ) from error
+        return read_json_object(fetched)
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """`model_index.json`."""
+        return self.read(INDEX)
+
+    @cached_property
+    def configs(self) -> Configs:
+        """All that its configurations say.
+
+        Raises:
+            UserError: with the file's name, for configurations that are damaged, incomplete, out of range, of other
+                classes than a SAMA pipeline has, or that do not fit each other.
+        """
+        name, index = self.name, self.index
+        components = components_of(f"{name}/{INDEX}", index)
+        check_settings(f"{name}/{INDEX}", index)
+        parts = {part: self.read(f"{part}/config.json") for part in WEIGHT_STEMS if part in components}
+        transformer, vae, text_encoder = parts["transformer"], parts["vae"], parts.get("text_encoder")
+        check_transformer(f"{name}/transformer/config.json", transformer)
+        check_vae(f"{name}/vae/config.json", vae, components["vae"][1])
+        if text_encoder is not None:
+            check_text_encoder(f"{name}/text_encoder/config.json", text_encoder)
+        check_together(name, transformer, vae, text_encoder)
+        return Configs(index=index, components=components, transformer=transformer, vae=vae, text_encoder=text_encoder)
+
+    def info(self, lora: Sequence[str] | None = None) -> ModelInfo:
+        """What an edit must know, from the configurations alone.
+
+        Args:
+            lora: files that will be loaded; what the model is for is then unknown, since they teach it something else.
+
+        Raises:
+            UserError: as `configs`.
+        """
+        try:
+            info = ModelInfo.from_configs(self.configs.index, self.configs.vae, self.configs.transformer)
+        except ValueError as error:
+            raise UserError(
+                f"cannot use the sizes of the model {self.name}: {error}; is it a SAMA pipeline?"
+            ) from error
+        return replace(info, trained_for={}) if lora else info
+
+    @cached_property
+    def weights_identity(self) -> str:
+        """Hash of its weights; a hub id stands for itself."""
+        return self.name if self.folder is None else hash_weights(self.folder)
+
+    @cached_property
+    def configuration_identity(self) -> str:
+        """Hash of what decides its results beside its weights; a hub id stands for itself.
+
+        Apart from `weights_identity`, so that this stays what it was in records that do not say this.
+        """
+        return self.name if self.folder is None else hash_configuration(self.folder)
+
+
+def find_model(name: str | Path) -> Model:
+    """The model that a `--model` value stands for.
 
     Raises:
         UserError: for a preset that ships no weights, a folder that is no pipeline or lacks files, an unknown name.
     """
-    if model in PRESETS:
-        weights = PRESETS[model].weights
+    name = str(name)
+    if name in PRESETS:
+        weights = PRESETS[name].weights
         if weights is None:
             raise UserError(
-                f"the preset {model} names a size; its weights do not ship. Convert them with 'sama convert' and pass "
+                f"the preset {name} names a size; its weights do not ship. Convert them with 'sama convert' and pass "
                 f"the folder, or pass a hub id as `model`"
             )
-        return str(weights)
-    folder = Path(model)
+        return Model(name, weights)
+    folder = Path(name)
     if folder.is_dir():
-        _check_folder(folder)
-        return str(folder)
-    if folder.exists():
-        raise UserError(f"{model} is a file; convert it first: sama convert {model} FOLDER, then --model FOLDER")
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        model = Model(name, folder)
+        _check_folder(model, folder)
         return model
+    if folder.exists():
+        raise UserError(f"{name} is a file; convert it first: sama convert {name} FOLDER, then --model FOLDER")
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return Model(name, None)
     raise UserError(
-        f"unknown model {model!r}: give one of {', '.join(PRESETS)}, a local folder or a hub id (owner/name)"
+        f"unknown model {name!r}: give one of {', '.join(PRESETS)}, a local folder or a hub id (owner/name)"
     )
 
 
-def weights_identity(model: str) -> str:
-    """Hash of the weights behind a `--model` value; a hub id stands for itself.
-
-    Raises:
-        UserError: as `resolve_model`.
-    """
-    folder = Path(resolve_model(model))
-    return hash_weights(folder) if folder.is_dir() else model
-
-
-def configuration_identity(model: str) -> str:
-    """Hash of what decides a model's results beside its weights; a hub id stands for itself.
-
-    Apart from `weights_identity`, so that this stays what it was in records that do not say this.
-
-    Raises:
-        UserError: as `resolve_model`.
-    """
-    folder = Path(resolve_model(model))
-    return hash_configuration(folder) if folder.is_dir() else model
-
-
-def _check_folder(folder: Path) -> None:
+def _check_folder(model: Model, folder: Path) -> None:
     index = folder / INDEX
     if not (index.exists() or index.is_symlink()):
         raise UserError(f"{folder} has no {INDEX}: it is not a pipeline; convert it with 'sama convert' first")
-    for name in components_of(str(index), read_json_object(index)):
+    for name in components_of(str(index), model.index):
         if not (folder / name).is_dir():
             raise UserError(f"{folder} lacks the folder {name}: the download is incomplete, fetch it again")
         # Configurations alone are enough for a dry run; of weights that are there, all must be.
@@ -138,7 +211,7 @@ class Loading:
         UserError: for a value that cannot be, or a device or file that is not there.
     """
 
-    model: str = "nano"
+    model: Model
     device: str = "auto"
     dtype: str = "auto"
     offload: str = "none"
@@ -147,23 +220,26 @@ class Loading:
     lora: list[str] | None = None
 
     def __post_init__(self) -> None:
-        resolve_model(self.model)
-        for name, allowed in (("dtype", ("auto", *DTYPES)), ("offload", OFFLOADS), ("scheduler", SCHEDULERS)):
+        for name, allowed in (("dtype", ("auto", *DTYPES)), ("offload", _OFFLOADS), ("scheduler", _SCHEDULERS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.device != "auto":
             _check_device(self.device)
-        if self.offload in ("model", "sequential") and self.place == "cpu":
+        if self.offload in ("model", "sequential") and self.resolved_device == "cpu":
             raise UserError(
                 f"`offload` {self.offload} moves weights to an accelerator, and this run is on the CPU; leave it out"
             )
-        for entry in self.lora or []:
-            path, _ = split_lora_entry(entry)
+        for path, _ in self.loras:
             if not Path(path).exists():
                 raise UserError(f"no such LoRA: {path}; give `lora` PATH or PATH:SCALE")
 
-    @property
-    def place(self) -> str:
+    @cached_property
+    def loras(self) -> list[tuple[str, float]]:
+        """Path and scale of each of `lora`."""
+        return [_split_lora_entry(entry) for entry in self.lora or []]
+
+    @cached_property
+    def resolved_device(self) -> str:
         """The device that "auto" stands for."""
         if self.device != "auto":
             return self.device
@@ -176,20 +252,21 @@ class Loading:
         """The dtype that "auto" stands for."""
         if self.dtype != "auto":
             return self.dtype
-        return "float32" if self.place == "cpu" else "bfloat16"
+        return "float32" if self.resolved_device == "cpu" else "bfloat16"
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """All of it as a result's record has it: names, hashes of weights, and what "auto" became."""
-        loras = [split_lora_entry(entry) for entry in self.lora or []]
         return {
-            "name": self.model,
-            "weights": weights_identity(self.model),
-            "configuration": configuration_identity(self.model),
-            "lora": [{"path": path, "scale": scale, "weights": _lora_identity(Path(path))} for path, scale in loras],
+            "name": self.model.name,
+            "weights": self.model.weights_identity,
+            "configuration": self.model.configuration_identity,
+            "lora": [
+                {"path": path, "scale": scale, "weights": _lora_identity(Path(path))} for path, scale in self.loras
+            ],
             "scheduler": self.scheduler,
             "dtype": self.precision,
-            "device": self.place,
+            "device": self.resolved_device,
             "offload": self.offload,
             "vae_tiling": self.vae_tiling,
         }
@@ -216,73 +293,20 @@ def _check_device(device: str) -> None:
         raise UserError("this machine has no MPS device (Apple's GPUs) that torch can use; use `device` cpu")
 
 
-def read_facts(model: str, lora: Sequence[str] | None = None) -> ModelFacts:
-    """What an edit must know of a model, from its configurations alone; of a hub id only these are fetched.
-
-    Args:
-        lora: files that will be loaded; what the model is for is then unknown, since they teach it something else.
-
-    Raises:
-        UserError: as `read_configs`.
-    """
-    configs = read_configs(model)
-    try:
-        facts = ModelFacts.of(configs.index, configs.vae, configs.transformer)
-    except ValueError as error:
-        raise UserError(f"cannot use the sizes of the model {model}: {error}; is it a SAMA pipeline?") from error
-    return replace(facts, trained_for={}) if lora else facts
-
-
-@dataclass(frozen=True, kw_only=True)
-class Configs:
-    """The configurations of a pipeline's folder, checked.
-
-    Args:
-        index: `model_index.json`.
-        components: name -> (library, class), those that there are.
-        transformer, vae, text_encoder: their `config.json`; None without a text encoder.
-    """
-
-    index: dict[str, Any]
-    components: dict[str, tuple[str, str]]
-    transformer: dict[str, Any]
-    vae: dict[str, Any]
-    text_encoder: dict[str, Any] | None
-
-
-def read_configs(model: str) -> Configs:
-    """All that a model's configurations say.
-
-    Raises:
-        UserError: for a model that is not there, and, with the file's name, for configurations that are damaged,
-            incomplete, out of range, of other classes than a SAMA pipeline has, or that do not fit each other.
-    """
-    index = read_config(model, INDEX)
-    components = components_of(f"{model}/{INDEX}", index)
-    check_settings(f"{model}/{INDEX}", index)
-    parts = {name: read_config(model, f"{name}/config.json") for name in WEIGHT_STEMS if name in components}
-    transformer, vae, text_encoder = parts["transformer"], parts["vae"], parts.get("text_encoder")
-    check_transformer(f"{model}/transformer/config.json", transformer)
-    check_vae(f"{model}/vae/config.json", vae, components["vae"][1])
-    if text_encoder is not None:
-        check_text_encoder(f"{model}/text_encoder/config.json", text_encoder)
-    check_together(model, transformer, vae, text_encoder)
-    return Configs(index=index, components=components, transformer=transformer, vae=vae, text_encoder=text_encoder)
-
-
-def read_preset(folder: Path) -> Preset:
+def read_preset(model: Model) -> Preset:
     """The sizes and settings of a pipeline folder, from its configurations and the headers of its weights.
 
     Raises:
-        UserError: for a folder that is no pipeline, lacks them, or holds damaged weights.
+        UserError: as `Model.configs`, and for damaged weights or a hub id, whose weights are not here.
     """
-    configs = read_configs(str(folder))
+    if model.folder is None:
+        raise UserError(f"{model.name} is a hub id; download it, and give its folder")
     return Preset(
-        transformer=configs.transformer,
-        num_parameters=sum(_count(file) for file in (folder / "transformer").glob("*.safetensors")),
-        spatial_factor=configs.vae.get("scale_factor_spatial", WAN_SCALE_FACTOR_SPATIAL),
-        settings=PipelineSettings.of(configs.index),
-        weights=folder,
+        transformer=model.configs.transformer,
+        num_parameters=sum(_count(file) for file in (model.folder / "transformer").glob("*.safetensors")),
+        spatial_factor=model.configs.vae.get("scale_factor_spatial", WAN_SPATIAL_FACTOR),
+        settings=PipelineSettings.of(model.configs.index),
+        weights=model.folder,
     )
 
 
@@ -296,27 +320,7 @@ def _count(file: Path) -> int:
         raise UserError(f"{file} is damaged or cut off: download it again") from error
 
 
-def read_config(model: str, name: str) -> dict[str, Any]:
-    """A JSON file of a model; of a hub id it is fetched.
-
-    Raises:
-        UserError: for a model that is not there, or a file that is damaged.
-    """
-    folder = Path(resolve_model(model))
-    if folder.is_dir():
-        return read_json_object(folder / name)
-    from huggingface_hub import hf_hub_download
-
-    try:
-        file = Path(hf_hub_download(model, name))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"there is no folder {model}, and as a hub id it could not be fetched ({first_line(error)})"
-        ) from error
-    return read_json_object(file)
-
-
-def split_lora_entry(entry: str) -> tuple[str, float]:
+def _split_lora_entry(entry: str) -> tuple[str, float]:
     """`PATH` or `PATH:SCALE` -> path and scale (1.0 if it does not say). A file's whole name counts first.
 
     Raises:

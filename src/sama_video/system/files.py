@@ -15,13 +15,13 @@ from pathlib import Path
 from .errors import UserError
 
 # Hashing 28 GB would take longer than many an edit: larger models are hashed by samples of their files.
-WHOLE_HASH_BYTES = 2 * 2**30
-HASH_BLOCK = 2**22
+_WHOLE_HASH_BYTES = 2 * 2**30
+_HASH_BLOCK = 2**22
 
 
 # What a file system says of a place that cannot take a file; other errors come from what the caller does meanwhile.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENAMETOOLONG)
+_UNWRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO, errno.ENOENT, errno.ENAMETOOLONG)
 
 # What is written is called `.NAME.OWNER.part.SUFFIX` until it is whole, and a folder that makes room `.NAME.OWNER.old`.
 # The owner is MACHINE-PID-NUMBER, so that what a killed process left is known for what it is; once it was PID alone.
@@ -139,43 +139,20 @@ def _clear(path: Path, moved_from: Path | None) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    if os.name == "nt":  # os.kill would end it
-        return _is_running_on_windows(pid)
+    """Not one that ended and that nobody has waited for: a container's first process often waits for none."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except (psutil.NoSuchProcess, OverflowError):
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return not _is_ended(pid)
-
-
-def _is_ended(pid: int) -> bool:
-    """A process that ended, but that nobody has waited for: a container's first process often waits for none."""
-    try:
-        # The state comes after the program's name, which is in parentheses and may hold any.
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except (OSError, IndexError):
-        return False
-
-
-def _is_running_on_windows(pid: int) -> bool:
-    import ctypes
-
-    kernel = ctypes.windll.kernel32  # pyright: ignore[reportAttributeAccessIssue] (Windows only)
-    query_limited_information, still_active = 0x1000, 259
-    handle = kernel.OpenProcess(query_limited_information, False, pid)
-    if not handle:
-        return False
-    code = ctypes.c_ulong()
-    known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
-    kernel.CloseHandle(handle)
-    return not known or code.value == still_active
 
 
 def _is_about(error: OSError, path: Path) -> bool:
     if error.filename is None:  # as FFmpeg's, while it writes
-        return error.errno in UNWRITABLE
+        return error.errno in _UNWRITABLE
     return Path(os.fsdecode(error.filename)).is_relative_to(path)
 
 
@@ -261,10 +238,10 @@ def hash_file(path: Path) -> str:
 
 
 # What a model folder's files are known by: weights by their formats; of the rest, all but texts for people.
-WEIGHT_SUFFIXES = (
+_WEIGHT_SUFFIXES = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".npz", ".gguf", ".onnx", ".pkl", ".pickle",
 )  # fmt: skip
-TEXTS_FOR_PEOPLE = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".pdf")
+_TEXTS_FOR_PEOPLE = (".md", ".rst", ".png", ".jpg", ".jpeg", ".gif", ".mp4", ".pdf")
 
 
 def hash_weights(folder: Path) -> str:
@@ -273,10 +250,10 @@ def hash_weights(folder: Path) -> str:
     Raises:
         UserError: for a file that cannot be read.
     """
-    files = [file for file in _model_files(folder) if file.suffix in WEIGHT_SUFFIXES]
+    files = [file for file in _model_files(folder) if file.suffix in _WEIGHT_SUFFIXES]
     digest = hashlib.sha256()
     with _readable(folder):
-        sampled = sum(file.stat().st_size for file in files) > WHOLE_HASH_BYTES
+        sampled = sum(file.stat().st_size for file in files) > _WHOLE_HASH_BYTES
         for file in files:
             digest.update(str(file.relative_to(folder)).encode())
             if sampled:
@@ -297,7 +274,7 @@ def hash_configuration(folder: Path) -> str:
     digest = hashlib.sha256()
     with _readable(folder):
         for file in _model_files(folder):
-            if file.suffix not in (*WEIGHT_SUFFIXES, *TEXTS_FOR_PEOPLE):
+            if file.suffix not in (*_WEIGHT_SUFFIXES, *_TEXTS_FOR_PEOPLE):
                 digest.update(f"{file.relative_to(folder).as_posix()} {hash_file(file)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
@@ -323,7 +300,7 @@ def _readable(folder: Path) -> Iterator[None]:
 
 def _hash_whole(file: Path, digest: "hashlib._Hash") -> None:
     with open(file, "rb") as stream:
-        while block := stream.read(HASH_BLOCK):
+        while block := stream.read(_HASH_BLOCK):
             digest.update(block)
 
 

@@ -18,7 +18,7 @@ PrecisionOrAuto = Literal["auto", "bfloat16", "float32"]
 
 SIDE = 256  # of the matrices: large enough for the blocked kernels, and slow bfloat16 still takes only 25 ms
 ROUNDS = 5
-ENOUGH_SECONDS = 0.1
+_ENOUGH_SECONDS = 0.1
 # Casting weights and activations takes time too: a product that is hardly faster makes a slower step.
 WORTH_IT = 0.8
 
@@ -58,7 +58,7 @@ def relative_seconds() -> float:
         _seconds(bfloat16)
         seconds, started = [], time.perf_counter()
         # In turn, so that a busy machine slows both; the fastest of each is the least disturbed one.
-        while len(seconds) < ROUNDS and (len(seconds) < 2 or time.perf_counter() - started < ENOUGH_SECONDS):
+        while len(seconds) < ROUNDS and (len(seconds) < 2 or time.perf_counter() - started < _ENOUGH_SECONDS):
             seconds.append((_seconds(float32), _seconds(bfloat16)))
     finally:
         torch.set_num_threads(threads)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -19,15 +19,14 @@ from ..data.samples import load_sample, sample_recipe
 from ..data.shards import SHARD_BYTES, StoreWriter, TensorStore
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..pipelines.loading import load_pipeline
-from ..pipelines.selection import Loading
+from ..pipelines.selection import Loading, find_model
 from ..system.errors import UserError
 from ..system.files import make_folder
 from ..system.precision import Precision
-from ..system.workers import SPAWN, end_with_parent
+from ..system.workers import SPAWN, Progress, end_with_parent
 from .config import TrainConfig
 from .mixture import batch_config, build_mixture, cache_precision, encoder_identity, settle_cache_precision
 
-Progress = Callable[[str, int, int], None]
 SECONDS_TO_END = 30
 
 
@@ -82,9 +81,9 @@ def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheRepo
     Raises:
         UserError: for files that cannot be read, datasets that are not made of files, or a model that cannot be loaded.
     """
-    place = Loading(model=job.run.model.init, device=job.device).place
+    device = Loading(model=find_model(job.run.model.init), device=job.device).resolved_device
     make_folder(job.out)
-    settle_cache_precision(job.run, place)
+    settle_cache_precision(job.run, device)
     before = len(TensorStore(job.out))
     with _helpers(job):
         num_samples = _encode_share(job, 0, progress)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
-from ..models.shapes import is_valid_num_frames, neighbouring_num_frames
+from ..models.shapes import wrong_num_frames
 from ..synth.edits import FAMILIES
 from ..system.errors import UserError
 from ..system.precision import Precision, PrecisionOrAuto
@@ -113,9 +113,8 @@ class ValidationConfig:
     families: tuple[str, ...] = tuple(FAMILIES)
 
     def __post_init__(self) -> None:
-        if not is_valid_num_frames(self.num_frames):
-            lower, upper = neighbouring_num_frames(self.num_frames)
-            raise UserError(f"data.validation.num_frames must be 4k+1, got {self.num_frames}; use {lower} or {upper}")
+        if problem := wrong_num_frames(self.num_frames):
+            raise UserError(f"data.validation.num_frames {problem}")
         if len(self.size) != 2 or min(self.num_samples, self.num_inference_steps, *self.size) < 1:
             raise UserError("data.validation takes a size HEIGHT,WIDTH, and one sample and one step or more")
         _check_families("data.validation", self.families)

@@ -30,8 +30,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from ..models.presets import PRESETS
-from ..models.shapes import LatentShape, VideoShape, semantic_tokens
+from ..models.presets import PRESETS, PipelineSettings
+from ..models.shapes import PATCH, WAN_SPATIAL_FACTOR, LatentShape, VideoShape, semantic_tokens
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..system.errors import UserError
 from ..system.precision import Precision, choose_precision
@@ -40,9 +40,8 @@ from .preparation import reached_parts, video_semantic_tokens
 
 FLOP_UNITS = ((1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP"), (1e18, "EFLOP"))
 TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
-PATCH = 2
 DEFAULT_MFU = 0.4
-USUAL_VAE_FACTOR, USUAL_TEXT_TOKENS = 8, 512
+USUAL_VAE_FACTOR, USUAL_TEXT_TOKENS = WAN_SPATIAL_FACTOR, PipelineSettings.max_sequence_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +239,7 @@ def estimate_steps(
     """
     data = config.data
     # Buckets differ by a few tokens; the widest of the largest stands for them all.
-    height, width = max(data.buckets(PATCH * size.vae_factor).sizes, key=lambda side: (side[0] * side[1], side[1]))
+    height, width = max(data.buckets(PATCH[1] * size.vae_factor).sizes, key=lambda side: (side[0] * side[1], side[1]))
     steps = []
     for num_frames in _frame_counts(config):
         shape = VideoShape(num_frames=num_frames, height=height, width=width)

@@ -13,7 +13,7 @@ from ..data.facts import FileFacts
 from ..data.manifest import CAPTIONED, parse_column_map, read_manifest
 from ..data.shards import TensorStore
 from ..models.semantic_encoder import find_semantic_encoder
-from ..pipelines.selection import resolve_model
+from ..pipelines.selection import find_model
 from ..synth.engine import Engine
 from ..synth.footage import find_footage
 from ..system.errors import UserError
@@ -139,8 +139,8 @@ def settle_cache_precision(config: TrainConfig, device: str) -> None:
 
 def _local_folder(model: str) -> Path:
     """Of a preset or folder. Raises UserError for a hub id, whose files are not known."""
-    folder = Path(resolve_model(model))
-    if not folder.is_dir():
+    folder = find_model(model).folder
+    if folder is None:
         raise UserError(f"a cache is keyed by the model's files: download {model} and set model.init to its folder")
     return folder
 

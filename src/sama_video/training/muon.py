@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
             for matrices in _alike([matrix for matrix in group["params"] if matrix.grad is not None]):
                 self._step(matrices, group["lr"], group["weight_decay"])
 
-    def _step(self, matrices: list[nn.Parameter], rate: float, weight_decay: float) -> None:
+    def _step(self, matrices: list[torch.Tensor], rate: float, weight_decay: float) -> None:
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         states = [self.state[matrix] for matrix in matrices]
         for state, gradient in zip(states, gradients, strict=True):
@@ -65,11 +65,11 @@ class Muon(torch.optim.Optimizer):
             matrix.add_(update, alpha=-size)
 
 
-def _alike(matrices: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+def _alike(matrices: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Matrices of one shape together on a GPU, which else waits for hundreds of small products to be started."""
     if not matrices or matrices[0].device.type != "cuda" or hasattr(matrices[0], "to_local"):
         return [[matrix] for matrix in matrices]
-    groups: dict[torch.Size, list[nn.Parameter]] = {}
+    groups: dict[torch.Size, list[torch.Tensor]] = {}
     for matrix in matrices:
         groups.setdefault(matrix.shape, []).append(matrix)
     return list(groups.values())

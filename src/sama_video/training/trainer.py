@@ -23,7 +23,7 @@ from ..data.batch import Batch, EncodedBatch
 from ..data.encoding import Encoder
 from ..data.loader import BatchLoader
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
-from ..models.shapes import semantic_tokens
+from ..models.shapes import LatentShape, VideoShape, semantic_tokens
 from ..models.strict_loading import quiet_libraries
 from ..pipelines.loading import load_pipeline
 from ..system.errors import UserError
@@ -400,15 +400,14 @@ class Trainer:
 
     def _tokens_of_shape(self, batch: Batch | EncodedBatch) -> int:
         """Of one sample: source, semantic stream and target."""
-        vae = self.pipe.vae.config
         shape = batch.step.shape
-        patch = 2 * vae.scale_factor_spatial
-        plane = (shape.height // patch) * (shape.width // patch)
         frames = [shape.num_frames]
         if shape.source_frames and self.config.model.source == "token":
             frames.append(shape.source_frames)
+        clips = (VideoShape(num_frames=count, height=shape.height, width=shape.width) for count in frames)
+        grids = (LatentShape.from_video(clip, self.pipe.vae_scale_factor_spatial) for clip in clips)
         semantic = semantic_tokens(self.pipe.config.num_semantic_tokens, shape.num_frames)
-        return semantic + sum(((count - 1) // 4 + 1) * plane for count in frames)
+        return semantic + sum(grid.num_tokens() for grid in grids)
 
     def _save_if_sound(self) -> None:
         """Weights that are not finite themselves would only bury the checkpoints before them."""

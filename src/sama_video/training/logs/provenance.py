@@ -18,7 +18,7 @@ import torch
 
 from ...data.manifest import local_file
 from ...models.semantic_encoder import find_semantic_encoder
-from ...pipelines.selection import weights_identity
+from ...pipelines.selection import find_model
 from ...synth.engine import VERSION
 from ...system.errors import UserError
 from ...system.files import hash_file, hash_weights, written_aside
@@ -43,7 +43,7 @@ def write_provenance(config: TrainConfig, folder: Path) -> None:
     if note.exists():
         return
     found = {
-        "initial_weights": {"name": config.model.init, "hash": weights_identity(config.model.init)},
+        "initial_weights": {"name": config.model.init, "hash": find_model(config.model.init).weights_identity},
         "semantic_encoder": _identity_of_siglip(config.model.semantic_encoder),
         "data": [_identity_of(dataset) for dataset in config.data.datasets],
         "precision": config.loop.precision,
