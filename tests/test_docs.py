@@ -106,7 +106,9 @@ def shortened(arguments):
     if arguments[:2] == ["train", "smoke"]:
         return settings(SHORT | (TINY if "--resume" in arguments else {}))
     if arguments[:2] == ["data", "synth"]:
-        return ["--count", "8"]
+        return ["--count", "8", "--workers", "1"]  # each would import everything
+    if arguments[:2] == ["eval", "exact"]:
+        return ["--workers", "1"]
     if arguments[:3] == ["data", "cache", "lora-finetuning"]:
         return settings({"data.area": 4096, "model.semantic_encoder": "nano"})
     return []

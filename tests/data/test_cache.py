@@ -243,9 +243,9 @@ def test_ten_kills_of_a_cache(workplace, filled, tmp_path):
     out, dice = tmp_path / "killed", random.Random(0)
     expected = set(TensorStore(filled[0]).shard_of)
     code = (
-        "import multiprocessing, time; from sama_video.system import workers; "
+        "import multiprocessing, time; from sama_video.training import caching; "
         "from sama_video.training.config import *; from sama_video.training.caching import *; "
-        "workers.SPAWN = multiprocessing.get_context('fork'); "
+        "caching.SPAWN = multiprocessing.get_context('fork'); "
         f"fill_cache({job(workplace, out, shard_bytes=1, workers=2)!r}, progress=lambda *_: time.sleep(0.1))"
     )
     for _ in range(10):

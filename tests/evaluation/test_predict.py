@@ -268,7 +268,7 @@ def test_the_command_killed_ten_times_ends_as_if_nothing_had_happened(tmp_path):
     rng = random.Random(0)
     killed, quiet = tmp_path / "killed" / "run", tmp_path / "quiet" / "run"
     for _ in range(10):
-        run_sama(command(killed), rng.uniform(0, 5))
+        run_sama(command(killed), rng.uniform(0, 3))
     for out in (killed, quiet):
         assert run_sama(command(out)) == 1  # items 3 fail
     last = [{one.item: one for one in timeless(out)} for out in (killed, quiet)]

@@ -41,7 +41,7 @@ def test_the_linear_codec_is_orthonormal_and_inverts_itself(codec):
 def test_an_untrained_decoder_is_the_transposed_encoder_and_training_improves_it(codec, engine):
     vae = AutoencoderSamaNano.from_config(codec.config)
     vae.load_state_dict(codec.state_dict())
-    scores = nano.train_decoder(vae, engine, engine, num_steps=20, batch_size=2, validation_clips=4)
+    scores = nano.train_decoder(vae, engine, engine, num_steps=40, batch_size=2, validation_clips=4)
     assert scores["trained"] > scores["linear"]
 
 
@@ -49,7 +49,7 @@ def test_a_finished_nano_edits_as_the_trained_one_with_a_better_decoder(engine, 
     trained = small_nano(engine, 12, 300)
     trained.save_pretrained(tmp_path / "trained")
     scores = nano.finished_nano(
-        tmp_path / "trained", tmp_path / "finished", engine, engine, num_steps=20, batch_size=2, validation_clips=3
+        tmp_path / "trained", tmp_path / "finished", engine, engine, num_steps=40, batch_size=2, validation_clips=3
     )
     assert scores["trained"] > scores["linear"]
     finished = SamaPipeline.from_pretrained(tmp_path / "finished", dtype=torch.float32)
