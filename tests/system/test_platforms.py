@@ -72,6 +72,7 @@ def run_without_unix(code, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_all_modules_import_and_edits_with_guidance_and_training_run_without_unix(tmp_path):
     result = run_without_unix(IMPORT_ALL + EDIT_AND_TRAIN, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
