@@ -1,6 +1,7 @@
 # Everything a newcomer runs. Needs only Python >= 3.11 and make.
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-slow setup style check bench clean
@@ -18,10 +19,10 @@ demo: setup
 	$(BIN)/sama demo --out demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
 
 style: setup
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -100,7 +100,7 @@ class Browser:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait_for(self, condition: str, seconds: float = 30) -> None:
+    def wait_for(self, condition: str, seconds: float = 300) -> None:
         """Until a JavaScript condition holds."""
         deadline = time.monotonic() + seconds
         while not self.run(condition):

@@ -1,14 +1,12 @@
 """Every command and Python block of README and docs runs as written.
 
-Commands on weights that cannot ship run on tiny stand-ins of the same formats, made here, with one sampling step at a
-small working size appended.
+Commands on weights that cannot ship run on tiny stand-ins of the same formats, made here. What is appended makes edits
+and training short: one sampling step at a small working size, two steps of training.
 """
 
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,8 +18,9 @@ from sama_video.data.catalogue import catalogue_table
 from sama_video.models.convert_checkpoint import official_text_encoder_state, official_transformer_state
 from sama_video.models.transformer_sama import SamaTransformer3DModel
 from sama_video.nano.parts import train_tokenizer
-from tests import golden
+from tests import golden, tiny
 from tests.clips import write_clip
+from tests.commands import python, sama
 from tests.evaluation.copies import write_copy
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +46,7 @@ def workplace(tmp_path_factory):
     (folder / "pairs.csv").write_text("src_video,tgt_video,prompt\nclip.mp4,clip.mp4,make it green\n")
     (folder / "other.csv").write_text("before,after,prompt\nclip.mp4,clip.mp4,make it green\n")
     write_copy("reco_bench", folder / "ReCo-Bench")
+    tiny.pipeline().save_pretrained(folder / "tiny")
     (folder / "weights").mkdir()
     torch.manual_seed(0)
     transformer = SamaTransformer3DModel(
@@ -89,22 +89,37 @@ def place(workplace, request):
     return folder
 
 
+SHORT = {"loop.num_steps": 2, "data.validation.families": "global_style"}
+# The README's runs train the shipped model.
+TINY = {"model.init": "tiny", "model.semantic_encoder": "none", "model.train_text_encoder": "false"}
+
+
+def settings(values):
+    return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+
+
+def shortened(arguments):
+    """What is appended, so that a command takes seconds."""
+    if arguments[0] == "edit":
+        small = ["--max-pixels", "4096"] if any(name in arguments for name in STAND_INS) else []
+        return ["--num-inference-steps", "1", *small]
+    if arguments[:2] == ["train", "smoke"]:
+        return settings(SHORT | (TINY if "--resume" in arguments else {}))
+    if arguments[:2] == ["data", "synth"]:
+        return ["--count", "8", "--workers", "1"]  # each would import everything
+    if arguments[:2] == ["eval", "exact"]:
+        return ["--workers", "1"]
+    if arguments[:3] == ["data", "cache", "lora-finetuning"]:
+        return settings({"data.area": 4096, "model.semantic_encoder": "nano"})
+    return []
+
+
 def run(command, folder):
     if command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
-    if command[0] == "python":
-        arguments = [sys.executable, *command[1:]]
-    else:
-        assert command[0] == "sama", command
-        arguments = [sys.executable, "-m", "sama_video.cli", *command[1:]]
-        if command[1] == "edit":
-            arguments += ["--num-inference-steps", "1"]
-        if command[1] == "edit" and any(name in command for name in STAND_INS):
-            arguments += ["--max-pixels", "4096"]
-        if command[1:4] == ["data", "cache", "lora-finetuning"]:
-            arguments += ["--set", "data.area=4096", "--set", "model.semantic_encoder=nano"]
-    result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False)
+    assert command[0] == "sama", command
+    result = sama(*command[1:], *shortened(command[1:]), cwd=folder)
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
 
 
@@ -123,7 +138,7 @@ def test_commands(block, place):
 
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python(block, place):
-    result = subprocess.run([sys.executable, "-c", block], cwd=place, capture_output=True, text=True, check=False)
+    result = python(block, cwd=place)
     assert result.returncode == 0, result.stderr
 
 

@@ -77,7 +77,7 @@ def test_lines_come_by_themselves():
     stream = Stream()
     with ProgressBar(stream=stream, every=0.05) as progress:
         progress("editing", 0, 6)
-        assert written.wait(30)
+        assert written.wait(300)
     assert stream.getvalue().startswith("editing: 0 s so far\n")
 
 

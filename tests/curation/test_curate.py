@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -17,6 +15,7 @@ from sama_video.data.manifest import read_manifest
 from sama_video.judge.answers import read_answers
 from sama_video.judge.clips import MediaConfig, views_of
 from sama_video.system.errors import UserError
+from tests.commands import sama
 from tests.curation.pairs import DERIVED, derived_files, quick_config, write_pairs
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body
 from tests.kills import killed_often
@@ -102,8 +101,8 @@ MISHAPS = [
 @pytest.mark.parametrize("seed", [0, 1])
 def test_disturbances_change_no_byte_and_buy_nothing_twice(manifest, undisturbed, tmp_path, seed):
     schedule = random.Random(seed).sample(MISHAPS, len(MISHAPS))
-    with JudgeServer([*islice(cycle(schedule), 40), Mishap(delay=2.0)]) as server:
-        config = quick_config(server.base_url, timeout=1.5, max_attempts=20, max_tries=20)
+    with JudgeServer([*islice(cycle(schedule), 40), Mishap(delay=5.0)]) as server:
+        config = quick_config(server.base_url, timeout=3.0, max_attempts=20, max_tries=20)
         curate(read_manifest(manifest), tmp_path, config)
         assert set(server.sold.values()) == {1}
         assert len(server.sold) == QUESTIONS
@@ -218,17 +217,17 @@ def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypat
 
 def command(manifest, out, server, *more):
     options = ["--model", "judge", "--base-url", server.base_url, "--frames", "2", "--long-side", "32"]
-    command = [sys.executable, "-m", "sama_video.cli", "data", "curate", str(manifest), "--out", str(out)]
-    return [*command, *options, "--concurrency", "3", *map(str, more)]
+    return ["data", "curate", manifest, "--out", out, *options, "--concurrency", "3", *map(str, more)]
 
 
 def test_the_command_plans_and_says_what_is_wrong(manifest, tmp_path):
     with JudgeServer(always=Mishap(404, error_body("no such model"))) as server:
         dry_run = command(manifest, tmp_path, server, "--dry-run", "--price-in", 2)
-        dry = subprocess.run(dry_run, capture_output=True, text=True, check=True)
+        dry = sama(*dry_run)
+        assert dry.returncode == 0
         assert f"0 answered already, {QUESTIONS} to ask" in dry.stdout
         assert server.requests == []
-        wrong = subprocess.run(command(manifest, tmp_path, server), capture_output=True, text=True, check=False)
+        wrong = sama(*command(manifest, tmp_path, server))
     assert wrong.returncode == 2
     assert "sama: " in wrong.stderr
     assert "check --model" in wrong.stderr

@@ -3,8 +3,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +32,7 @@ from sama_video.training.config import DatasetConfig
 from sama_video.training.mixture import cache_precision
 from tests import tiny
 from tests.clips import write_clip
+from tests.commands import ended_by, start_python
 from tests.data.fakes import FakeEngine
 from tests.models.test_semantic_encoder import vision_model
 from tests.training import processes
@@ -183,11 +182,10 @@ def test_a_killed_run_goes_on_and_computes_nothing_twice(workplace, filled, tmp_
         "import time; from sama_video.training.config import *; from sama_video.training.caching import *; "
         f"fill_cache({job(workplace, out, shard_bytes=1)!r}, progress=lambda *_: time.sleep(0.3))"
     )
-    with subprocess.Popen([sys.executable, "-c", code]) as process:
-        deadline = time.monotonic() + 60
-        while len([*out.glob("shard-*")]) < 3 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+    process = start_python(code)
+    while len([*out.glob("shard-*")]) < 3 and process.is_alive():
+        time.sleep(0.05)
+    ended_by(process)
     left = entries_by_shard(out)
     expected = set(TensorStore(filled[0]).shard_of)
     assert 3 <= len(left) < len(expected)
@@ -240,22 +238,23 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_written(workplace, tmp_p
 
 @pytest.mark.slow
 def test_ten_kills_of_a_cache(workplace, filled, tmp_path):
-    """Two processes each time; a rerun ends as an undisturbed one, and nothing of a dead process stays."""
+    """Two processes each time, forked so that none waits for imports; a rerun ends as an undisturbed one, and nothing
+    of a dead process stays."""
     out, dice = tmp_path / "killed", random.Random(0)
     expected = set(TensorStore(filled[0]).shard_of)
     code = (
-        "import time; from sama_video.training.config import *; from sama_video.training.caching import *\n"
-        "if __name__ == '__main__': "
+        "import multiprocessing, time; from sama_video.training import caching; "
+        "from sama_video.training.config import *; from sama_video.training.caching import *; "
+        "caching.SPAWN = multiprocessing.get_context('fork'); "
         f"fill_cache({job(workplace, out, shard_bytes=1, workers=2)!r}, progress=lambda *_: time.sleep(0.1))"
     )
-    (tmp_path / "fill.py").write_text(code)
     for _ in range(10):
         before = len([*out.glob("shard-*")])
-        with subprocess.Popen([sys.executable, str(tmp_path / "fill.py")]) as process:
-            while process.poll() is None and len([*out.glob("shard-*")]) <= before:
-                time.sleep(0.01)
-            time.sleep(dice.uniform(0, 0.1))
-            process.send_signal(signal.SIGKILL)
+        process = start_python(code)
+        while process.is_alive() and len([*out.glob("shard-*")]) <= before:
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0, 0.1))
+        ended_by(process)
         assert set(TensorStore(out).shard_of) <= expected
     fill_cache(job(workplace, out, shard_bytes=1))
     assert set(TensorStore(out).shard_of) == expected

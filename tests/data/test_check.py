@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from sama_video.data.check import check_manifest, check_media
 from sama_video.data.manifest import Manifest, Row, read_manifest, write_manifest
 from sama_video.system.errors import UserError
 from tests.clips import picture, write_clip
+from tests.commands import ended_by, sama, start_sama
 
 RESULTS = ("clean.csv", "rejected.csv", "report.json")
 
@@ -250,58 +249,53 @@ def many(folder, number) -> Path:
     return folder / "m.csv"
 
 
-def start(manifest, out):
-    command = [sys.executable, "-m", "sama_video.cli", "data", "check", str(manifest), "--out", str(out)]
-    return subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def interrupted(process, journal, lines, how) -> str:
-    """Waits for so many lines of the journal, sends the signal, returns what the process said on its way out."""
-    while process.poll() is None:
-        if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
-            process.send_signal(how)
-            break
+def interrupted(manifest, out, lines, how) -> str:
+    """A check that gets the signal once its journal has so many lines: what it said on its way out."""
+    journal, errors = out / "journal.jsonl", manifest.with_name("errors.txt")
+    command = ["data", "check", manifest, "--out", out, "--workers", "1"]
+    process = start_sama(command, files=(os.devnull, errors))
+    while process.is_alive() and not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
         time.sleep(0.002)
-    return process.communicate()[1]
+    ended_by(process, how)
+    return errors.read_text()
 
 
 def test_killed_again_and_again_it_ends_like_an_undisturbed_check(tmp_path):
-    manifest = many(tmp_path / "films", 360)
+    manifest = many(tmp_path / "films", 150)
     report = check_manifest(read_manifest(manifest), tmp_path / "undisturbed")
-    assert report.reasons == {"empty prompt": 120}
+    assert report.reasons == {"empty prompt": 50}
     out = tmp_path / "killed"
     for lines, how in ((3, signal.SIGKILL), (25, signal.SIGINT), (50, signal.SIGKILL)):
-        errors = interrupted(start(manifest, out), out / "journal.jsonl", lines, how)
+        errors = interrupted(manifest, out, lines, how)
         assert "Traceback" not in errors
         assert not (out / "clean.csv").exists()
     with open(out / "journal.jsonl", "ab") as journal:
         journal.write(b'{"media": "torn')  # as a crash of the machine may leave it
-    process = start(manifest, out)
-    process.communicate()
-    assert process.returncode == 1
+    assert sama("data", "check", manifest, "--out", out, "--workers", "1").returncode == 1
     assert results(out) == results(tmp_path / "undisturbed")
     lines = (out / "journal.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["media"] for line in lines}) == len(lines) == 361
+    assert len({json.loads(line)["media"] for line in lines}) == len(lines) == 151
 
 
 def test_the_command(clips, tmp_path):
-    def sama(*arguments):
-        command = [sys.executable, "-m", "sama_video.cli", "data", "check", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    def check_here(*arguments):
+        return sama("data", "check", *arguments, cwd=tmp_path)
 
     write_manifest(tmp_path / "m.csv", [pair(clips)])
-    result = sama("m.csv")
+    result = check_here("m.csv")
     assert (result.returncode, result.stderr) == (0, "")
     assert "1 of 1 rows passed" in result.stdout
     assert (tmp_path / "m_check" / "clean.csv").exists()
     (tmp_path / "other.csv").write_text(f"before,after,prompt\n{clips}/source.mp4,{clips}/short.mp4,x\n")
-    result = sama("other.csv", "--column_map", "src_video=before", "--column-map", "tgt_video=after", "--workers", 1)
+    result = check_here(
+        "other.csv", "--column_map", "src_video=before", "--column-map", "tgt_video=after", "--workers", 1
+    )
     assert result.returncode == 1
     assert "rejected, frame counts of src_video and tgt_video differ: 1" in result.stdout
-    result = sama("s3://bucket/m.csv")
+    result = check_here("s3://bucket/m.csv")
     assert result.returncode == 2
     assert "needs --out" in result.stderr
-    result = sama("other.csv")
+    result = check_here("other.csv")
     assert result.returncode == 2
     assert "--column-map src_video=COLUMN" in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -1,11 +1,9 @@
 import hashlib
 import json
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from sama_video.data.engine_set import EngineSetConfig, write_engine_set
@@ -13,6 +11,7 @@ from sama_video.data.manifest import read_manifest
 from sama_video.synth.engine import Engine
 from sama_video.system.errors import UserError
 from sama_video.video import VideoReader
+from tests.commands import ended_by, sama, start_sama
 
 SMALL = {"num_frames": 5, "height": 64, "width": 96, "loose": 0.2}
 
@@ -60,15 +59,16 @@ def test_a_larger_count_goes_on_and_leaves_what_is_there(written, tmp_path):
 
 
 def test_killed_and_started_again_it_ends_the_same(written, tmp_path):
-    command = [sys.executable, "-m", "sama_video.cli", "data", "synth", "--out", str(tmp_path), "--count", "16"]
+    command = ["data", "synth", "--out", tmp_path, "--count", "16"]
     command += ["--num-frames", "5", "--height", "64", "--width", "96", "--loose", "0.2", "--workers", "1"]
     for files in (3, 20):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        while process.poll() is None and sum(1 for _ in tmp_path.rglob("*.mp4")) < files:
+        process = start_sama(command)
+        while process.is_alive() and sum(1 for _ in tmp_path.rglob("*.mp4")) < files:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)  # reads until the workers, which share its output, are gone too
-    subprocess.run(command, check=True, capture_output=True)
+        helpers = psutil.Process(process.pid).children(recursive=True)
+        ended_by(process)
+        assert not psutil.wait_procs(helpers, timeout=600)[1]
+    assert sama(*command).returncode == 0
     kept = {name: digest for name, digest in contents(tmp_path).items() if not name.split("/")[-1].startswith(".")}
     assert kept == contents(written)
 

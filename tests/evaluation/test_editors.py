@@ -67,14 +67,14 @@ def test_a_failing_program_fails_the_item_with_its_last_words(item, tmp_path):
 def test_a_program_that_takes_too_long_ends_with_all_that_it_started(item, tmp_path):
     code = (
         "import os, pathlib, subprocess, sys, time; "
-        'child = subprocess.Popen(["sleep", "60"]); pathlib.Path(sys.argv[2] + ".pid").write_text(str(child.pid)); '
-        "time.sleep(60)"
+        'child = subprocess.Popen(["sleep", "900"]); pathlib.Path(sys.argv[2] + ".pid").write_text(str(child.pid)); '
+        "time.sleep(900)"
     )
     output = tmp_path / "o.mp4"
-    with pytest.raises(EditFailedError, match="longer than 1 s"):
-        CommandEditor(template=f"{python(code)} {{source}} {{output}}", timeout=1.0)(item, output)
+    with pytest.raises(EditFailedError, match="longer than 3 s"):
+        CommandEditor(template=f"{python(code)} {{source}} {{output}}", timeout=3.0)(item, output)
     pid = int((tmp_path / "o.mp4.pid").read_text())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 300
     while _runs(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not _runs(pid)

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -30,6 +28,7 @@ from sama_video.judge.questions import JudgeConfig
 from sama_video.system.errors import UserError
 from sama_video.system.journal import Journal
 from tests.clips import write_clip
+from tests.commands import sama
 from tests.evaluation.copies import SIZE, write_copy, write_lazy_run
 from tests.judge_server import JudgeServer, Mishap, completion_body, error_body, shown_of
 from tests.kills import killed_often
@@ -167,8 +166,8 @@ MISHAPS = [
 def test_disturbances_change_no_byte_and_buy_nothing_twice(run, undisturbed, tmp_path):
     folder = anew(run, tmp_path / "run")
     schedule = random.Random(0).sample(MISHAPS, len(MISHAPS))
-    with JudgeServer([*islice(cycle(schedule), 30), Mishap(delay=2.0)]) as server:
-        changes = {"timeout": 1.5, "max_attempts": 20, "max_tries": 20}
+    with JudgeServer([*islice(cycle(schedule), 30), Mishap(delay=5.0)]) as server:
+        changes = {"timeout": 3.0, "max_attempts": 20, "max_tries": 20}
         judged(folder, server, **changes)
         assert set(server.sold.values()) == {1}
         asked = len(server.requests)
@@ -461,18 +460,20 @@ def test_runs_that_cannot_be_judged_are_refused(tmp_path):
 
 def command(run, server, *more):
     options = ["--model", "some/judge-1", "--base-url", server.base_url, "--concurrency", "3", *map(str, more)]
-    return [sys.executable, "-m", "sama_video.cli", "eval", "judge", str(run), *options]
+    return ["eval", "judge", run, *options]
 
 
 def test_the_command_plans_judges_and_says_what_is_wrong(reco, tmp_path):
     folder = anew(reco, tmp_path / "run")
     with JudgeServer() as server:
-        dry = subprocess.run(command(folder, server, "--dry-run"), capture_output=True, text=True, check=True)
+        dry = sama(*command(folder, server, "--dry-run"))
+        assert dry.returncode == 0
         assert "0 answered already, 4 to ask" in dry.stdout
         assert server.requests == []
-        done = subprocess.run(command(folder, server), capture_output=True, text=True, check=True)
+        done = sama(*command(folder, server))
+        assert done.returncode == 0
         assert "2 missing, 4 ok" in done.stdout
-        wrong = subprocess.run(command(tmp_path, server), capture_output=True, text=True, check=False)
+        wrong = sama(*command(tmp_path, server))
     assert wrong.returncode == 2
     assert "sama eval predict" in wrong.stderr
     assert "Traceback" not in wrong.stderr
@@ -488,14 +489,13 @@ def test_the_command_shows_and_writes_no_key_and_no_password(reco, tmp_path):
     with JudgeServer([Mishap(500, echoes=lambda headers: str(dict(headers)))], always=Mishap(echoes=echo)) as server:
         place = server.base_url.replace("http://", f"http://someone:{password}@")
         judge = [*command(folder, server), "--base-url", f"{place}?key={key}", "--api-key-env", "SOME_KEY"]
-        done = subprocess.run(judge, capture_output=True, text=True, check=True, env={**os.environ, "SOME_KEY": key})
+        done = sama(*judge, env={**os.environ, "SOME_KEY": key})
+        assert done.returncode == 0
         assert "4 parse_failed" in done.stdout
         assert "***" in (folder / "answers.jsonl").read_text()
         server.then = Mishap(401, echoes=lambda headers: f"{dict(headers)} {key}")
         (folder / "answers.jsonl").unlink()
-        stopped = subprocess.run(
-            judge, capture_output=True, text=True, check=False, env={**os.environ, "SOME_KEY": key}
-        )
+        stopped = sama(*judge, env={**os.environ, "SOME_KEY": key})
     assert stopped.returncode == 2
     assert f"http://***@127.0.0.1:{server.base_url.rpartition(':')[2]}" in stopped.stderr
     basic = base64.b64encode(f"someone:{password}".encode()).decode()

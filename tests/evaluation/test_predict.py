@@ -18,6 +18,7 @@ from sama_video.evaluation.predict import predict, select_items, summary
 from sama_video.evaluation.records import PREDICTIONS, Prediction, RunInfo, predictions_of, read_records, read_run
 from sama_video.judge.redact import MASK
 from sama_video.system.errors import UserError
+from tests.kills import run_sama
 
 INFO = RunInfo(benchmark="engine", version="1", data="", editor="copy")
 COPY = CommandEditor(template="cp {source} {output}")
@@ -280,16 +281,14 @@ def test_the_command_killed_ten_times_ends_as_if_nothing_had_happened(tmp_path):
 
     def command(out):
         copy = ["--editor", SLOW_COPY, "--name", "copy"]
-        return [sys.executable, "-m", "sama_video.cli", "eval", "predict", "engine", "--out", str(out), *copy]
+        return ["eval", "predict", "engine", "--out", out, *copy]
 
     rng = random.Random(0)
     killed, quiet = tmp_path / "killed" / "run", tmp_path / "quiet" / "run"
     for _ in range(10):
-        with subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            time.sleep(rng.uniform(1, 9))
-            process.send_signal(signal.SIGKILL)
+        run_sama(command(killed), rng.uniform(0, 3))
     for out in (killed, quiet):
-        assert subprocess.run(command(out), check=False, capture_output=True).returncode == 1  # items 3 fail
+        assert run_sama(command(out)) == 1  # items 3 fail
     last = [{one.item: one for one in timeless(out)} for out in (killed, quiet)]
     assert last[0] == last[1]
     files = [{path.relative_to(out.parent) for path in out.parent.rglob("*")} for out in (killed, quiet)]

@@ -20,7 +20,7 @@ from tests.judge_server import USAGE, JudgeServer, Mishap, completion_body, erro
 GOOD = '{"a_score": 9, "b_score": 2, "explanation": "so"}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 # Far above the time limit of one second that the requests here have, and far below what these servers would take.
-SOON = 15.0
+SOON = 60.0
 
 
 def wire(*pieces):

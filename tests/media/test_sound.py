@@ -111,7 +111,10 @@ def sources(tmp_path_factory):
     return source
 
 
-PLACES = [(name, suffix) for name in (*SOURCES, *BY_FFMPEG) for suffix in (".mp4", ".mov", ".mkv")]
+PLACES = [(name, ".mp4") for name in (*SOURCES, *BY_FFMPEG)]
+PLACES += [
+    pytest.param(name, suffix, marks=pytest.mark.slow) for name in (*SOURCES, *BY_FFMPEG) for suffix in (".mov", ".mkv")
+]
 PLACES += [(name, ".m4v") for name in ("camera.avi", "mp3.avi", "phone.mp4", "film.mkv", "flac.mkv", "web.mkv")]
 
 

@@ -38,6 +38,7 @@ def test_the_linear_codec_is_orthonormal_and_inverts_itself(codec):
     assert torch.equal(patches, video)
 
 
+@pytest.mark.slow
 def test_an_untrained_decoder_is_the_transposed_encoder_and_training_improves_it(codec, engine):
     vae = AutoencoderSamaNano.from_config(codec.config)
     vae.load_state_dict(codec.state_dict())
@@ -49,13 +50,13 @@ def test_a_finished_nano_edits_as_the_trained_one_with_a_better_decoder(engine, 
     trained = small_nano(engine, 12, 300)
     trained.save_pretrained(tmp_path / "trained")
     scores = nano.finished_nano(
-        tmp_path / "trained", tmp_path / "finished", engine, engine, num_steps=40, batch_size=2, validation_clips=6
+        tmp_path / "trained", tmp_path / "finished", engine, engine, num_steps=40, batch_size=2, validation_clips=3
     )
     assert scores["trained"] > scores["linear"]
     finished = SamaPipeline.from_pretrained(tmp_path / "finished", dtype=torch.float32)
     for mine, theirs in zip(finished.transformer.parameters(), trained.transformer.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs.half().float(), rtol=0, atol=0)
-    assert nano.codec_psnr(finished.vae, engine, 6) == pytest.approx(scores["trained"], abs=0.05)
+    assert nano.codec_psnr(finished.vae, engine, 3) == pytest.approx(scores["trained"], abs=0.05)
 
 
 def test_frames_must_be_4k_plus_1(codec):

@@ -53,7 +53,7 @@ def at_once(*calls):
         return call()
 
     with ThreadPoolExecutor(len(calls)) as threads:
-        return [future.result(timeout=60) for future in [threads.submit(started, call) for call in calls]]
+        return [future.result(timeout=600) for future in [threads.submit(started, call) for call in calls]]
 
 
 @pytest.mark.parametrize("kind", ["euler", "heun", "unipc"])
@@ -154,11 +154,11 @@ def test_another_pipeline_does_not_wait(pipe):
 
     def wait(*_):
         inside.set()
-        assert release.wait(60)
+        assert release.wait(600)
 
     with ThreadPoolExecutor(2) as threads:
         held = threads.submit(run, pipe, **CALLS[0], callback_on_step_end=wait)
-        assert inside.wait(60)
+        assert inside.wait(600)
         assert run(other, **CALLS[0]).shape == (1, 5, 32, 32, 3)
         queued = threads.submit(run, pipe, **CALLS[0])
         assert not queued.done()
@@ -172,11 +172,11 @@ def test_another_thread_can_stop_a_call_and_the_next_runs_all_its_steps(pipe):
     def wait(_pipe, step, *_):
         steps.append(step)
         inside.set()
-        assert release.wait(60)
+        assert release.wait(600)
 
     with ThreadPoolExecutor(2) as threads:
         stopped = threads.submit(run, pipe, **CALLS[1], callback_on_step_end=wait)
-        assert inside.wait(60)
+        assert inside.wait(600)
         queued = threads.submit(run, pipe, **CALLS[1])
         pipe._interrupt = True
         release.set()

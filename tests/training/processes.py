@@ -26,9 +26,7 @@ from sama_video.training.config import (
 )
 from sama_video.training.parallel import Parallel
 from sama_video.training.trainer import Trainer, TrainingStoppedError
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.training.processes"])
+from tests.commands import FORKSERVER as SERVER
 
 IMAGES = DatasetConfig(name="images", engine=EngineConfig(num_samples=24, shapes=((1, 64, 64),)))
 CLIPS = DatasetConfig(name="clips", engine=EngineConfig(num_samples=12, shapes=((5, 64, 64),), text_to_video=True))
@@ -89,7 +87,7 @@ def start(function, *arguments, world_size: int = 1) -> list:
     return processes
 
 
-def run(function, *arguments, world_size: int = 1, timeout: float = 120) -> list[int]:
+def run(function, *arguments, world_size: int = 1, timeout: float = 600) -> list[int]:
     """Start and wait. Returns the exit codes; who still runs after `timeout` seconds is killed (-9)."""
     processes = start(function, *arguments, world_size=world_size)
     for process in processes:
@@ -102,6 +100,7 @@ def run(function, *arguments, world_size: int = 1, timeout: float = 120) -> list
 
 def _run(place, function, arguments) -> None:
     os.environ |= {name: str(value) for name, value in place.items()}
+    multiprocessing.set_start_method(None, force=True)  # a loader's workers are this process's own, as in a plain run
     torch.set_num_threads(1)
     function(*arguments)
 
