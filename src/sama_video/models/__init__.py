@@ -1,6 +1,7 @@
 """Transformer, autoencoder and SigLIP, and weights on disk."""
 
-# Modules that other rooms take.
+# Modules, imported when they are asked for.
+# pyright: reportUnsupportedDunderAll=false
 __all__ = [
     "autoencoder_sama_nano", "checkpoint_files", "convert_checkpoint", "diffusers_folders", "latents",
     "lora_namings", "official_names", "presets", "semantic_encoder", "shapes", "strict_loading",

@@ -1,4 +1,5 @@
 """SamaPipeline: how it is found, checked and loaded."""
 
-# Modules that other rooms take.
+# Modules, imported when they are asked for.
+# pyright: reportUnsupportedDunderAll=false
 __all__ = ["conversion", "loading", "lora_files", "pipeline_sama", "registration", "scope", "selection"]

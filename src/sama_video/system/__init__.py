@@ -1,4 +1,5 @@
 """What every other room stands on: errors, files written aside, journals, helpers, precision, platforms."""
 
-# Modules that other rooms take.
+# Modules, imported when they are asked for.
+# pyright: reportUnsupportedDunderAll=false
 __all__ = ["errors", "files", "journal", "lazy", "platforms", "precision", "workers"]
