@@ -19,10 +19,10 @@ from common import setting
 from sama_video.data.batch import EncodedBatch, Step
 from sama_video.data.epoch import BatchKey
 from sama_video.system.precision import relative_seconds
-from sama_video.training.config import with_settings
 from sama_video.training.muon import orthogonal
 from sama_video.training.parallel import Parallel
 from sama_video.training.recipes import find_recipe
+from sama_video.training.settings import with_settings
 from sama_video.training.trainer import Trainer
 
 CONTENDERS = ("auto", "bfloat16", "float32")

@@ -189,7 +189,10 @@ def _default_folder(manifest: str) -> Path:
 
 @data_app.command()
 def cache(
-    recipe: Annotated[str, typer.Argument(help="Name of the training's recipe, such as lora-finetuning.")],
+    recipe: Annotated[
+        str | None, typer.Argument(help="Name of the training's recipe, such as lora-finetuning.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Instead of a recipe: YAML or JSON, like config.json.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, the training's; data.cache names the folder.")
     ] = None,
@@ -197,10 +200,10 @@ def cache(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Encode the clips, texts and anchor frames of a training once, for all its epochs."""
-    from ..training.recipes import find_stages
+    from ..training.settings import find_stages
     from .progress import ProgressBar
 
-    stages = find_stages(recipe, settings or [])
+    stages = find_stages(recipe, settings or [], config)
 
     from ..training.caching import CacheJob, fill_cache  # imports torch
 

@@ -35,8 +35,9 @@ from ..models.shapes import LatentShape, VideoShape, semantic_tokens
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..system.errors import UserError
 from ..system.precision import Precision, choose_precision
-from .config import LoraConfig, TrainConfig, as_settings
+from .config import LoraConfig, TrainConfig
 from .preparation import reached_parts, video_semantic_tokens
+from .settings import as_settings
 
 FLOP_UNITS = ((1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP"), (1e18, "EFLOP"))
 TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))

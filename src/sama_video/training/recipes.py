@@ -4,7 +4,7 @@ Values of the large models are the paper's (section 4.1, Table 1). Its datasets 
 where the user put them, `data.datasets.N.manifest`. A recipe without a size is for Wan2.1 14B, the paper's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +21,6 @@ from .config import (
     OptimizerConfig,
     TrainConfig,
     ValidationConfig,
-    with_settings,
 )
 
 SIGLIP = "google/siglip-so400m-patch14-384"
@@ -192,19 +191,3 @@ def find_recipe(name: str) -> list[TrainConfig]:
         raise UserError(f"unknown recipe {name!r}; there is {', '.join(RECIPES)}")
     stages = RECIPES[name]()
     return stages if isinstance(stages, list) else [stages]
-
-
-def find_stages(name: str, settings: Iterable[str] = ()) -> list[TrainConfig]:
-    """The stages of a recipe with `key=value` settings, which count for each of them.
-
-    A stage that goes on from the one before it still does: `model.init` is where the first begins.
-
-    Raises:
-        UserError: for an unknown name, key or value.
-    """
-    settings = list(settings)
-    stages = []
-    for stage in find_recipe(name):
-        changed = with_settings(stage, settings)
-        stages.append(changed.started_from("previous") if stage.model.init == "previous" else changed)
-    return stages
