@@ -69,8 +69,8 @@ def test_a_picture_counts_the_tokens_of_one_anchor(tmp_path):
         encoded = trainer.encoder.encode_batch(batch)
         streams = [encoded.target] + ([] if encoded.source is None else [encoded.source])
         tokens = encoded.semantic.shape[1] + sum(clip[0, 0].numel() // 4 for clip in streams)
-        assert trainer._tokens_of_shape(batch) == tokens
-        counted[batch.step.shape.num_frames] = encoded.semantic.shape[1]
+        assert trainer.micro_batches.tokens_of_sample(batch) == tokens
+        counted[batch.bucket.num_frames] = encoded.semantic.shape[1]
     assert counted == {1: 65, 5: 3 * 65}
     assert trainer.pipe.config.num_semantic_tokens == 3 * 65
     for frames, tokens in ((1, 65), (5, 3 * 65)):

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from ..system.errors import UserError
 from ..system.files import hash_file, hash_weights
-from .datasets import EncodedSample, Recipe, Sample
 from .encoding import Encoder
+from .samples import Recipe, Sample
 from .shards import StoreWriter, TensorStore
 
 # Raised whenever reading, resizing, transforming or encoding changes what comes out.
@@ -98,24 +98,24 @@ class LatentCache:
         """The parts of a sample that are not there."""
         return [name for name, key in self.identity.keys(recipe).items() if key not in self.store]
 
-    def read(self, recipe: Recipe) -> EncodedSample:
+    def read(self, recipe: Recipe) -> Sample:
         """Raises UserError for a sample of which a part is missing."""
         if missing := self.missing(recipe):
             raise UserError(
-                f"the cache {self.store.folder} lacks {', '.join(missing)} of {recipe.key}; a file has changed: run "
+                f"the cache {self.store.folder} lacks {', '.join(missing)} of {recipe.name}; a file has changed: run "
                 f"'sama data cache' again"
             )
         keys = self.identity.keys(recipe)
         parts = {name: self.store[key] for name, key in keys.items()}
         text = parts["text"]
-        return EncodedSample(
+        return Sample(
             target=parts["target"],
             source=parts.get("source"),
             text=F.pad(text, (0, 0, 0, self.identity.text_length - len(text))),
             semantic=parts.get("semantic"),
             prompt=recipe.prompt,
             task=recipe.task,
-            key=recipe.key,
+            name=recipe.name,
         )
 
 

@@ -20,7 +20,7 @@ from ..system.errors import UserError
 from ..system.files import hash_file, written_aside
 from ..system.journal import Journal, read_journal
 from ..video import VideoReader
-from .facts import file_version
+from .file_info import file_version
 from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, local_file, write_manifest
 
 JOURNAL = "journal.jsonl"

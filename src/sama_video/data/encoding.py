@@ -13,8 +13,7 @@ from ..models.latents import encode_video, video_to_model_range
 from ..models.semantic_encoder import SemanticEncoder
 from ..pipelines.pipeline_sama import SamaPipeline
 from .anchors import anchor_indices
-from .batch import Batch, EncodedBatch, collate_encoded
-from .datasets import EncodedSample, Sample
+from .samples import Batch, Sample
 
 
 class Encoder:
@@ -24,7 +23,7 @@ class Encoder:
         pipe: whose autoencoder and text encoder to use.
         semantic_encoder: None for training without the semantic stream.
         num_anchors: N anchor frames of a video (paper section 3.2); an image is its own.
-        with_text: False where the text encoder trains: samples then have text features of length 0.
+        with_text: False where the text encoder trains: samples then have no text features.
     """
 
     def __init__(
@@ -68,26 +67,16 @@ class Encoder:
         anchors = anchor_indices(len(target), 1 if len(target) == 1 else self.num_anchors)
         return rearrange(self.semantic_encoder(target[anchors]), "n s d -> (n s) d")
 
-    def encode_sample(self, sample: Sample) -> EncodedSample:
-        return EncodedSample(
+    def encode_sample(self, sample: Sample) -> Sample:
+        return Sample(
             target=self.latents(sample.target),
             source=None if sample.source is None else self.latents(sample.source),
-            text=self.text(sample.prompt) if self.with_text else torch.empty(0),
+            text=self.text(sample.prompt) if self.with_text else None,
             semantic=self.semantic(sample.target),
             prompt=sample.prompt,
             task=sample.task,
-            key=sample.key,
+            name=sample.name,
         )
 
-    def encode_batch(self, batch: Batch) -> EncodedBatch:
-        samples = [
-            Sample(
-                target=batch.target[number],
-                source=None if batch.source is None else batch.source[number],
-                prompt=batch.prompts[number],
-                task=batch.tasks[number],
-                key=batch.keys[number],
-            )
-            for number in range(len(batch.keys))
-        ]
-        return collate_encoded([self.encode_sample(sample) for sample in samples], batch.step)
+    def encode_batch(self, batch: Batch) -> Batch:
+        return batch.with_samples([self.encode_sample(sample) for sample in batch.select(range(len(batch.names)))])

@@ -1,7 +1,7 @@
-"""What lies behind the objects: moving procedural textures, and the named places that a background change leads to.
+"""What is behind the objects: moving procedural textures, and named backdrops, which a background change puts there.
 
 Lengths are in units: `UNITS` to the frame's short side, whole numbers throughout. F frames, H W pixels.
-A split has texture recipes of its own. Named places stand still and are words like colours are: all splits share them.
+A split has texture recipes of its own. Named backdrops stand still and are words as colours are: all splits share them.
 """
 
 from collections.abc import Callable, Sequence
@@ -153,9 +153,9 @@ def _axes(height: int, width: int, short: int) -> tuple[np.ndarray, np.ndarray]:
 def _colour_ramp(stops: Sequence[RGB]) -> np.ndarray:
     """uint8 `[256, 4]`: there and back again through the colours, so that it may turn; the last value is unused."""
     ring = np.array([*stops, *reversed(stops[:-1])], dtype=np.int64)
-    place = np.arange(256) * (len(ring) - 1)
-    low = np.minimum(place // 255, len(ring) - 2)
-    fraction = (place - low * 255)[:, None]
+    level = np.arange(256) * (len(ring) - 1)
+    low = np.minimum(level // 255, len(ring) - 2)
+    fraction = (level - low * 255)[:, None]
     colours = (ring[low] * (255 - fraction) + ring[low + 1] * fraction) // 255
     return np.concatenate([colours, np.full((256, 1), 255)], axis=1).astype(np.uint8)
 
@@ -242,8 +242,8 @@ def _muted(colour: RGB, draw: Draw) -> RGB:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A named place: stands still and looks the same wherever it is named.
+class Backdrop:
+    """A named backdrop: stands still and looks the same wherever it is named.
 
     Args:
         phrase: with its article, for instance "a starry night sky".
@@ -253,24 +253,24 @@ class Place:
 
     def frames(self, num_frames: int, height: int, width: int) -> np.ndarray:
         """uint8 `[F, H, W, 3]`."""
-        return np.repeat(_place_picture(self.phrase, height, width)[None], num_frames, axis=0)
+        return np.repeat(_picture(self.phrase, height, width)[None], num_frames, axis=0)
 
 
 @lru_cache(maxsize=256)
-def _place_picture(phrase: str, height: int, width: int) -> np.ndarray:
+def _picture(phrase: str, height: int, width: int) -> np.ndarray:
     x, y = _axes(height, width, min(height, width))
     down = y * 256 // y.max()  # 0 at the top, 256 at the bottom, whatever the aspect ratio
-    picture = places()[phrase](x=x + 0 * y, y=y + 0 * x, down=down + 0 * x)
+    picture = backdrops()[phrase](x=x + 0 * y, y=y + 0 * x, down=down + 0 * x)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 Painter = Callable[..., np.ndarray]  # of x, y and down `[H, W]`; the latter is 0 at the top, 256 at the bottom
 
 
-def _mix(low: RGB, high: RGB, share: np.ndarray) -> np.ndarray:
+def _mix(low: RGB, high: RGB, fraction: np.ndarray) -> np.ndarray:
     """From `low` at 0 to `high` at 256."""
-    share = np.clip(share, 0, 256)[..., None]
-    return (np.array(low) * (256 - share) + np.array(high) * share) // 256
+    fraction = np.clip(fraction, 0, 256)[..., None]
+    return (np.array(low) * (256 - fraction) + np.array(high) * fraction) // 256
 
 
 def _where(condition: np.ndarray, colour: RGB | np.ndarray, picture: np.ndarray) -> np.ndarray:
@@ -359,8 +359,8 @@ def _gradient(first: str, second: str) -> Painter:
 
 
 @cache
-def places() -> dict[str, Painter]:
-    """Every named place by its phrase."""
+def backdrops() -> dict[str, Painter]:
+    """Every named backdrop by its phrase."""
     painters = dict(SCENICS)
     for first in COLOURS:
         painters[f"a plain {first} wall"] = _plain(first)
@@ -379,7 +379,7 @@ def places() -> dict[str, Painter]:
     return painters
 
 
-def draw_place(draw: Draw) -> Place:
-    """A named place; a scenic one as often as a pattern."""
-    phrases = tuple(SCENICS) if draw.chance(0.5) else tuple(phrase for phrase in places() if phrase not in SCENICS)
-    return Place(draw.choice(phrases))
+def draw_backdrop(draw: Draw) -> Backdrop:
+    """A named backdrop; a scenic one as often as a pattern."""
+    phrases = tuple(SCENICS) if draw.chance(0.5) else tuple(phrase for phrase in backdrops() if phrase not in SCENICS)
+    return Backdrop(draw.choice(phrases))

@@ -1,4 +1,4 @@
-"""Random scenes of a split, and the canonical places and motions that words stand for."""
+"""Random scenes of a split, and the canonical positions and motions that words stand for."""
 
 import numpy as np
 
@@ -13,14 +13,14 @@ from .sprites import COLOURS, Sprite, sprites
 GRID_STEPS = (0.2, 0.5, 0.8)
 DRIFT = 0.42  # of the frame: how far "drifting right" goes
 SUBTITLE_COLOURS = ("white", "yellow")
-TINTED_SHARE = 0.3
+TINTED = 0.3
 CLEAR_DISTANCE = 0.45  # of two objects' summed sides: nearer centres count as covering one another
 
 
-def grid_point(place: str) -> tuple[float, float]:
+def grid_point(where: str) -> tuple[float, float]:
     """Where "top left" and so on are, one of `instructions.GRID`."""
-    column = GRID_STEPS[0 if "left" in place else 2 if "right" in place else 1]
-    row = GRID_STEPS[0 if "top" in place else 2 if "bottom" in place else 1]
+    column = GRID_STEPS[0 if "left" in where else 2 if "right" in where else 1]
+    row = GRID_STEPS[0 if "top" in where else 2 if "bottom" in where else 1]
     return column, row
 
 
@@ -67,7 +67,7 @@ def draw_motion(draw: Draw, moving: bool) -> Motion:
 
 def draw_thing(draw: Draw, *, key: int, sprite: Sprite, moving: bool) -> Thing:
     """An object of the given drawing; shapes always have a colour of their own."""
-    tinted = sprite.category == "shape" or draw.chance(TINTED_SHARE)
+    tinted = sprite.category == "shape" or draw.chance(TINTED)
     return Thing(
         key=key,
         sprite=sprite,
@@ -96,7 +96,7 @@ def draw_subtitle(draw: Draw, split: str) -> Subtitle:
         text=draw.choice(SUBTITLES[split]),
         font=draw.choice(FONTS[split]),
         colour=draw.choice(SUBTITLE_COLOURS),
-        place="bottom" if draw.chance(0.75) else "top",
+        position="bottom" if draw.chance(0.75) else "top",
     )
 
 
@@ -106,7 +106,7 @@ def draw_scene(
     """A scene without a look.
 
     Args:
-        num_things: objects to place; one that finds no free way is left out.
+        num_things: objects to draw; one that finds no free way is left out.
         namesakes: the first two objects show the same thing, so that more than its name is needed to point at it.
     """
     things: list[Thing] = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .backgrounds import draw_place
+from .backgrounds import draw_backdrop
 from .composition import (
     SUBTITLE_COLOURS,
     draw_motion,
@@ -101,9 +101,9 @@ def local_add(request: Request) -> Edit | None:
     sprite = draw_sprite(draw, request.split, avoid=request.names)
     size = draw.choice(tuple(SIZE_WORDS))
     colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.35) else None
-    place = draw.choice(tuple(GRID))
+    where = draw.choice(tuple(GRID))
     name = draw.choice(tuple(MOTIONS)) if request.moving else "still"
-    motion = named_motion(name, grid_point(place))
+    motion = named_motion(name, grid_point(where))
     if motion is None:
         return None
     key = max((thing.key for seen in request.seen for thing in seen.things), default=-1) + 1
@@ -119,7 +119,7 @@ def local_add(request: Request) -> Edit | None:
     else:
         slots = {
             "new": with_article(f"{draw.choice(SIZE_WORDS[size])} {called}"),
-            "where": draw.choice(GRID[place]),
+            "where": draw.choice(GRID[where]),
         }
         if request.moving:
             clause = request.words("local_add", motion=draw.choice(MOTIONS[name]), **slots)
@@ -263,14 +263,14 @@ def _change_shadow(request: Request) -> Edit | None:
 
 
 def background_change(request: Request) -> Edit | None:
-    place = draw_place(request.draw)
+    backdrop = draw_backdrop(request.draw)
     if request.loose:
         clause = request.words("background_change/loose")
     else:
-        clause = request.words("background_change", place=place.phrase)
+        clause = request.words("background_change", place=backdrop.phrase)
     return Edit(
         kind="background_change",
-        target=replace(request.scene, background=place),
+        target=replace(request.scene, background=backdrop),
         clause=clause,
         changed=Changed(background=True),
         exact=not request.loose,
@@ -294,10 +294,10 @@ def subtitle_edit(request: Request) -> Edit | None:
             text=draw.choice(SUBTITLES[request.split]),
             font=CANONICAL_FONT,
             colour=draw.choice(SUBTITLE_COLOURS),
-            place=draw.choice(("bottom", "bottom", "top")),
+            position=draw.choice(("bottom", "bottom", "top")),
         )
         kind = "subtitle_edit/add"
-        clause = request.words(kind, text=new.text, colour=new.colour, where=new.place)
+        clause = request.words(kind, text=new.text, colour=new.colour, where=new.position)
     elif draw.chance(0.5):
         new, kind = None, "subtitle_edit/remove"
         clause = request.words(kind)

@@ -1,7 +1,7 @@
 """Backgrounds from the user's own files: pans over photographs, and shots of films.
 
 F frames, H W pixels. A photograph, and a shot between two cuts, belongs to one split by a hash of the file's bytes (and
-the shot's place), so that no picture is ever in two splits, whatever other files join the folder.
+the shot's first frame), so that no picture is ever in two splits, whatever other files join the folder.
 """
 
 import itertools
@@ -76,14 +76,14 @@ class PhotoPan:
     """A camera's way over a photograph.
 
     Args:
-        share: how much of what fits the frame shows, at the clip's start and end.
-        centre: of the view at start and end, as shares of the room that is left to move in.
+        fraction: how much of what fits the frame shows, at the clip's start and end.
+        centre: of the view at start and end, as fractions of the room that is left to move in.
         turn: rotation at start and end, in 1 / TURN of a turn.
         shake: amplitude in thousandths of the frame's short side.
     """
 
     path: Path
-    share: tuple[float, float]
+    fraction: tuple[float, float]
     centre: tuple[tuple[float, float], tuple[float, float]]
     turn: tuple[int, int]
     shake: int
@@ -95,7 +95,7 @@ class PhotoPan:
     def frames(self, num_frames: int, height: int, width: int) -> np.ndarray:
         """uint8 `[F, H, W, 3]`."""
         full = _photo(self.path)
-        fit = min(full.shape[0] / height, full.shape[1] / width) * min(self.share)
+        fit = min(full.shape[0] / height, full.shape[1] / width) * min(self.fraction)
         if fit > 1.0:
             full = _reduced(self.path, math.ceil(full.shape[0] / fit), math.ceil(full.shape[1] / fit))
         video = np.stack([self._view(full, index, num_frames, height, width) for index in range(num_frames)])
@@ -103,12 +103,12 @@ class PhotoPan:
 
     def _view(self, photo: np.ndarray, index: int, num_frames: int, height: int, width: int) -> np.ndarray:
         t = index / max(num_frames - 1, 1)
-        share = self.share[0] + t * (self.share[1] - self.share[0])
+        fraction = self.fraction[0] + t * (self.fraction[1] - self.fraction[0])
         turn = round(self.turn[0] + t * (self.turn[1] - self.turn[0]))
         cos, sin = cosine(turn) / SINE_SCALE, sine(turn) / SINE_SCALE
         # The turned view must still fit: its bounding box sets the scale.
         box_h, box_w = height * cos + width * abs(sin), width * cos + height * abs(sin)
-        step = min((photo.shape[0] - 2) / box_h, (photo.shape[1] - 2) / box_w) * share
+        step = min((photo.shape[0] - 2) / box_h, (photo.shape[1] - 2) / box_w) * fraction
         room_y, room_x = photo.shape[0] - 2 - step * box_h, photo.shape[1] - 2 - step * box_w
         (x0, y0), (x1, y1) = self.centre
         trembling = self.shake * min(height, width) * step / 1000 / SINE_SCALE
@@ -153,16 +153,16 @@ class FilmCut:
 
     Args:
         film: memory map file of the film, uint8 `[F, H, W, 3]`.
-        start: first frame, as a share of what the shot's length leaves free.
+        start: first frame, as a fraction of what the shot's length leaves free.
         stride: every how many frames, where the shot is long enough.
-        share, centre: of the crop, as in `PhotoPan`.
+        fraction, centre: of the crop, as in `PhotoPan`.
     """
 
     film: Path
     shot: Shot
     start: float
     stride: int
-    share: float
+    fraction: float
     centre: tuple[float, float]
     mirrored: bool
     grade: Grade
@@ -176,7 +176,7 @@ class FilmCut:
         stride = max(1, min(self.stride, (length - 1) // max(num_frames - 1, 1)))
         first = self.shot.start + int(self.start * max(length - (num_frames - 1) * stride, 1))
         index = np.minimum(first + stride * np.arange(num_frames), self.shot.stop - 1)
-        scale = min(film.shape[1] / height, film.shape[2] / width) * self.share
+        scale = min(film.shape[1] / height, film.shape[2] / width) * self.fraction
         crop_h, crop_w = max(1, int(height * scale)), max(1, int(width * scale))
         top = int(self.centre[1] * (film.shape[1] - crop_h + 1))
         left = int(self.centre[0] * (film.shape[2] - crop_w + 1))
@@ -225,22 +225,22 @@ class Footage:
             shot=shot,
             start=draw.unit(),
             stride=draw.choice((1, 1, 2, 3)),
-            share=draw.between(0.55, 1.0),
+            fraction=draw.between(0.55, 1.0),
             centre=(draw.unit(), draw.unit()),
             mirrored=draw.chance(0.5),
             grade=_draw_grade(draw),
         )
 
     def _draw_pan(self, draw: Draw, moving: bool) -> PhotoPan:
-        share, centre, turn = draw.between(0.5, 0.95), (draw.unit(), draw.unit()), 0
-        end_share, end_centre, end_turn = share, centre, turn
+        fraction, centre, turn = draw.between(0.5, 0.95), (draw.unit(), draw.unit()), 0
+        end_fraction, end_centre, end_turn = fraction, centre, turn
         if moving and draw.chance(0.85):
             end_centre = (draw.unit(), draw.unit())
-            end_share = share * draw.between(0.8, 1.0) if draw.chance(0.5) else share
+            end_fraction = fraction * draw.between(0.8, 1.0) if draw.chance(0.5) else fraction
             end_turn = draw.below(TURN // 20) - TURN // 40 if draw.chance(0.3) else 0
         return PhotoPan(
             path=draw.choice(self.photos),
-            share=(share, end_share),
+            fraction=(fraction, end_fraction),
             centre=(centre, end_centre),
             turn=(turn, end_turn),
             shake=5 + draw.below(15) if moving and draw.chance(0.2) else 0,

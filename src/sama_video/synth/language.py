@@ -125,7 +125,7 @@ def caption(scene: Scene, split: str, draw: Draw) -> str:
     else:
         text = draw.choice(EMPTY_CAPTIONS[split]).format(background=background)
     if scene.subtitle is not None:
-        text += f', with the subtitle "{scene.subtitle.text}" at the {scene.subtitle.place}'
+        text += f', with the subtitle "{scene.subtitle.text}" at the {scene.subtitle.position}'
     if scene.look is not None:
         text += ", " + LOOK_PHRASES.get(scene.look, f"with a {scene.look} look")
     return text

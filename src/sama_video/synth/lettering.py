@@ -36,8 +36,8 @@ def _set_line(text: str, font: str) -> np.ndarray:
     pen = 0
     for glyph in glyphs:
         picture = strip[:, lefts[glyph] : lefts[glyph + 1]]
-        place = line[OUTLINE:-OUTLINE, pen : pen + picture.shape[1]]
-        np.maximum(place, picture[:, : place.shape[1]], out=place)
+        room = line[OUTLINE:-OUTLINE, pen : pen + picture.shape[1]]
+        np.maximum(room, picture[:, : room.shape[1]], out=room)
         pen += advances[glyph]
     return line
 

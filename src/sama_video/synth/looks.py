@@ -73,10 +73,10 @@ def _blur_matrix(length: int, sigma: float) -> np.ndarray:
     return matrix
 
 
-def _blur(pixels: np.ndarray, share: float) -> np.ndarray:
-    """Gaussian blur of uint8 `[F, H, W, C]` with a sigma of `share` of the short side."""
+def _blur(pixels: np.ndarray, fraction: float) -> np.ndarray:
+    """Gaussian blur of uint8 `[F, H, W, C]` with a sigma of `fraction` of the short side."""
     frames, height, width, channels = pixels.shape
-    sigma = share * min(height, width)
+    sigma = fraction * min(height, width)
     rows = _blur_matrix(height, sigma) @ pixels.astype(np.float32).reshape(frames, height, -1)
     rows = ((rows.astype(np.int32) + UNIT // 2) // UNIT).astype(np.float32).reshape(frames * height, width, channels)
     columns = _blur_matrix(width, sigma) @ rows
@@ -108,10 +108,10 @@ THERMAL = ((0, 0, 60), (70, 0, 150), (200, 20, 100), (250, 120, 10), (255, 220, 
 
 def thermal(video: np.ndarray) -> np.ndarray:
     """Brightness as heat: from dark blue over purple, red and yellow to white."""
-    place = np.arange(256)[:, None] * (len(THERMAL) - 1)
-    low, fraction = np.minimum(place // 255, len(THERMAL) - 2), place
+    level = np.arange(256)[:, None] * (len(THERMAL) - 1)
+    low = np.minimum(level // 255, len(THERMAL) - 2)
     stops = np.array(THERMAL)
-    fraction = place - low * 255
+    fraction = level - low * 255
     table = (stops[low[:, 0]] * (255 - fraction) + stops[low[:, 0] + 1] * fraction) // 255
     return table.astype(np.uint8)[luma(video)]
 

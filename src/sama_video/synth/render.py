@@ -15,7 +15,7 @@ from .scene import SUBPIXELS, Scene, Subtitle, Thing
 from .sprites import scaled_tile
 
 TILE_UNITS = 256  # positions inside a tile are in 1 / TILE_UNITS of a pixel
-SHADOW_SHARE = 95  # of 255
+SHADOW_ALPHA = 95  # of 255
 LINE_HEIGHT = 0.15  # of the short side, outline and all; capitals are about half of it
 LINE_MARGIN = 0.03
 
@@ -106,7 +106,7 @@ def _thing_layers(thing: Thing, shape: Shape) -> list[Layer]:
     if not thing.shadow:
         return [layer]
     dark = np.zeros_like(layer.patches)
-    dark[..., 3] = layer.patches[..., 3].astype(np.uint16) * SHADOW_SHARE // 255
+    dark[..., 3] = layer.patches[..., 3].astype(np.uint16) * SHADOW_ALPHA // 255
     offset = max(2, side // 9)
     return [Layer(dark, [(left + offset, top + offset) for left, top in layer.corners]), layer]
 
@@ -152,7 +152,7 @@ def _subtitle_layers(subtitle: Subtitle, shape: Shape) -> list[Layer]:
     short = min(shape.height, shape.width)
     height, margin = max(8, int(short * LINE_HEIGHT + 0.5)), int(short * LINE_MARGIN + 0.5)
     tile = line_tile(subtitle.text, subtitle.font, subtitle.colour, height, shape.width * 31 // 32)
-    top = margin if subtitle.place == "top" else shape.height - margin - tile.shape[0]
+    top = margin if subtitle.position == "top" else shape.height - margin - tile.shape[0]
     corner = ((shape.width - tile.shape[1]) // 2, top)
     return [Layer(tile[None], [corner] * shape.num_frames)]
 

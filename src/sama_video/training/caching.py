@@ -14,8 +14,8 @@ import torch
 
 from ..data.cache import add_sample
 from ..data.encoding import Encoder
-from ..data.epoch import planned_variants, tabulate
-from ..data.samples import load_sample, sample_recipe
+from ..data.epoch import scheduled_variants, tabulate
+from ..data.loader import load_sample, sample_recipe
 from ..data.shards import SHARD_BYTES, StoreWriter, TensorStore
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..pipelines.loading import load_pipeline
@@ -77,7 +77,7 @@ def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheRepo
     """Encode what a run will read. What is there already is kept: a stopped run continues.
 
     Args:
-        progress: called as (phase, done, of) for this process's share.
+        progress: called as (phase, done, of) for this process's portion.
 
     Raises:
         UserError: for files that cannot be read, datasets that are not made of files, or a model that cannot be loaded.
@@ -87,7 +87,7 @@ def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheRepo
     settle_cache_precision(job.run, place)
     before = len(TensorStore(job.out))
     with _helpers(job):
-        num_samples = _encode_share(job, 0, progress)
+        num_samples = _encode(job, 0, progress)
     store = TensorStore(job.out)
     store.write_index()
     return CacheReport(
@@ -98,8 +98,8 @@ def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheRepo
     )
 
 
-def _encode_share(job: CacheJob, share: int, progress: Progress) -> int:
-    """Each `workers`-th sample from `share` on. Returns the number of all samples."""
+def _encode(job: CacheJob, first: int, progress: Progress) -> int:
+    """Each `workers`-th sample from `first` on. Returns the number of all samples."""
     # 1. The encoders, and what distinguishes them
     if job.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.workers))
@@ -114,17 +114,17 @@ def _encode_share(job: CacheJob, share: int, progress: Progress) -> int:
     # 2. What to encode
     config = batch_config(job.run.data, 2 * pipe.vae.config.scale_factor_spatial, job.run.loop.seed)
     datasets = build_mixture(job.run.data, job.out)
-    planned = list(planned_variants([tabulate(weighted) for weighted in datasets], config))
+    scheduled = list(scheduled_variants([tabulate(weighted) for weighted in datasets], config))
 
     # 3. Encode what is missing
-    own = planned[share :: job.workers]
+    own = scheduled[first :: job.workers]
     with StoreWriter(job.out, shard_bytes=job.shard_bytes) as writer:
         for number, one in enumerate(own):
             weighted = datasets[one.dataset]
             recipe = sample_recipe(weighted, one, config)
             add_sample(writer, encoder, identity, recipe, lambda w=weighted, one=one: load_sample(w, one, config))
             progress("encoding", number + 1, len(own))
-    return len(planned)
+    return len(scheduled)
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def _helpers(job: CacheJob) -> Iterator[None]:
         UserError: what one of them met.
     """
     errors = SPAWN.SimpleQueue()
-    processes = [SPAWN.Process(target=_help, args=(job, share, errors), daemon=True) for share in range(1, job.workers)]
+    processes = [SPAWN.Process(target=_help, args=(job, first, errors), daemon=True) for first in range(1, job.workers)]
     for process in processes:
         process.start()
     try:
@@ -156,10 +156,10 @@ def _helpers(job: CacheJob) -> Iterator[None]:
         raise UserError(f"a worker ended with exit code {failed[0]}; run again with fewer `workers`: it continues")
 
 
-def _help(job: CacheJob, share: int, errors: "SimpleQueue[Any]") -> None:
+def _help(job: CacheJob, first: int, errors: "SimpleQueue[Any]") -> None:
     end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        _encode_share(job, share, lambda *_: None)
+        _encode(job, first, lambda *_: None)
     except UserError as error:
         errors.put(str(error))

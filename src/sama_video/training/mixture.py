@@ -8,8 +8,8 @@ import torch
 from ..data.cache import EncoderIdentity, LatentCache
 from ..data.catalogue import read_dataset
 from ..data.datasets import EngineDataset, ManifestDataset, TrainingDataset
-from ..data.epoch import BatchConfig, DatasetTable, WeightedDataset, join_shares, tabulate
-from ..data.facts import FileFacts
+from ..data.epoch import BatchConfig, DatasetTable, WeightedDataset, join_tables, tabulate
+from ..data.file_info import FileInfo
 from ..data.manifest import CAPTIONED, parse_column_map, read_manifest
 from ..data.shards import TensorStore
 from ..models.semantic_encoder import find_semantic_encoder
@@ -32,7 +32,7 @@ def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
     return Engine(split=split, seed=config.seed, families=config.families, loose=config.loose, footage=footage)
 
 
-def build_dataset(config: DatasetConfig, number: int, out: Path, facts: FileFacts) -> TrainingDataset:
+def build_dataset(config: DatasetConfig, number: int, out: Path, facts: FileInfo) -> TrainingDataset:
     """Dataset `number` of a run. Raises UserError for a manifest or folder that cannot be used."""
     if config.engine is not None:
         return EngineDataset(
@@ -57,7 +57,7 @@ def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
     Args:
         out: folder of the stage.
     """
-    facts = FileFacts((out.parent if config.cache is None else Path(config.cache)) / FACTS)
+    facts = FileInfo((out.parent if config.cache is None else Path(config.cache)) / FACTS)
     return [
         WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, number, out, facts), weight=dataset.weight)
         for number, dataset in enumerate(config.datasets)
@@ -72,7 +72,7 @@ def tabulate_mixture(datasets: list[WeightedDataset], parallel: Parallel) -> lis
     """
     with parallel.agreed():
         shares = [tabulate(weighted, parallel.rank, parallel.world_size) for weighted in datasets]
-    return [join_shares(of_all) for of_all in zip(*parallel.gather(shares), strict=True)]
+    return [join_tables(of_all) for of_all in zip(*parallel.gather(shares), strict=True)]
 
 
 def open_cache(config: TrainConfig) -> LatentCache | None:

@@ -20,7 +20,7 @@ from einops import rearrange
 
 from ..data.datasets import read_clip
 from ..data.encoding import Encoder
-from ..data.facts import FileFacts
+from ..data.file_info import FileInfo
 from ..data.manifest import CAPTIONED, Row, parse_column_map, read_manifest
 from ..data.pretext import TEXT_TO_VIDEO, TRANSFORMS, possible_tasks, task_prompt
 from ..media.metrics import EditScores, psnr, score_edit
@@ -266,27 +266,27 @@ def find_cases(config: ValidationConfig, *, with_pretext: bool) -> list[Case]:
     columns = parse_column_map(config.columns, option)
     rows = read_manifest(config.manifest, column_map=columns, required=CAPTIONED, map_option=option)
     rows = rows[: config.num_samples]
-    facts = FileFacts()
-    return [case for row in rows for case in _cases_of_row(row, config, facts, with_pretext)]
+    info = FileInfo()
+    return [case for row in rows for case in _cases_of_row(row, config, info, with_pretext)]
 
 
 def _engine_cases(config: ValidationConfig, with_pretext: bool) -> list[Case]:
     engine = Engine(split="validation", families=config.families)
     num_edits = config.num_samples * len(config.families)
-    samples = [engine.sample(index, config.num_frames, *config.size) for index in range(num_edits)]
+    pairs = [engine.pair(index, config.num_frames, *config.size) for index in range(num_edits)]
     edits = [
         Case(
-            family=sample.family,
-            prompt=sample.instruction,
-            source=sample.source,
-            target=sample.target,
-            mask=sample.mask,
+            family=pair.family,
+            prompt=pair.instruction,
+            source=pair.source,
+            target=pair.target,
+            mask=pair.mask,
             is_edit=True,
         )
-        for sample in samples
+        for pair in pairs
     ]
-    captioned = samples[: config.num_samples] if with_pretext else []
-    return edits + [case for sample in captioned for case in pretext_cases(sample.source, sample.caption)]
+    captioned = pairs[: config.num_samples] if with_pretext else []
+    return edits + [case for pair in captioned for case in pretext_cases(pair.source, pair.caption)]
 
 
 def pretext_cases(clip: np.ndarray, caption: str) -> list[Case]:
@@ -308,11 +308,11 @@ def pretext_cases(clip: np.ndarray, caption: str) -> list[Case]:
     return cases
 
 
-def _cases_of_row(row: Row, config: ValidationConfig, facts: FileFacts, with_pretext: bool) -> list[Case]:
+def _cases_of_row(row: Row, config: ValidationConfig, info: FileInfo, with_pretext: bool) -> list[Case]:
     assert row.tgt_video is not None
     assert row.prompt is not None
     media = [file for file in (row.src_video, row.tgt_video) if file is not None]
-    shortest = min(facts.shape(file).num_frames for file in media)
+    shortest = min(info.shape(file).num_frames for file in media)
     num_frames, _ = neighbouring_num_frames(min(config.num_frames, shortest))
 
     def clip(file: str) -> np.ndarray:
