@@ -45,7 +45,7 @@ def synth(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     seed: Annotated[int, typer.Option(help="Another seed is another set.")] = 0,
     family: Annotated[list[str] | None, typer.Option(help="Edit family; repeatable. Default: all.")] = None,
-    loose: Annotated[float, typer.Option(help="Share of loosely worded instructions.")] = 0.0,
+    loose: Annotated[float, typer.Option(help="Fraction of loosely worded instructions.")] = 0.0,
     num_frames: Annotated[int, typer.Option(help="Frames of a clip; 1 writes pictures.")] = 17,
     height: Annotated[int, typer.Option(help="Pixels, even.")] = 128,
     width: Annotated[int, typer.Option(help="Pixels, even.")] = 128,
@@ -167,10 +167,10 @@ def check(
     from ..data.check import check_manifest
 
     with _resumable("files that were checked are remembered"), ProgressBar() as progress:
-        report = check_manifest(rows, folder, workers=workers, required=required, progress=progress)
-    typer.echo("\n".join(report.summary()))
+        result = check_manifest(rows, folder, workers=workers, required=required, progress=progress)
+    typer.echo("\n".join(result.summary()))
     typer.echo(f"{folder / 'clean.csv'}, {folder / 'rejected.csv'}, {folder / 'report.json'}")
-    if report.num_clean < report.num_rows:
+    if result.num_clean < result.num_rows:
         raise typer.Exit(1)
 
 
@@ -210,8 +210,8 @@ def cache(
     jobs = [CacheJob(run=stage, device=device, workers=workers) for stage in stages]
     for job in jobs:
         with _resumable("what was encoded is kept"), ProgressBar() as progress:
-            report = fill_cache(job, progress)
+            filled = fill_cache(job, progress)
         typer.echo(
-            f"{report.num_samples} samples, {report.num_entries} entries in {report.precision}, {report.num_new} of "
+            f"{filled.num_samples} samples, {filled.num_entries} entries in {filled.precision}, {filled.num_new} of "
             f"them new: {job.out}"
         )

@@ -10,7 +10,7 @@ def anchor_indices(num_frames: int, num_anchors: int = 1) -> list[int]:
         ValueError: for more anchors than frames, or none.
     """
     if not 1 <= num_anchors <= num_frames:
-        raise ValueError(f"num_anchors must lie in 1..{num_frames} for {num_frames} frames, got {num_anchors}")
+        raise ValueError(f"num_anchors must be in 1..{num_frames} for {num_frames} frames, got {num_anchors}")
     if num_anchors == 1:
         return [0]
     # At most as many anchors as frames: steps are at least 1 apart, so rounded indices stay distinct.

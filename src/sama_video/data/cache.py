@@ -1,7 +1,7 @@
 """Encoded samples on disk: filled once by `sama data cache`, read by every epoch after.
 
 An entry's key is a sha256 over everything that decides it: the encoder's weights and settings, the bytes of the file,
-the crop, the pretext task and its seed, and `FORMAT_VERSION`. Whatever changes, an old entry is not found any more.
+the crop, the pretext task and its seed, and `_FORMAT_VERSION`. Whatever changes, an old entry is not found any more.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from .samples import Recipe, Sample
 from .shards import StoreWriter, TensorStore
 
 # Raised whenever reading, resizing, transforming or encoding changes what comes out.
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def _json(value: object) -> str:
 
 
 def _key(kind: str, encoder: str, content: object) -> str:
-    return hashlib.sha256(_json([FORMAT_VERSION, kind, encoder, content]).encode()).hexdigest()
+    return hashlib.sha256(_json([_FORMAT_VERSION, kind, encoder, content]).encode()).hexdigest()
 
 
 def _hash_folder(folder: Path) -> str:

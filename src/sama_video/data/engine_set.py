@@ -23,7 +23,7 @@ from ..system.workers import worker_pool
 from ..video import write_lossless
 from .manifest import Row, read_manifest, write_manifest
 
-CHUNK = 8
+_CHUNK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def write_engine_set(
     missing = [index for index, draft in enumerate(drafts) if not _complete(config, out, draft)]
     done = count - len(missing)
     progress("samples", done, count)
-    chunks = [missing[first : first + CHUNK] for first in range(0, len(missing), CHUNK)]
+    chunks = [missing[first : first + _CHUNK] for first in range(0, len(missing), _CHUNK)]
     workers = min(workers or os.cpu_count() or 1, max(len(chunks), 1))
     with worker_pool(workers) as pool:
         for future in as_completed([pool.submit(_write_pairs, config, out, chunk) for chunk in chunks]):

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -139,7 +140,7 @@ _LINE = np.dtype(
 )
 
 
-def _sample(line: np.void) -> ScheduledSample:
+def _sample(line: Any) -> ScheduledSample:
     dataset, index, draw, task, height, width, num_frames, _ = line.tolist()
     return ScheduledSample(
         dataset=dataset, index=index, draw=draw, task=task, size=(height, width), num_frames=num_frames
@@ -193,6 +194,7 @@ def schedule_epoch(tables: Sequence[DatasetTable], config: BatchConfig, epoch: i
 
 def _cut(groups: np.ndarray, batch_sizes: np.ndarray) -> np.ndarray:
     """(start, stop) `[b, 2]` of batches within runs of equal group; the last of a run may be smaller."""
+    # A run of one group holds pictures alone or videos alone, so its first sample has its batch size.
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     stops = np.append(starts, len(groups))[1:]
     pieces = [np.empty((0, 2), dtype=np.int64)]  # an epoch may hold nothing of a small dataset
@@ -204,6 +206,8 @@ def _cut(groups: np.ndarray, batch_sizes: np.ndarray) -> np.ndarray:
 
 def _draws(table: DatasetTable, config: BatchConfig, epoch: int) -> list[tuple[np.ndarray, int]]:
     """(indices, number of the draw) for every pass over a dataset, or part of it, in an epoch."""
+    # A weight of 1.7 is one pass over everything and 0.7 of one. Passes are numbered through all epochs, so that no two
+    # draw the same crops and tasks.
     size = len(table.num_frames)
     whole = math.floor(table.weight)
     fraction = table.weight - whole

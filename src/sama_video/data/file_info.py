@@ -24,7 +24,7 @@ from ..video import VideoReader
 from .manifest import is_url, local_file
 
 # What the backends of fsspec call it (HTTP, S3, GCS, Azure, files, memory), in small letters, a hyphen as underscore.
-URL_MARKS = {
+_URL_MARKS = {
     *(
         "etag",
         "last_modified",
@@ -128,7 +128,7 @@ def file_version(media: str) -> str | None:
         raise
     except Exception as error:  # every fsspec backend has exceptions of its own
         raise UserError(f"cannot fetch {media} ({error}); check the address and the network") from error
-    marks = {name: str(info[name]) for name in sorted(info) if name.lower().replace("-", "_") in URL_MARKS}
+    marks = {name: str(info[name]) for name in sorted(info) if name.lower().replace("-", "_") in _URL_MARKS}
     if not marks:
         return None
     return sha256(json.dumps([info.get("size"), marks]).encode()).hexdigest()[:24]

@@ -28,7 +28,7 @@ from .render import Changed
 from .scene import Scene, Subtitle, Thing
 from .sprites import ATTRIBUTES, COLOURS, tile_of
 
-VISIBLE_CHANGE = 14.0  # mean grey levels within an object, below which a change would hardly be seen
+_VISIBLE_CHANGE = 14.0  # mean grey levels within an object, below which a change would hardly be seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ def _looks_different(before: Thing, after: Thing) -> bool:
     first = tile_of(before.sprite, before.colour, before.attribute).astype(np.int16)
     second = tile_of(after.sprite, after.colour, after.attribute).astype(np.int16)
     inside = (first[..., 3] > 0) | (second[..., 3] > 0)
-    return float(abs(first - second)[inside].mean()) > VISIBLE_CHANGE
+    return float(abs(first - second)[inside].mean()) > _VISIBLE_CHANGE
 
 
 def local_change(request: Request) -> Edit | None:

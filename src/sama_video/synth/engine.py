@@ -1,7 +1,8 @@
 """The engine: a split, a seed and an index give a pair with its exact target and mask, the same bytes everywhere.
 
 F frames, H W pixels. What a pair shows does not depend on its size or length, only on whether it is a clip or a
-single picture; so the same index can be had small and large.
+single picture; so the same index can be had small and large. By hand, since no library draws scenes whose target
+and mask are exact and whose bytes are the same on every machine.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .scene import Scene
 from .sprites import SPLITS
 
 VERSION = 1  # raised whenever a seed would give other bytes than before
-ATTEMPTS = 200
+_ATTEMPTS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +111,12 @@ class Engine:
     def draft(self, index: int, moving: bool = True) -> Draft:
         """What pair `index` shows; `moving` is false for a single picture."""
         family = self.families[index % len(self.families)]
-        for attempt in range(ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             draw = Draw("sama-engine", VERSION, self.split, self.seed, index, int(moving), attempt)
             draft = self._attempt(draw, index, family, moving)
             if draft is not None:
                 return draft
-        raise RuntimeError(f"no pair of {family} for index {index} in {ATTEMPTS} attempts")
+        raise RuntimeError(f"no pair of {family} for index {index} in {_ATTEMPTS} attempts")
 
     def _attempt(self, draw: Draw, index: int, family: str, moving: bool) -> Draft | None:
         footage = self.footage if self.footage is not None and draw.chance(self.footage_fraction) else None

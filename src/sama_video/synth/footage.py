@@ -22,8 +22,8 @@ from .draw import SINE_SCALE, TURN, Draw, cosine, resize, sine
 
 logger = logging.getLogger(__name__)
 
-SHORT_SIDE = 320  # films are kept at most this large
-FINE = 256  # positions in a photograph are in 1 / FINE pixel
+_SHORT_SIDE = 320  # films are kept at most this large
+_FINE = 256  # positions in a photograph are in 1 / _FINE pixel
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ def find_shots(film: np.ndarray, threshold: float = 22.0, min_frames: int = 12) 
     return [Shot(a, b) for a, b in itertools.pairwise(cuts) if b - a >= min_frames]
 
 
-def split_of(content: str) -> str:
+def _split_of(content: str) -> str:
     """Six eighths train, one validation, one test."""
     bucket = sha256(content.encode()).digest()[0] % 8
     return {0: "validation", 1: "test"}.get(bucket, "train")
 
 
 @dataclass(frozen=True)
-class Grade:
+class _Grade:
     """Another palette and exposure: a film of one palette must not teach that skies are always blue."""
 
     channels: tuple[int, int, int]
@@ -64,11 +64,11 @@ class Grade:
         return graded
 
 
-def _draw_grade(draw: Draw) -> Grade:
+def _draw_grade(draw: Draw) -> _Grade:
     red, green, blue = draw.shuffled((0, 1, 2)) if draw.chance(0.5) else (0, 1, 2)
     first, second, third = (draw.between(0.7, 1.2) for _ in range(3)) if draw.chance(0.5) else (1.0, 1.0, 1.0)
     gamma = draw.between(0.6, 1.6) if draw.chance(0.5) else 1.0
-    return Grade((red, green, blue), (first, second, third), gamma)
+    return _Grade((red, green, blue), (first, second, third), gamma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class PhotoPan:
     turn: tuple[int, int]
     shake: int
     mirrored: bool
-    grade: Grade
+    grade: _Grade
 
     phrase = "a photographed scene"
 
@@ -119,12 +119,12 @@ class PhotoPan:
 
 def _sampled(photo: np.ndarray, x: float, y: float, cos: float, sin: float, height: int, width: int) -> np.ndarray:
     """A turned and scaled view around (x, y), between pixels in straight lines; all in whole numbers after rounding."""
-    cos, sin = round(cos * FINE), round(sin * FINE)
+    cos, sin = round(cos * _FINE), round(sin * _FINE)
     columns = (2 * np.arange(width) + 1 - width)[None]
     rows = (2 * np.arange(height) + 1 - height)[:, None]
-    px = (round(x * FINE) * 2 + columns * cos - rows * sin) >> 1
-    py = (round(y * FINE) * 2 + columns * sin + rows * cos) >> 1
-    px, py = np.clip(px, 0, (photo.shape[1] - 2) * FINE), np.clip(py, 0, (photo.shape[0] - 2) * FINE)
+    px = (round(x * _FINE) * 2 + columns * cos - rows * sin) >> 1
+    py = (round(y * _FINE) * 2 + columns * sin + rows * cos) >> 1
+    px, py = np.clip(px, 0, (photo.shape[1] - 2) * _FINE), np.clip(py, 0, (photo.shape[0] - 2) * _FINE)
     column, row = px >> 8, py >> 8
     fx, fy = ((px & 255) >> 4)[..., None].astype(np.uint16), ((py & 255) >> 4)[..., None].astype(np.uint16)
     flat = photo.reshape(-1, 3)
@@ -165,7 +165,7 @@ class FilmCut:
     fraction: float
     centre: tuple[float, float]
     mirrored: bool
-    grade: Grade
+    grade: _Grade
 
     phrase = "a filmed scene"
 
@@ -191,20 +191,20 @@ class Footage:
     Args:
         images, videos: folders, searched at every depth.
         split: "train", "validation" or "test".
-        cache: folder for decoded films (uint8, at most `SHORT_SIDE` on the short side); each is decoded once.
+        cache: folder for decoded films (uint8, at most `_SHORT_SIDE` on the short side); each is decoded once.
 
     Raises:
         UserError: for a folder without a usable file, or with none for this split.
     """
 
     def __init__(self, *, images: Path | None, videos: Path | None, split: str, cache: Path):
-        self.photos = [path for path in _files(images, IMAGE_SUFFIXES) if split_of(hash_file(path)) == split]
+        self.photos = [path for path in _files(images, IMAGE_SUFFIXES) if _split_of(hash_file(path)) == split]
         self.shots: list[tuple[Path, Shot]] = []
         for path in _files(videos, VIDEO_SUFFIXES | {".avi", ".mpeg", ".mpg", ".webm"}):
             content = hash_file(path)
             film = decoded_film(path, cache / f"{content[:32]}.npy")
             for shot in find_shots(np.load(film, mmap_mode="r")):
-                if split_of(f"{content}/{shot.start}") == split:
+                if _split_of(f"{content}/{shot.start}") == split:
                     self.shots.append((film, shot))
         if not self.photos and not self.shots:
             raise UserError(
@@ -258,12 +258,12 @@ def _files(folder: Path | None, suffixes: set[str] | frozenset[str]) -> list[Pat
 
 
 def decoded_film(path: Path, target: Path) -> Path:
-    """A film as a memory map file of uint8 `[F, H, W, 3]`, at most `SHORT_SIDE` on the short side; decoded once."""
+    """A film as a memory map file of uint8 `[F, H, W, 3]`, at most `_SHORT_SIDE` on the short side; decoded once."""
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     reader = VideoReader(path)
-    scale = min(1.0, SHORT_SIDE / min(reader.info.height, reader.info.width))
+    scale = min(1.0, _SHORT_SIDE / min(reader.info.height, reader.info.width))
     size = (round(reader.info.height * scale), round(reader.info.width * scale))
     with written_aside(target) as aside, open(aside, "wb") as stream:
         count = 0

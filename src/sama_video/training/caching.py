@@ -27,8 +27,8 @@ from ..system.workers import SPAWN, end_with_parent
 from .config import TrainConfig
 from .mixture import batch_config, build_mixture, cache_precision, encoder_identity, settle_cache_precision
 
-Progress = Callable[[str, int, int], None]
-SECONDS_TO_END = 30
+_Progress = Callable[[str, int, int], None]
+_SECONDS_TO_END = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class CacheJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheReport:
+class CacheResult:
     """What `fill_cache` did: samples gone through, entries that are there now, how many of them are new, in which
     precision."""
 
@@ -73,7 +73,7 @@ class CacheReport:
     precision: Precision
 
 
-def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheReport:
+def fill_cache(job: CacheJob, progress: _Progress = lambda *_: None) -> CacheResult:
     """Encode what a run will read. What is there already is kept: a stopped run continues.
 
     Args:
@@ -90,7 +90,7 @@ def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheRepo
         num_samples = _encode(job, 0, progress)
     store = TensorStore(job.out)
     store.write_index()
-    return CacheReport(
+    return CacheResult(
         num_samples=num_samples,
         num_entries=len(store),
         num_new=len(store) - before,
@@ -98,7 +98,7 @@ def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheRepo
     )
 
 
-def _encode(job: CacheJob, first: int, progress: Progress) -> int:
+def _encode(job: CacheJob, first: int, progress: _Progress) -> int:
     """Each `workers`-th sample from `first` on. Returns the number of all samples."""
     # 1. The encoders, and what distinguishes them
     if job.workers > 1:
@@ -145,7 +145,7 @@ def _helpers(job: CacheJob) -> Iterator[None]:
         for process in processes:
             process.terminate()
         for process in processes:
-            process.join(SECONDS_TO_END)
+            process.join(_SECONDS_TO_END)
             process.kill()
         raise
     for process in processes:

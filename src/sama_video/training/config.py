@@ -16,10 +16,10 @@ from ..synth.edits import FAMILIES
 from ..system.errors import UserError
 from ..system.precision import Precision, PrecisionOrAuto
 
-INF = float("inf")
-LARGEST = 1e9  # of a number that must be finite
-MOST_WORKERS = 256
-SMALLEST_SIDE = 16  # of the engine's pictures: the least that any model's patches divide
+_INF = float("inf")
+_LARGEST = 1e9  # of a number that must be finite
+_MOST_WORKERS = 256
+_SMALLEST_SIDE = 16  # of the engine's pictures: the least that any model's patches divide
 
 
 class _Config:
@@ -49,14 +49,14 @@ class EngineConfig(_Config):
     videos: str | None = None
 
     def __post_init__(self) -> None:
-        _check_ranges("engine", self, num_samples=(1, INF), seed=(0, INF), loose=(0, 1))
+        _check_ranges("engine", self, num_samples=(1, _INF), seed=(0, _INF), loose=(0, 1))
         _check_families("engine", self.families)
         if not self.shapes:
             raise UserError("engine.shapes must not be empty; give FRAMESxHEIGHTxWIDTH, such as 9x128x128")
         for frames, height, width in self.shapes:
-            if frames < 1 or min(height, width) < SMALLEST_SIDE:
+            if frames < 1 or min(height, width) < _SMALLEST_SIDE:
                 raise UserError(
-                    f"engine.shapes must have 1 frame and sides of {SMALLEST_SIDE} or more, got "
+                    f"engine.shapes must have 1 frame and sides of {_SMALLEST_SIDE} or more, got "
                     f"{frames}x{height}x{width}"
                 )
 
@@ -82,7 +82,7 @@ class DatasetConfig(_Config):
     def __post_init__(self) -> None:
         if (self.manifest is None) == (self.engine is None):
             raise UserError(f"dataset {self.name} needs a manifest or an engine, and not both")
-        if not 0 < self.weight < INF:
+        if not 0 < self.weight < _INF:
             raise UserError(
                 f"the weight of dataset {self.name} must be above 0, got {self.weight}; leave it out instead"
             )
@@ -151,9 +151,9 @@ class DataConfig(_Config):
 
     def __post_init__(self) -> None:
         at_least_1 = ("area", "image_batch_size", "video_batch_size", "prefetch_factor")
-        _check_ranges("data", self, **dict.fromkeys(at_least_1, (1, INF)), num_workers=(0, MOST_WORKERS))
+        _check_ranges("data", self, **dict.fromkeys(at_least_1, (1, _INF)), num_workers=(0, _MOST_WORKERS))
         if self.pretext_variants is not None:
-            _check_ranges("data", self, pretext_variants=(1, INF))
+            _check_ranges("data", self, pretext_variants=(1, _INF))
         if not (self.datasets and self.aspect_ratios):
             raise UserError("data.datasets and data.aspect_ratios must not be empty")
         if not all(1 / 16 <= ratio <= 16 for ratio in self.aspect_ratios):
@@ -191,7 +191,7 @@ class LoraConfig(_Config):
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
     def __post_init__(self) -> None:
-        _check_ranges("model.lora", self, rank=(1, INF), alpha=(1, INF))
+        _check_ranges("model.lora", self, rank=(1, _INF), alpha=(1, _INF))
         if not self.targets:
             raise UserError("model.lora.targets must not be empty; name modules such as to_q,to_k")
 
@@ -230,7 +230,7 @@ class ObjectiveConfig(_Config):
         num_anchors: N frames of a video.
         sigma_sampling: sigmas before the shift, see docs/decisions/sigma-sampling.md.
         sigma_shift: moves them towards noise, as the sampler's shift does.
-        text_dropout, source_dropout: share of samples that train without, for guidance.
+        text_dropout, source_dropout: fraction of samples that train without, for guidance.
     """
 
     semantic_weight: float = 0.1
@@ -242,8 +242,8 @@ class ObjectiveConfig(_Config):
     source_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_ranges("objective", self, semantic_weight=(0, LARGEST), num_anchors=(1, INF), text_dropout=(0, 1))
-        _check_ranges("objective", self, source_dropout=(0, 1), sigma_shift=(1e-3, LARGEST))
+        _check_ranges("objective", self, semantic_weight=(0, _LARGEST), num_anchors=(1, _INF), text_dropout=(0, 1))
+        _check_ranges("objective", self, source_dropout=(0, 1), sigma_shift=(1e-3, _LARGEST))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,8 +269,8 @@ class OptimizerConfig(_Config):
 
     def __post_init__(self) -> None:
         rates = ("learning_rate", "final_learning_rate", "adamw_share", "weight_decay", "warmup_steps")
-        _check_ranges("optimizer", self, **dict.fromkeys(rates, (0, LARGEST)))
-        _check_ranges("optimizer", self, max_grad_norm=(1e-9, INF), stop_norm=(1e-9, INF))
+        _check_ranges("optimizer", self, **dict.fromkeys(rates, (0, _LARGEST)))
+        _check_ranges("optimizer", self, max_grad_norm=(1e-9, _INF), stop_norm=(1e-9, _INF))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas must be at least 0 and below 1, got {self.betas}")
 
@@ -309,8 +309,8 @@ class LoopConfig(_Config):
 
     def __post_init__(self) -> None:
         counts = ("num_steps", "micro_tokens", "batches_per_step", "log_every", "keep_checkpoints")
-        _check_ranges("loop", self, **dict.fromkeys(counts, (1, INF)))
-        _check_ranges("loop", self, validate_every=(0, INF), seed=(0, INF), save_minutes=(0, INF), ema_decay=(0, 1))
+        _check_ranges("loop", self, **dict.fromkeys(counts, (1, _INF)))
+        _check_ranges("loop", self, validate_every=(0, _INF), seed=(0, _INF), save_minutes=(0, _INF), ema_decay=(0, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +326,7 @@ class ParallelConfig(_Config):
     timeout_minutes: float = 30.0
 
     def __post_init__(self) -> None:
-        _check_ranges("parallel", self, shard_size=(0, INF), timeout_minutes=(1e-3, 1e6))
+        _check_ranges("parallel", self, shard_size=(0, _INF), timeout_minutes=(1e-3, 1e6))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,7 +360,7 @@ class TrainConfig(_Config):
 
 
 def _check_ranges(part: str, config: Any, **ranges: tuple[float, float]) -> None:
-    """Raises UserError for a value that lies outside of its (lowest, highest), naming both."""
+    """Raises UserError for a value outside of its (lowest, highest), naming both."""
     for name, (lowest, highest) in ranges.items():
         value = getattr(config, name)
         if not lowest <= value <= highest:

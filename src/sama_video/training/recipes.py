@@ -1,6 +1,6 @@
 """Runs by name: functions that return a full config. `sama train RECIPE` takes one; `--set` changes single values.
 
-Values of the large models are the paper's (section 4.1, Table 1). Its datasets are named here; their manifests lie
+Values of the large models are the paper's (section 4.1, Table 1). Its datasets are named here; their manifests are
 where the user put them, `data.datasets.N.manifest`. A recipe without a size is for Wan2.1 14B, the paper's.
 """
 
@@ -23,8 +23,8 @@ from .config import (
     ValidationConfig,
 )
 
-SIGLIP = "google/siglip-so400m-patch14-384"
-SIZES = {"": "wan2.1-14b", "_5b": "wan2.2-5b", "_1.3b": "wan2.1-1.3b"}  # by the ending of a recipe's name
+_SIGLIP = "google/siglip-so400m-patch14-384"
+_SIZES = {"": "wan2.1-14b", "_5b": "wan2.2-5b", "_1.3b": "wan2.1-1.3b"}  # by the ending of a recipe's name
 
 
 def _table_1(stage: int) -> tuple[DatasetConfig, ...]:
@@ -41,7 +41,7 @@ def factorized_pretraining(size: str = "") -> TrainConfig:
     init = f"sama-{size.removeprefix('_') or '14b'}-init"
     return TrainConfig(
         name=f"factorized_pretraining{size}",
-        model=ModelConfig(init=init, preset=SIZES[size], semantic_encoder=SIGLIP),
+        model=ModelConfig(init=init, preset=_SIZES[size], semantic_encoder=_SIGLIP),
         data=DataConfig(datasets=_table_1(0)),
         loop=LoopConfig(num_steps=20_000),
     )
@@ -81,9 +81,9 @@ def _with_adapters(full: TrainConfig, name: str) -> TrainConfig:
     )
 
 
-SMOKE_FAMILIES = ("global_style", "local_add", "subtitle_edit")  # a look, a thing, a text
-NANO_IMAGES = ((1, 128, 128), (1, 112, 144), (1, 144, 112))
-NANO_CLIPS = (
+_SMOKE_FAMILIES = ("global_style", "local_add", "subtitle_edit")  # a look, a thing, a text
+_NANO_IMAGES = ((1, 128, 128), (1, 112, 144), (1, 144, 112))
+_NANO_CLIPS = (
     *((9, 128, 128), (9, 112, 144), (9, 144, 112), (9, 96, 176), (9, 176, 96), (9, 80, 192)),
     *((17, 128, 128), (33, 128, 128), (33, 96, 176), (17, 144, 112)),
 )
@@ -119,16 +119,16 @@ def _nano_data(**changes) -> DataConfig:
 
 def nano_pretraining() -> TrainConfig:
     """Stage 0 of SAMA-Nano: the engine's edits as images, its captioned clips with pretext tasks."""
-    images = EngineConfig(num_samples=60_000, shapes=NANO_IMAGES)
-    clips = EngineConfig(num_samples=20_000, shapes=NANO_CLIPS, text_to_video=True)
+    images = EngineConfig(num_samples=60_000, shapes=_NANO_IMAGES)
+    clips = EngineConfig(num_samples=20_000, shapes=_NANO_CLIPS, text_to_video=True)
     datasets = (DatasetConfig(name="image edits", engine=images), DatasetConfig(name="captioned clips", engine=clips))
     return _nano("nano_pretraining", "runs/nano-init", _nano_data(datasets=datasets, area=128 * 128), num_steps=1500)
 
 
 def nano_finetuning() -> TrainConfig:
     """Stage 1 of SAMA-Nano: the engine's edits as clips, and some as images."""
-    clips = EngineConfig(num_samples=24_000, shapes=NANO_CLIPS)
-    images = EngineConfig(num_samples=24_000, shapes=NANO_IMAGES)
+    clips = EngineConfig(num_samples=24_000, shapes=_NANO_CLIPS)
+    images = EngineConfig(num_samples=24_000, shapes=_NANO_IMAGES)
     datasets = (DatasetConfig(name="video edits", engine=clips), DatasetConfig(name="image edits", engine=images))
     data = _nano_data(datasets=datasets, area=128 * 128, pretext=False)
     config = _nano("nano_finetuning", "runs/nano_pretraining/export", data, num_steps=3000)
@@ -159,7 +159,7 @@ def smoke() -> list[TrainConfig]:
                 video_batch_size=4,
                 area=64 * 64,
                 validation=ValidationConfig(
-                    size=(64, 64), num_frames=9, num_inference_steps=2, families=SMOKE_FAMILIES
+                    size=(64, 64), num_frames=9, num_inference_steps=2, families=_SMOKE_FAMILIES
                 ),
             ),
             loop=replace(config.loop, num_steps=8, log_every=1),
@@ -172,7 +172,7 @@ RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
     **{
         recipe.__name__ + size: partial(recipe, size)
         for recipe in (factorized_pretraining, supervised_finetuning, lora_pretraining, lora_finetuning)
-        for size in SIZES
+        for size in _SIZES
     },
     **{recipe.__name__: recipe for recipe in (nano_pretraining, nano_finetuning, nano, smoke)},
 }

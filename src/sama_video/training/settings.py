@@ -130,7 +130,7 @@ def _read(values: Any, origin: str, settings: Sequence[str] = ()) -> TrainConfig
     try:
         return _adapter().validate_python(values)
     except ValidationError as invalid:
-        errors = invalid.errors()
+        errors: Any = invalid.errors()
         error = min(errors, key=lambda one: one["type"] != "unexpected_keyword_argument")  # it may be what is missing
         if error["type"] == "value_error":
             raise error["ctx"]["error"] from None  # a `UserError` of `config.py`

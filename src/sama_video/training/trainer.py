@@ -34,7 +34,7 @@ from .setup import build_loader, load_models
 from .validation import Validation, write_report
 
 SIGMA_BINS = 5
-REMEDY = "use `resume` with a lower optimizer.learning_rate (--set), or look at the data"
+_REMEDY = "use `resume` with a lower optimizer.learning_rate (--set), or look at the data"
 
 
 class TrainingStoppedError(Exception):
@@ -148,6 +148,8 @@ class Trainer:
             self._train(log, request)
 
     def _train(self, log: RunLog, request: StopRequest) -> None:
+        # A step, and a checkpoint where one is due. What decides about either is agreed on by all processes first: one
+        # that left the loop alone would leave the others waiting in a sum.
         if self.unvalidated:
             self.validate(log)
         saved = time.monotonic()
@@ -215,11 +217,11 @@ class Trainer:
         loss = float(sums[0])
         if not math.isfinite(loss):
             self.optimizer.clear()
-            raise TrainingStoppedError(f"the loss of step {self.step} is {loss}; {REMEDY}")
+            raise TrainingStoppedError(f"the loss of step {self.step} is {loss}; {_REMEDY}")
         rate = learning_rate(self.config.optimizer, self.step, self.config.loop.num_steps)
-        norm = self.optimizer.step(rate)
+        norm = self.optimizer.step(rate)  # over all processes: they stop together, or none does
         if not norm <= self.config.optimizer.stop_norm:
-            raise TrainingStoppedError(f"the gradient's norm in step {self.step} is {norm:.3g}; {REMEDY}")
+            raise TrainingStoppedError(f"the gradient's norm in step {self.step} is {norm:.3g}; {_REMEDY}")
         self.ema.update(self.step)
         self.step += 1
         flow, counts = sums[3 : 3 + SIGMA_BINS], sums[3 + SIGMA_BINS :]
@@ -306,5 +308,6 @@ def weighted_sums(output: StepOutput, weight: torch.Tensor) -> torch.Tensor:
     fifth = (sigma * SIGMA_BINS).long().clamp(0, SIGMA_BINS - 1)[counted]
     by_sigma = torch.zeros(SIGMA_BINS, dtype=torch.float64).index_add_(0, fifth, flow[counted])
     counts = torch.bincount(fifth, minlength=SIGMA_BINS).double()
+    # Means are sums here, since a weight is 1 / (samples of the step); fifths count what fell into them.
     means = torch.stack([(values * weight).sum() for values in (output.loss.detach().cpu().double(), flow, semantic)])
     return torch.cat([means, by_sigma, counts])
