@@ -31,7 +31,7 @@ from .micro_batches import MicroBatch, MicroBatches
 from .optimizer import Optimizer, learning_rate
 from .parallel import Parallel, is_first, settle_precision, wait_for_all, whole
 from .setup import build_loader, load_models
-from .validation import Validation, write_report
+from .validation import Validation, write_result
 
 SIGMA_BINS = 5
 _REMEDY = "use `resume` with a lower optimizer.learning_rate (--set), or look at the data"
@@ -284,14 +284,14 @@ class Trainer:
         with self.ema.applied(), self._encoders_at_hand():
             sampled = validation.sample(self.model)
             # What the first does alone comes when no other waits for it in the middle of a forward pass.
-            report = None
+            result = None
             with self.parallel.agreed():
                 if is_first():
-                    report = validation.report(self.step, sampled)
-                    write_report(report, self.out)
-                    log.validation(self.step, report.families)
+                    result = validation.score(self.step, sampled)
+                    write_result(result, self.out)
+                    log.validation(self.step, result.families)
         self.unvalidated = False
-        return None if report is None else report.families.get("all", {}).get("psnr")
+        return None if result is None else result.families.get("all", {}).get("psnr")
 
 
 def _stopped(asked: signal.Signals, step: int) -> TrainingStoppedError:

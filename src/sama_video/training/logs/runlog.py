@@ -98,7 +98,7 @@ class RunLog:
             logger.info("%s", self._line(step, values))
 
     def validation(self, step: int, families: dict[str, dict[str, float | None]]) -> None:
-        """Averages by family, as `validation.Report.families` has them."""
+        """Averages by family, as `validation.ValidationResult.families` has them."""
         if not self.writes:
             return
         self._write({"step": step, "validation": families})
