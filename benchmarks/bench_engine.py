@@ -14,7 +14,7 @@ from common import setting
 from PIL import Image
 
 from sama_video.synth.draw import TURN
-from sama_video.synth.engine import Engine, Plan, render_plan
+from sama_video.synth.engine import Draft, Engine, render_draft
 from sama_video.synth.scene import SUBPIXELS, Scene
 from sama_video.synth.sprites import tile_of
 
@@ -43,9 +43,9 @@ def draw_with_pillow(scene: Scene) -> np.ndarray:
     return np.stack(drawn)
 
 
-def baseline(plan: Plan) -> None:
-    draw_with_pillow(plan.source)
-    draw_with_pillow(plan.edit.target)
+def baseline(draft: Draft) -> None:
+    draw_with_pillow(draft.source)
+    draw_with_pillow(draft.edit.target)
 
 
 def main() -> None:
@@ -57,13 +57,13 @@ def main() -> None:
     for number in range(ROUNDS + 1):
         indices = range(number * PER_ROUND, (number + 1) * PER_ROUND)
         started = time.process_time()
-        plans = [engine.plan(index) for index in indices]
-        for plan in plans:
-            render_plan(plan, FRAMES, HEIGHT, WIDTH)
+        drafts = [engine.draft(index) for index in indices]
+        for draft in drafts:
+            render_draft(draft, FRAMES, HEIGHT, WIDTH)
         ours = time.process_time() - started
         started = time.process_time()
-        for plan in plans:
-            baseline(plan)
+        for draft in drafts:
+            baseline(draft)
         theirs = time.process_time() - started
         if number:  # the first round warms the caches of both
             rates.append(PER_ROUND / ours)

@@ -16,13 +16,13 @@ import torch
 from bench_train_step import BATCH, FRAMES, SIDE, TEXT, clips
 from common import setting
 
-from sama_video.data.batch import EncodedBatch, Step
-from sama_video.data.epoch import BatchKey
+from sama_video.data.buckets import Bucket
+from sama_video.data.samples import Batch
 from sama_video.system.precision import relative_seconds
-from sama_video.training.config import with_settings
 from sama_video.training.muon import orthogonal
 from sama_video.training.parallel import Parallel
 from sama_video.training.recipes import find_recipe
+from sama_video.training.settings import with_settings
 from sama_video.training.trainer import Trainer
 
 CONTENDERS = ("auto", "bfloat16", "float32")
@@ -35,19 +35,21 @@ def trainer_in(precision: str, folder: Path) -> Trainer:
     return Trainer(config, folder, Parallel.start(config.parallel))
 
 
-def batch_for(trainer: Trainer, samples: int) -> EncodedBatch:
+def batch_for(trainer: Trainer, samples: int) -> Batch:
     transformer = trainer.pipe.transformer.config
     latents = clips(transformer.in_channels, FRAMES)[:samples]
-    shape = BatchKey(height=8 * SIDE, width=8 * SIDE, num_frames=4 * FRAMES - 3, source_frames=4 * FRAMES - 3)
-    return EncodedBatch(
+    bucket = Bucket(height=8 * SIDE, width=8 * SIDE, num_frames=4 * FRAMES - 3, source_frames=4 * FRAMES - 3)
+    return Batch(
         target=latents,
         source=latents.clone(),
         text=torch.randn(samples, TEXT, transformer.text_dim),
         semantic=None,
         prompts=["x"] * samples,
         tasks=["edit"] * samples,
-        keys=["x"] * samples,
-        step=Step(shape=shape, num_global=samples, is_filler=False),
+        names=["x"] * samples,
+        bucket=bucket,
+        num_global=samples,
+        is_filler=False,
     )
 
 

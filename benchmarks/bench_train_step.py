@@ -52,11 +52,11 @@ def seconds_per_step(step) -> float:
 
 
 def ours() -> tuple[float, float]:
-    from sama_video.data.batch import EncodedBatch, Step
-    from sama_video.data.epoch import BatchKey
-    from sama_video.training.config import with_settings
+    from sama_video.data.buckets import Bucket
+    from sama_video.data.samples import Batch
     from sama_video.training.parallel import Parallel
     from sama_video.training.recipes import find_recipe
+    from sama_video.training.settings import with_settings
     from sama_video.training.trainer import Trainer
 
     settings = ("model.semantic_encoder=none", "model.train_text_encoder=false", "optimizer.kind=adamw")
@@ -67,16 +67,18 @@ def ours() -> tuple[float, float]:
         trainer = Trainer(config, Path(folder), Parallel.start(config.parallel))
         transformer = trainer.pipe.transformer.config
         latents = clips(transformer.in_channels, FRAMES)
-        shape = BatchKey(height=8 * SIDE, width=8 * SIDE, num_frames=4 * FRAMES - 3, source_frames=4 * FRAMES - 3)
-        batch = EncodedBatch(
+        bucket = Bucket(height=8 * SIDE, width=8 * SIDE, num_frames=4 * FRAMES - 3, source_frames=4 * FRAMES - 3)
+        batch = Batch(
             target=latents,
             source=latents.clone(),
             text=torch.randn(BATCH, TEXT, transformer.text_dim),
             semantic=None,
             prompts=["x"] * BATCH,
             tasks=["edit"] * BATCH,
-            keys=["x"] * BATCH,
-            step=Step(shape=shape, num_global=BATCH, is_filler=False),
+            names=["x"] * BATCH,
+            bucket=bucket,
+            num_global=BATCH,
+            is_filler=False,
         )
         return seconds_per_step(lambda: trainer.train_step([batch])), peak() - imported
 

@@ -31,11 +31,11 @@ def main() -> None:
         ImageDraw.Draw(label).text((SIDE // 2, 6), family.replace("_", " "), fill="black", font=font, anchor="ma")
         sheet.paste(label.rotate(90, expand=True), (0, top))
         for column in range(COLUMNS):
-            sample = engine.sample(row * COLUMNS + column, 17, SIDE, SIDE)
+            pair = engine.pair(row * COLUMNS + column, 17, SIDE, SIDE)
             left = LEFT + column * cell
-            for side, video in enumerate((sample.source, sample.target)):
+            for side, video in enumerate((pair.source, pair.target)):
                 sheet.paste(Image.fromarray(video[8]), (left + side * (SIDE + 2), top))
-            lines = textwrap.wrap(sample.instruction, 46)[:3]
+            lines = textwrap.wrap(pair.instruction, 46)[:3]
             pen.multiline_text((left, top + SIDE + 2), "\n".join(lines), fill="black", font=small, spacing=2)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(OUT, quality=88)

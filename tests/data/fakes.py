@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sama_video.data.datasets import EDIT, ClipMetadata, Sample
+from sama_video.data.datasets import EDIT, ClipMetadata
 from sama_video.data.pretext import TEXT_TO_VIDEO
+from sama_video.data.samples import Sample
 
 
 class NumberedDataset:
@@ -35,12 +36,12 @@ class NumberedDataset:
             source=255 - target if has_source else None,
             prompt=f"prompt {index}",
             task=EDIT if has_source else TEXT_TO_VIDEO,
-            key=str(index),
+            name=str(index),
         )
 
 
 @dataclass
-class FakeEngineSample:
+class FakePair:
     source: np.ndarray
     target: np.ndarray
     instruction: str
@@ -50,6 +51,6 @@ class FakeEngineSample:
 class FakeEngine:
     """The index fills the source; the target is its negative."""
 
-    def sample(self, index: int, num_frames: int, height: int, width: int) -> FakeEngineSample:
+    def pair(self, index: int, num_frames: int, height: int, width: int) -> FakePair:
         source = np.full((num_frames, height, width, 3), index % 251, dtype=np.uint8)
-        return FakeEngineSample(source, 255 - source, f"instruction {index}", f"caption {index}")
+        return FakePair(source, 255 - source, f"instruction {index}", f"caption {index}")

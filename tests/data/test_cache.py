@@ -14,15 +14,14 @@ from transformers import SiglipVisionModel
 from typer.testing import CliRunner
 
 from sama_video.cli.app import app, normalise_arguments
-from sama_video.data.batch import EncodedBatch
 from sama_video.data.buckets import Buckets
 from sama_video.data.cache import EncoderIdentity, LatentCache
-from sama_video.data.datasets import EngineDataset, ManifestDataset, Recipe
+from sama_video.data.datasets import EngineDataset, ManifestDataset
 from sama_video.data.encoding import Encoder
-from sama_video.data.epoch import BatchConfig, WeightedDataset, planned_variants, tabulate
-from sama_video.data.loader import BatchLoader
+from sama_video.data.epoch import BatchConfig, WeightedDataset, scheduled_variants, tabulate
+from sama_video.data.loader import BatchLoader, load_sample, sample_recipe
 from sama_video.data.manifest import Row, read_manifest, write_manifest
-from sama_video.data.samples import load_sample, sample_recipe
+from sama_video.data.samples import Recipe
 from sama_video.data.shards import TensorStore
 from sama_video.models.semantic_encoder import SemanticEncoder
 from sama_video.pipelines.loading import load_pipeline
@@ -100,12 +99,8 @@ def assert_same(found, expected):
         a, b = getattr(found, name), getattr(expected, name)
         assert (a is None) == (b is None), name
         assert a is None or same_bits(a, b), name
-    assert (found.prompts, found.tasks, found.keys, found.step) == (
-        expected.prompts,
-        expected.tasks,
-        expected.keys,
-        expected.step,
-    )
+    for name in ("prompts", "tasks", "names", "bucket", "num_global", "is_filler"):
+        assert getattr(found, name) == getattr(expected, name), name
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -118,8 +113,8 @@ def test_training_from_the_cache_is_training_without_it(workplace, filled, num_w
     tasks = set()
     for _ in range(3):
         for batch, found in zip(pixels, cached, strict=True):
-            assert isinstance(found, EncodedBatch)
-            assert_same(found, encoder.encode_batch(batch))
+            assert found.is_encoded
+            assert_same(found, encoder.encode_portion(batch, range(len(batch.names))))
             tasks |= set(batch.tasks)
     assert len(tasks) >= 3
     assert found.text.shape[1:] == (24, 16)
@@ -315,9 +310,9 @@ def test_one_entry_never_stands_for_two_clips(workplace):
     config = BatchConfig(buckets=BUCKETS, seed=3, pretext_variants=12)
     who, weighted = identity(workplace), mixture(workplace)[0]
     clips = {}
-    for planned in planned_variants([tabulate(weighted)], config):
-        keys = who.keys(sample_recipe(weighted, planned, config))
-        sample = load_sample(weighted, planned, config)
+    for scheduled in scheduled_variants([tabulate(weighted)], config):
+        keys = who.keys(sample_recipe(weighted, scheduled, config))
+        sample = load_sample(weighted, scheduled, config)
         for name in ("target", "source"):
             if name in keys:
                 clip = getattr(sample, name)
@@ -334,7 +329,7 @@ def test_what_is_not_in_the_cache_is_said(workplace, filled):
     with pytest.raises(UserError, match=r"lacks 4 of 4 samples"):  # rank 1 has looked at its half
         BatchLoader(mixture(workplace), other_seed, rank=1, world_size=2, cache=cache)
     with pytest.raises(UserError, match=r"lacks target, text.* of x; a file has changed"):
-        cache.read(Recipe(target={}, source=None, prompt="", task="edit", key="x"))
+        cache.read(Recipe(target={}, source=None, prompt="", task="edit", name="x"))
     with pytest.raises(ValueError, match="pretext_variants"):
         BatchLoader(mixture(workplace), BatchConfig(buckets=BUCKETS), cache=cache)
     engine = WeightedDataset(name="e", dataset=EngineDataset(FakeEngine(), num_samples=1, shapes=((5, 32, 32),)))

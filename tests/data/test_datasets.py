@@ -12,7 +12,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 from sama_video.data.datasets import EDIT, ClipMetadata, ManifestDataset, read_clip
-from sama_video.data.facts import FileFacts, file_version
+from sama_video.data.file_info import FileInfo, file_version
 from sama_video.data.manifest import Row
 from sama_video.data.pretext import TEXT_TO_VIDEO
 from sama_video.system.errors import UserError
@@ -48,7 +48,7 @@ def test_source_and_target_are_cut_at_the_same_place(rows):
         recipe = dataset.recipe(0, (96, 128), 9, generator(seed))
         assert recipe.target["start"] == recipe.source["start"] == indices[0][0]
     assert starts == {0, 1, 2, 3}
-    assert (sample.task, sample.prompt, sample.key) == (EDIT, "make it red", "pair")
+    assert (sample.task, sample.prompt, sample.name) == (EDIT, "make it red", "pair")
 
 
 def test_a_row_without_source_is_text_to_video(rows):
@@ -102,16 +102,16 @@ def test_recipes_differ_where_pixels_may(rows, tmp_path):
 def test_facts_are_remembered_until_the_file_changes(rows, tmp_path):
     memory = tmp_path / "facts"
     media = rows[0].tgt_video
-    shape = FileFacts(memory).shape(media)
+    shape = FileInfo(memory).shape(media)
     (file,) = memory.iterdir()
     lines = file.read_text().splitlines()
-    assert FileFacts(memory).shape(media) == shape
+    assert FileInfo(memory).shape(media) == shape
     assert file.read_text().splitlines() == lines
     with open(file, "a") as stream:
         stream.write('["half a li')
-    assert FileFacts(memory).shape(media) == shape
+    assert FileInfo(memory).shape(media) == shape
     write_clip(tmp_path / "b.mp4", 7)
-    assert FileFacts(memory).shape(media).num_frames == 7
+    assert FileInfo(memory).shape(media).num_frames == 7
 
 
 def test_processes_remember_in_files_of_their_own(rows, tmp_path):
@@ -119,7 +119,7 @@ def test_processes_remember_in_files_of_their_own(rows, tmp_path):
     (memory).mkdir()
     known = [f"shape {file_version(rows[0].src_video)} {rows[0].src_video}", [3, 4, 5]]
     (memory / "elsewhere-7.jsonl").write_text(json.dumps(known) + "\n")
-    facts = FileFacts(memory)
+    facts = FileInfo(memory)
     assert facts.shape(rows[0].src_video).num_frames == 3
     worker = multiprocessing.get_context("fork").Process(target=facts.shape, args=(rows[0].tgt_video,))
     worker.start()
@@ -145,7 +145,7 @@ def test_a_manifest_that_says_what_its_files_hold(rows):
 
 def test_a_container_that_does_not_say_its_length(tmp_path):
     clip = write_clip(tmp_path / "a.mpg", 11, codec="mpeg2video")
-    assert FileFacts().shape(str(clip)).num_frames == 11
+    assert FileInfo().shape(str(clip)).num_frames == 11
 
 
 def test_media_at_a_url(rows, tmp_path):
@@ -156,7 +156,7 @@ def test_media_at_a_url(rows, tmp_path):
     assert torch.equal(remote.target, local.target)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     bad = (tmp_path / "bad.mp4").as_uri()
-    for look in (FileFacts().shape, lambda media: read_clip(media, 0, 1, (32, 32))):
+    for look in (FileInfo().shape, lambda media: read_clip(media, 0, 1, (32, 32))):
         with pytest.raises(UserError) as caught:
             look(bad)
         assert bad in str(caught.value)
@@ -189,11 +189,11 @@ def test_the_same_url_with_other_content_is_looked_at_again(scheme, tmp_path):
     first, second = (write_clip(tmp_path / f"{frames}.mp4", frames).read_bytes() for frames in (9, 13))
     size = max(len(first), len(second))
     put(url, first.ljust(size, b"\0"))
-    before = FileFacts(memory)
+    before = FileInfo(memory)
     assert before.shape(url).num_frames == 9
     before_hash = before.content_hash(url)
     put(url, second.ljust(size, b"\0"))
-    after = FileFacts(memory)
+    after = FileInfo(memory)
     assert after.shape(url).num_frames == 13
     assert after.content_hash(url) != before_hash
     remembered = [line for file in memory.glob("*.jsonl") for line in file.read_text().splitlines()]
@@ -206,7 +206,7 @@ def test_a_url_is_asked_once_in_a_run(tmp_path, monkeypatch):
     asked = []
     info = MemoryFileSystem.info
     monkeypatch.setattr(MemoryFileSystem, "info", lambda *call, **rest: asked.append(call) or info(*call, **rest))
-    facts = FileFacts()
+    facts = FileInfo()
     facts.shape(url)
     first = len(asked)
     for _ in range(3):
@@ -217,12 +217,12 @@ def test_a_url_is_asked_once_in_a_run(tmp_path, monkeypatch):
 def test_a_file_of_the_same_size_and_time_is_looked_at_again(tmp_path):
     clip, other = tmp_path / "a.bin", tmp_path / "b.bin"
     clip.write_bytes(b"one")
-    facts = FileFacts(tmp_path / "facts")
+    facts = FileInfo(tmp_path / "facts")
     before, status = facts.content_hash(str(clip)), clip.stat()
     other.write_bytes(b"two")
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.replace(other, clip)
-    assert FileFacts(tmp_path / "facts").content_hash(str(clip)) != before
+    assert FileInfo(tmp_path / "facts").content_hash(str(clip)) != before
 
 
 def test_a_row_without_words_is_said_before_training():

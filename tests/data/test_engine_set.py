@@ -35,7 +35,7 @@ def written(tmp_path_factory):
 def test_files_hold_the_engine_s_pixels_bit_for_bit(written):
     engine = Engine(loose=0.2)
     for index, row in enumerate(read_manifest(written / "manifest.csv")):
-        sample = engine.sample(index, 5, 64, 96)
+        sample = engine.pair(index, 5, 64, 96)
         assert np.array_equal(frames(row.src_video), sample.source)
         assert np.array_equal(frames(row.tgt_video), sample.target)
         assert np.array_equal(frames(row.mask)[..., 0] > 0, sample.mask)

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sama_video.data.batch import Step, collate
 from sama_video.data.buckets import Buckets
 from sama_video.data.datasets import EngineDataset
 from sama_video.data.epoch import BatchConfig, WeightedDataset
 from sama_video.data.loader import BatchLoader
 from sama_video.data.pretext import PROMPTS, source_num_frames
+from sama_video.data.samples import collate
 from sama_video.system.errors import UserError
 from tests.data.fakes import FakeEngine, NumberedDataset
 
@@ -38,7 +38,8 @@ def same(a, b):
     if (a.source is None) != (b.source is None) or (a.source is not None and not torch.equal(a.source, b.source)):
         return False
     return torch.equal(a.target, b.target) and all(
-        getattr(a, name) == getattr(b, name) for name in ("prompts", "tasks", "keys", "step")
+        getattr(a, name) == getattr(b, name)
+        for name in ("prompts", "tasks", "names", "bucket", "num_global", "is_filler")
     )
 
 
@@ -86,7 +87,7 @@ def test_stopping_anywhere_changes_nothing(undisturbed):
 @given(st.data())
 @settings(max_examples=8, deadline=None)
 def test_resuming_with_another_number_of_workers(undisturbed, data):
-    first_epoch = len(loader().plan())
+    first_epoch = len(loader().schedule())
     stop = data.draw(st.integers(0, first_epoch))
     before, after = data.draw(st.sampled_from([(0, 2), (2, 0), (1, 2), (2, 1), (1, 1), (2, 2)]))
     stopped = loader(num_workers=before)
@@ -101,12 +102,12 @@ def test_ranks_share_every_step(world_size, undisturbed):
     ranks = [two_epochs(loader(rank=rank, world_size=world_size)) for rank in range(world_size)]
     fillers = 0
     for step, batches in zip(undisturbed, zip(*ranks, strict=True), strict=True):
-        assert {batch.step.shape for batch in batches} == {step.step.shape}
-        assert {batch.step.num_global for batch in batches} == {len(step.keys)}
-        counted = [batch for batch in batches if not batch.step.is_filler]
-        assert sorted(key for batch in counted for key in batch.keys) == sorted(step.keys)
-        assert max(len(b.keys) for b in counted) - min(len(b.keys) for b in counted) <= 1
-        assert all(len(batch.keys) == 1 for batch in batches if batch.step.is_filler)
+        assert {batch.bucket for batch in batches} == {step.bucket}
+        assert {batch.num_global for batch in batches} == {len(step.names)}
+        counted = [batch for batch in batches if not batch.is_filler]
+        assert sorted(key for batch in counted for key in batch.names) == sorted(step.names)
+        assert max(len(b.names) for b in counted) - min(len(b.names) for b in counted) <= 1
+        assert all(len(batch.names) == 1 for batch in batches if batch.is_filler)
         fillers += len(batches) - len(counted)
     assert fillers > 0
 
@@ -142,7 +143,7 @@ def test_crops_and_tasks_differ_between_epochs_unless_there_are_variants():
     clips = [WeightedDataset(name="clips", dataset=NumberedDataset([(40, 64, 64, False)] * 6))]
 
     def starts(loader):
-        batches = sorted((key, int(t[0, 0, 0, 1])) for b in loader for key, t in zip(b.keys, b.target, strict=True))
+        batches = sorted((key, int(t[0, 0, 0, 1])) for b in loader for key, t in zip(b.names, b.target, strict=True))
         return batches
 
     fresh, cached = loader(clips), loader(clips, pretext_variants=1)
@@ -155,11 +156,11 @@ def test_engine_samples_are_new_in_every_epoch():
     motion = EngineDataset(FakeEngine(), num_samples=4, shapes=((9, 32, 32),), text_to_video=True)
     made = loader([WeightedDataset(name="edits", dataset=dataset), WeightedDataset(name="motion", dataset=motion)])
     epochs = [list(made), list(made)]
-    keys = [{key for batch in epoch for key in batch.keys} for epoch in epochs]
+    keys = [{key for batch in epoch for key in batch.names} for epoch in epochs]
     assert len(keys[0]) == len(keys[1]) == 10
     assert not keys[0] & keys[1]
     for batch in epochs[0]:
-        for number, (key, task) in enumerate(zip(batch.keys, batch.tasks, strict=True)):
+        for number, (key, task) in enumerate(zip(batch.names, batch.tasks, strict=True)):
             fill = int(key.split()[-1]) % 251
             assert batch.target[number].eq(255 - fill if task == "edit" else fill).all()
             assert ("caption" if task != "edit" else "instruction") in batch.prompts[number]
@@ -204,7 +205,7 @@ def test_mixtures_and_shapes_that_do_not_fit():
         loader([*mixture(), mixture()[0]])
     with pytest.raises(ValueError, match="do not reach 4 ranks"):
         loader(world_size=4)
-    planned = loader().plan()[0]
+    scheduled = loader().schedule()[0]
     sample = mixture()[0].dataset.load(0, (16, 16), 5, torch.Generator())
     with pytest.raises(ValueError, match="instead of"):
-        collate([sample], Step(shape=planned.key, num_global=1, is_filler=False))
+        collate([sample], bucket=scheduled.bucket, num_global=1, is_filler=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sama_video.data.check import check_media
-from sama_video.data.facts import FileFacts
+from sama_video.data.file_info import FileInfo
 from sama_video.media.timing import Clock, Schedule
 from sama_video.video import VideoReader
 from tests.clips import index_of, picture, write_clip
@@ -36,7 +36,7 @@ def assert_shows(path, indices, times):
     assert reader.damaged is None
     report = check_media(str(path))
     assert (report.problem, report.num_frames) == (None, len(indices))
-    assert FileFacts().shape(str(path)).num_frames == len(indices)
+    assert FileInfo().shape(str(path)).num_frames == len(indices)
     return reader
 
 

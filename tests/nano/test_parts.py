@@ -18,7 +18,7 @@ def engine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     write_photos(folder, 9)
     footage = Footage(images=folder, videos=None, split="train", cache=folder)
-    return Engine(families=("global_style",), footage=footage, footage_share=1.0)
+    return Engine(families=("global_style",), footage=footage, footage_fraction=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -56,14 +56,14 @@ def test_other_edits_other_languages_and_nonsense_are_far(nano, prompt):
 
 def test_families_that_the_nano_never_saw_are_far(nano):
     engine = Engine(split="test", families=tuple(family for family in FAMILIES if family != "global_style"))
-    prompts = [engine.plan(index).instruction for index in range(70)]
+    prompts = [engine.draft(index).instruction for index in range(70)]
     assert sum(is_far(prompt, nano) for prompt in prompts) >= 0.95 * len(prompts)
 
 
 def test_looks_of_the_test_split_are_near_if_the_nano_knows_them(nano):
     engine = Engine(split="test", families=("global_style",))
-    plans = [engine.plan(index) for index in range(60)]
-    known = [plan.instruction for plan in plans if plan.edit.kind.removeprefix("global_style/") in nano]
+    drafts = [engine.draft(index) for index in range(60)]
+    known = [draft.instruction for draft in drafts if draft.edit.kind.removeprefix("global_style/") in nano]
     assert len(known) > 15
     assert sum(is_far(prompt, nano) for prompt in known) <= 0.05 * len(known)
 

@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sama_video.synth.backgrounds import RECIPES, SCENICS, Place, Texture, draw_texture, places
+from sama_video.synth.backgrounds import RECIPES, SCENICS, Backdrop, Texture, backdrops, draw_texture
 from sama_video.synth.draw import Draw
 from sama_video.synth.sprites import SPLITS
 
@@ -46,19 +46,19 @@ def test_drawn_textures_stand_still_when_asked_to():
         assert (clip == clip[:1]).all()
 
 
-def test_places_are_many_and_different():
-    assert len(places()) > 100
-    pictures = {Place(phrase).frames(1, 48, 64).tobytes() for phrase in places()}
-    assert len(pictures) == len(places())
+def test_backdrops_are_many_and_different():
+    assert len(backdrops()) > 100
+    pictures = {Backdrop(phrase).frames(1, 48, 64).tobytes() for phrase in backdrops()}
+    assert len(pictures) == len(backdrops())
     assert len(SCENICS) >= 8
 
 
 def test_a_named_pattern_is_what_it_is_called():
-    board = Place("a red and white checkerboard").frames(1, 64, 64)[0]
+    board = Backdrop("a red and white checkerboard").frames(1, 64, 64)[0]
     assert board[2, 2, 1] < 60
     assert board[2, 10, 1] > 200
-    gradient = Place("a gradient from black at the top to white at the bottom").frames(1, 64, 64)[0]
+    gradient = Backdrop("a gradient from black at the top to white at the bottom").frames(1, 64, 64)[0]
     assert gradient[0].mean() < 45
     assert gradient[-1].mean() > 235
-    stripes = Place("horizontal blue and yellow stripes").frames(1, 64, 64)[0]
+    stripes = Backdrop("horizontal blue and yellow stripes").frames(1, 64, 64)[0]
     assert (stripes == stripes[:, :1]).all()

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sama_video.synth.backgrounds import Place, Texture
+from sama_video.synth.backgrounds import Backdrop, Texture
 from sama_video.synth.composition import grid_point, named_motion
 from sama_video.synth.edits import FAMILIES
-from sama_video.synth.engine import Engine, render_plan
+from sama_video.synth.engine import Engine, render_draft
 from sama_video.synth.instructions import GRID, MOTIONS, SIZE_WORDS
 from sama_video.synth.render import Changed, Renderer, Shape
 from sama_video.synth.scene import Thing
@@ -24,7 +25,7 @@ from sama_video.synth.engine import Engine
 digest = hashlib.sha256()
 for split in ("train", "validation", "test"):
     for index in range(24):
-        sample = Engine(split=split, seed=3, loose=0.2).sample(index, 5, 64, 96)
+        sample = Engine(split=split, seed=3, loose=0.2).pair(index, 5, 64, 96)
         for part in (sample.source, sample.target, sample.mask):
             digest.update(part.tobytes())
         digest.update("|".join((sample.instruction, sample.caption, sample.target_caption)).encode())
@@ -34,8 +35,8 @@ KNOWN_DIGEST = "71edfb39f048549146c4c5655e7c3db08c1bcf07719b03182b870836051dcc4b
 
 
 def run(seed):
-    command = [sys.executable, "-c", KNOWN]
-    return subprocess.run(command, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout
+    command, environment = [sys.executable, "-c", KNOWN], os.environ | {"PYTHONHASHSEED": seed}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_seed_gives_the_same_bytes_in_every_process_as_it_always_did():
@@ -49,10 +50,10 @@ def digest(sample):
 
 def test_samples_do_not_depend_on_what_was_drawn_before():
     engine = Engine()
-    alone = engine.sample(5, 5, 64, 64)
+    alone = engine.pair(5, 5, 64, 64)
     for index in range(5):
-        engine.sample(index, 5, 64, 64)
-    assert digest(engine.sample(5, 5, 64, 64)) == digest(alone)
+        engine.pair(index, 5, 64, 64)
+    assert digest(engine.pair(5, 5, 64, 64)) == digest(alone)
 
 
 @settings(max_examples=60, deadline=None)
@@ -63,7 +64,7 @@ def test_samples_do_not_depend_on_what_was_drawn_before():
     shape=st.sampled_from([(1, 64, 64), (5, 64, 96), (9, 96, 64)]),
 )
 def test_outside_the_mask_nothing_changes_and_inside_something_does(split, seed, index, shape):
-    sample = Engine(split=split, seed=seed, loose=0.2).sample(index, *shape)
+    sample = Engine(split=split, seed=seed, loose=0.2).pair(index, *shape)
     assert sample.source.shape == sample.target.shape == (*shape, 3)
     assert sample.mask.shape == shape
     assert np.array_equal(sample.source[~sample.mask], sample.target[~sample.mask])
@@ -78,37 +79,37 @@ def test_every_family_can_be_had_alone_in_every_split_as_clip_and_picture(family
     engine = Engine(split=split, families=(family,), loose=0.2)
     for index in range(40):
         for moving in (True, False):
-            plan = engine.plan(index, moving)
-            assert plan.family == family
-            assert plan.edit.kind.startswith(family)
+            draft = engine.draft(index, moving)
+            assert draft.family == family
+            assert draft.edit.kind.startswith(family)
 
 
-def plans(family, count=120, **settings):
+def drafts(family, count=120, **settings):
     engine = Engine(families=(family,), **settings)
-    return [engine.plan(index) for index in range(count)]
+    return [engine.draft(index) for index in range(count)]
 
 
 def test_removal_shows_what_was_behind():
     """The target is the same scene rendered without the thing: the true background, not a filled hole."""
-    for plan in plans("local_remove", 20):
-        kept = {thing.key for thing in plan.edit.target.things}
-        assert kept < {thing.key for thing in plan.source.things}
-        sample = render_plan(plan, 3, 64, 64)
+    for draft in drafts("local_remove", 20):
+        kept = {thing.key for thing in draft.edit.target.things}
+        assert kept < {thing.key for thing in draft.source.things}
+        sample = render_draft(draft, 3, 64, 64)
         empty, _ = Renderer(Shape(num_frames=3, height=64, width=64)).render(
-            replace(plan.source, things=(), subtitle=None), Changed()
+            replace(draft.source, things=(), subtitle=None), Changed()
         )
-        if not kept and plan.source.subtitle is None:
+        if not kept and draft.source.subtitle is None:
             assert np.array_equal(sample.target, empty)
 
 
 def test_additions_say_place_size_and_motion_and_loose_ones_are_marked():
-    for plan in plans("local_add"):
-        (new,) = set(plan.edit.target.things) - set(plan.source.things)
-        assert plan.edit.exact
-        assert new.sprite.name in plan.instruction
-        assert new.colour is None or new.colour in plan.instruction
-    loose = plans("local_add", loose=1.0)
-    assert not any(plan.edit.exact for plan in loose)
+    for draft in drafts("local_add"):
+        (new,) = set(draft.edit.target.things) - set(draft.source.things)
+        assert draft.edit.exact
+        assert new.sprite.name in draft.instruction
+        assert new.colour is None or new.colour in draft.instruction
+    loose = drafts("local_add", loose=1.0)
+    assert not any(draft.edit.exact for draft in loose)
 
 
 def meaning(text, table):
@@ -119,9 +120,9 @@ def meaning(text, table):
 
 def test_the_words_of_an_exact_addition_determine_it():
     """Rebuilt from its instruction alone, by the tables of words, the added thing is the one in the target."""
-    for plan in plans("local_add", 300):
-        text = plan.instruction.lower()
-        (new,) = set(plan.edit.target.things) - set(plan.source.things)
+    for draft in drafts("local_add", 300):
+        text = draft.instruction.lower()
+        (new,) = set(draft.edit.target.things) - set(draft.source.things)
         motion = meaning(text, MOTIONS)
         where = text.replace(max((w for w in MOTIONS[motion] if w in text), key=len), "")
         rebuilt = Thing(
@@ -132,21 +133,21 @@ def test_the_words_of_an_exact_addition_determine_it():
             motion=named_motion(motion, grid_point(meaning(where, GRID))),
             spins=int(motion == "spin"),
         )
-        assert rebuilt == new, plan.instruction
+        assert rebuilt == new, draft.instruction
 
 
 def test_compound_edits_do_two_things_in_one_instruction():
-    for plan in plans("compound", 60):
-        first, second = plan.edit.kind.removeprefix("compound/").split("+")
+    for draft in drafts("compound", 60):
+        first, second = draft.edit.kind.removeprefix("compound/").split("+")
         assert first != second
-        assert plan.edit.target != plan.source
+        assert draft.edit.target != draft.source
 
 
 def test_one_to_four_objects_and_namesakes_occur():
     counts, namesakes = set(), 0
-    for plan in plans("local_remove", 200):
-        counts.add(len(plan.source.things))
-        names = [thing.sprite.name for thing in plan.source.things]
+    for draft in drafts("local_remove", 200):
+        counts.add(len(draft.source.things))
+        names = [thing.sprite.name for thing in draft.source.things]
         namesakes += len(set(names)) < len(names)
     assert counts == {1, 2, 3, 4}
     assert namesakes > 20
@@ -157,14 +158,14 @@ def used(split, count=400):
     engine = Engine(split=split, loose=0.2)
     drawings, textures, ids = set(), set(), set()
     for index in range(count):
-        plan = engine.plan(index)
-        ids.add(plan.id)
-        for scene in (plan.source, plan.edit.target):
+        draft = engine.draft(index)
+        ids.add(draft.id)
+        for scene in (draft.source, draft.edit.target):
             drawings |= {(thing.sprite.name, thing.sprite.art) for thing in scene.things}
             if isinstance(scene.background, Texture):
                 textures.add(scene.background.recipe)
             else:
-                assert isinstance(scene.background, Place)
+                assert isinstance(scene.background, Backdrop)
     return drawings, textures, ids
 
 
@@ -178,7 +179,7 @@ def test_splits_share_no_seed_no_drawing_and_no_texture():
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**9), index=st.integers(0, 10**9))
 def test_splits_give_other_samples_for_the_same_seed(seed, index):
-    drawn = {split: Engine(split=split, seed=seed).plan(index) for split in SPLITS}
+    drawn = {split: Engine(split=split, seed=seed).draft(index) for split in SPLITS}
     for first, second in combinations(SPLITS, 2):
         assert drawn[first].instruction != drawn[second].instruction
         assert drawn[first].source != drawn[second].source
@@ -186,8 +187,8 @@ def test_splits_give_other_samples_for_the_same_seed(seed, index):
 
 def test_a_scene_means_the_same_at_every_size():
     """Objects stand at the same shares of the frame."""
-    plan = Engine(families=("local_remove",)).plan(0)
-    small, large = (render_plan(plan, 1, side, side).mask[0] for side in (64, 256))
+    draft = Engine(families=("local_remove",)).draft(0)
+    small, large = (render_draft(draft, 1, side, side).mask[0] for side in (64, 256))
     where = [np.argwhere(mask).mean(axis=0) / len(mask) for mask in (small, large)]
     assert np.allclose(*where, atol=0.03)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from sama_video.synth.backgrounds import Place
+from sama_video.synth.backgrounds import Backdrop
 from sama_video.synth.draw import Draw
 from sama_video.synth.language import caption, references
 from sama_video.synth.scene import Motion, Scene, Subtitle, Thing
@@ -14,7 +14,7 @@ def thing(key, name="fox", x=0.5, y=0.5, size="medium", **rest):
 
 
 def scene(*things):
-    return Scene(background=Place("a forest"), things=things)
+    return Scene(background=Backdrop("a forest"), things=things)
 
 
 def said(scene, *keys):
@@ -68,9 +68,9 @@ def test_there_is_no_word_for_some_of_many():
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_captions_name_everything(split):
     full = Scene(
-        background=Place("a forest"),
+        background=Backdrop("a forest"),
         things=(thing(0, colour="red"), thing(1, "car")),
-        subtitle=Subtitle(text="HELLO", font="sans", colour="white", place="top"),
+        subtitle=Subtitle(text="HELLO", font="sans", colour="white", position="top"),
         look="sepia",
     )
     text = caption(full, split, Draw("c"))

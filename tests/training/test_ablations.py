@@ -103,7 +103,7 @@ def test_without_motion_alignment_clips_are_text_to_video(folder, tmp_path):
         config = runs.config(folder, num_steps=1, semantic=False)
         config = replace(config, data=replace(config.data, pretext=pretext))
         trainer = processes.trainer(config, tmp_path)
-        samples = [sample for batch in trainer.loader.plan() for sample in batch.samples]
+        samples = [sample for batch in trainer.loader.schedule() for sample in batch.samples]
         tasks[pretext] = {sample.index: sample.task for sample in samples if sample.dataset == 1}
         sources = [batch.source for batch, _ in zip(trainer.loader, range(4), strict=False)]
     assert set(tasks[False].values()) == {TEXT_TO_VIDEO}

@@ -9,9 +9,10 @@ from sama_video.pipelines.conversion import convert_files
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.pipelines.lora_files import LORA_FILE
 from sama_video.system.errors import UserError
-from sama_video.training.config import LoraConfig, with_settings
+from sama_video.training.config import LoraConfig
 from sama_video.training.losses import flow_matching_step
 from sama_video.training.preparation import prepare_transformer
+from sama_video.training.settings import with_settings
 from tests import tiny
 from tests.training import processes, runs
 

@@ -2,14 +2,17 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from sama_video.cli.app import app, normalise_arguments
 from sama_video.system.errors import UserError
-from sama_video.training.config import as_settings, with_settings
-from sama_video.training.recipes import RECIPES, find_stages, smoke
+from sama_video.training.config import LoopConfig
+from sama_video.training.recipes import RECIPES, smoke
+from sama_video.training.settings import as_settings, find_stages, with_settings
 from sama_video.video import VideoReader
 from tests import tiny
 from tests.clips import write_clip
@@ -153,3 +156,86 @@ def test_settings_that_fit_together_may_come_in_any_order():
     assert with_settings(smoke()[0], fitting) == with_settings(smoke()[0], fitting[::-1])
     with pytest.raises(UserError, match="pretext"):
         with_settings(smoke()[0], fitting[:1])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("loop.steps=3", "--set loop.steps: unknown 'steps'; there is num_steps, micro_tokens, "),
+        ("data.cache.size=3", "--set data.cache.size: unknown 'size'; there is nothing below it"),
+        ("data.datasets.first.name=x", "unknown 'first'; there is a list, whose items have numbers"),
+        ("data.datasets.7.name=x", "--set data.datasets.7.name: '7' is no index of a list of 2; use 0 to 1"),
+        ("optimizer.kind=sgd", "--set optimizer.kind=sgd: use 'adamw' or 'muon'"),
+        ("loop.num_steps=few", "--set loop.num_steps=few: 'few' should be a valid integer"),
+        ("data.aspect_ratios=1,wide", "--set data.aspect_ratios=1,wide: 'wide' should be a valid number"),
+        ("data.pretext=perhaps", "--set data.pretext=perhaps: 'perhaps' should be a valid boolean"),
+        ("model.lora=many", "--set model.lora=many: set one of its fields, for example model.lora.FIELD=VALUE"),
+        ("loop", "--set takes key=value, got 'loop'"),
+    ],
+)
+def test_settings_that_do_not_fit_say_what_would(setting, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        find_stages("nano-pretraining", [setting])
+
+
+def test_the_config_of_a_run_takes_the_place_of_a_recipe(tmp_path):
+    stages = find_stages("smoke")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(asdict(stages[0])))
+    assert find_stages(None, file=file) == stages[:1]
+    assert find_stages(None, ["loop.seed=5"], file) == find_stages("smoke", ["loop.seed=5"])[:1]
+    both = tmp_path / "run.yaml"
+    both.write_text(yaml.safe_dump(json.loads(json.dumps([asdict(stage) for stage in stages]))))
+    assert find_stages(None, file=both) == stages
+    lines = sama("train", "--config", both, "--dry-run", "--device", "a100-80gb").splitlines()
+    assert lines == sama("train", "smoke", "--dry-run", "--device", "a100-80gb").splitlines()
+
+
+def test_a_file_says_only_what_differs(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        """
+name: short
+model: {init: nano}
+data:
+  datasets: [{name: mine, manifest: mine.csv}]
+  validation: {size: [64, 64]}
+loop: {num_steps: 3, ema_decay: 9e-1}
+"""
+    )
+    (stage,) = find_stages(None, file=file)
+    assert stage.data.validation.size == (64, 64)
+    assert stage.loop == LoopConfig(num_steps=3, ema_decay=0.9)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: x", "run.yaml model: it is required"),
+        ("name: [", "cannot read"),
+        ("7", "run.yaml holds no config"),
+        (
+            "{name: x, model: {init: nano}, loop: {num_steps: 1}, data: {dataset: []}}",
+            "run.yaml data.dataset: unknown 'dataset'; there is datasets, ",
+        ),
+        (
+            "{name: x, model: {init: nano}, loop: {num_steps: few}, data: {datasets: [{name: a, manifest: a.csv}]}}",
+            "run.yaml loop.num_steps: 'few' should be a valid integer",
+        ),
+        (
+            "{name: x, model: {init: nano}, loop: {num_steps: 0}, data: {datasets: [{name: a, manifest: a.csv}]}}",
+            "loop.num_steps must be at least 1, got 0",
+        ),
+    ],
+)
+def test_files_that_hold_no_run_say_why(content, message, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        find_stages(None, file=file)
+
+
+def test_a_run_needs_a_recipe_or_a_file(tmp_path):
+    for words in (("train",), ("train", "smoke", "--config", tmp_path / "config.json")):
+        with pytest.raises(UserError, match="name a recipe, or a file of a run with `config`, and not both"):
+            sama(*words)

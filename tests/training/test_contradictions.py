@@ -66,11 +66,11 @@ def test_a_picture_counts_the_tokens_of_one_anchor(tmp_path):
     trainer = processes.trainer(config, tmp_path / "run")
     counted = {}
     for batch in trainer.loader:
-        encoded = trainer.encoder.encode_batch(batch)
+        encoded = trainer.encoder.encode_portion(batch, range(len(batch.names)))
         streams = [encoded.target] + ([] if encoded.source is None else [encoded.source])
         tokens = encoded.semantic.shape[1] + sum(clip[0, 0].numel() // 4 for clip in streams)
-        assert trainer._tokens_of_shape(batch) == tokens
-        counted[batch.step.shape.num_frames] = encoded.semantic.shape[1]
+        assert trainer.micro_batches.tokens_of_sample(batch) == tokens
+        counted[batch.bucket.num_frames] = encoded.semantic.shape[1]
     assert counted == {1: 65, 5: 3 * 65}
     assert trainer.pipe.config.num_semantic_tokens == 3 * 65
     for frames, tokens in ((1, 65), (5, 3 * 65)):

@@ -31,7 +31,7 @@ from sama_video.training.config import (
 from sama_video.training.logs.runlog import read_metrics
 from sama_video.training.parallel import Parallel
 from sama_video.training.trainer import Trainer
-from sama_video.training.validation import Validation, find_cases, pretext_cases, write_report
+from sama_video.training.validation import Validation, find_cases, pretext_cases, write_result
 from sama_video.video import VideoReader, write_lossless
 from tests import tiny
 
@@ -122,7 +122,7 @@ def test_pretext_cases_are_the_tasks_of_training():
 
 
 def tried(validation, model, step):
-    return validation.report(step, validation.sample(model))
+    return validation.score(step, validation.sample(model))
 
 
 def test_a_run_trains_the_same_with_validation_and_without(init, tmp_path):
@@ -249,8 +249,8 @@ def test_a_models_oracle_scores_what_the_autoencoder_allows(init, tmp_path):
 
     one.pipe.register_modules(transformer=Oracle())
     for number, (case, encoded) in enumerate(zip(validation.cases, validation.encoded, strict=True)):
-        current["target"] = encoded.target
-        decoded = validation._decode(encoded.target)
+        current["target"] = encoded.target[None]
+        decoded = validation._decode(encoded.target[None])
         for latents in (validation._sample(case, encoded, number), validation._predict_at_once(case, encoded, number)):
             difference = validation._decode(latents).astype(int) - decoded
             assert np.abs(difference).max() <= 1
@@ -278,7 +278,7 @@ def test_a_manifest_of_held_out_pairs(init, tmp_path):
     one = trainer(run, tmp_path / "run")
     report = tried(Validation(run, one.encoder), one.model, 1)
     assert set(report.families) == {"style/art", "all", "cube_inpainting", "tube_shuffle"}
-    assert (write_report(report, tmp_path) / "clips" / "00-style-art.mp4").is_file()
+    assert (write_result(report, tmp_path) / "clips" / "00-style-art.mp4").is_file()
     manifest.write_text("tgt_video,prompt\ncaption.mp4,a caption\n")
     with pytest.raises(UserError, match="nothing to try"):
         Validation(replace(run, data=replace(run.data, pretext=False)), one.encoder)

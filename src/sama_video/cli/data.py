@@ -35,7 +35,7 @@ def synth(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     seed: Annotated[int, typer.Option(help="Another seed is another set.")] = 0,
     family: Annotated[list[str] | None, typer.Option(help="Edit family; repeatable. Default: all.")] = None,
-    loose: Annotated[float, typer.Option(help="Share of loosely worded instructions.")] = 0.0,
+    loose: Annotated[float, typer.Option(help="Fraction of loosely worded instructions.")] = 0.0,
     num_frames: Annotated[int, typer.Option(help="Frames of a clip; 1 writes pictures.")] = 17,
     height: Annotated[int, typer.Option(help="Pixels, even.")] = 128,
     width: Annotated[int, typer.Option(help="Pixels, even.")] = 128,
@@ -138,10 +138,10 @@ def check(
     from ..data.check import check_manifest
 
     with _resumable("files that were checked are remembered"), ProgressBar() as progress:
-        report = check_manifest(rows, folder, workers=workers, required=required, progress=progress)
-    typer.echo("\n".join(report.summary()))
+        result = check_manifest(rows, folder, workers=workers, required=required, progress=progress)
+    typer.echo("\n".join(result.summary()))
     typer.echo(f"{folder / 'clean.csv'}, {folder / 'rejected.csv'}, {folder / 'report.json'}")
-    if report.num_clean < report.num_rows:
+    if result.num_clean < result.num_rows:
         raise typer.Exit(1)
 
 
@@ -160,7 +160,10 @@ def _default_folder(manifest: str) -> Path:
 
 @data_app.command()
 def cache(
-    recipe: Annotated[str, typer.Argument(help="Name of the training's recipe, such as lora-finetuning.")],
+    recipe: Annotated[
+        str | None, typer.Argument(help="Name of the training's recipe, such as lora-finetuning.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Instead of a recipe: YAML or JSON, like config.json.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, the training's; data.cache names the folder.")
     ] = None,
@@ -168,18 +171,18 @@ def cache(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Encode the clips, texts and anchor frames of a training once, for all its epochs."""
-    from ..training.recipes import find_stages
+    from ..training.settings import find_stages
     from .progress import ProgressBar
 
-    stages = find_stages(recipe, settings or [])
+    stages = find_stages(recipe, settings or [], config)
 
     from ..training.caching import CacheJob, fill_cache  # imports torch
 
     jobs = [CacheJob(run=stage, device=device, workers=workers) for stage in stages]
     for job in jobs:
         with _resumable("what was encoded is kept"), ProgressBar() as progress:
-            report = fill_cache(job, progress)
+            filled = fill_cache(job, progress)
         typer.echo(
-            f"{report.num_samples} samples, {report.num_entries} entries in {report.precision}, {report.num_new} of "
+            f"{filled.num_samples} samples, {filled.num_entries} entries in {filled.precision}, {filled.num_new} of "
             f"them new: {job.out}"
         )

@@ -49,7 +49,8 @@ def train() -> None:
 
 @train_app.command(RECIPE, cls=RecipeCommand)
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, see below.")],
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe, see below.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Instead of a recipe: YAML or JSON, like config.json.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Only --dry-run does without.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the config; repeatable.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the newest complete checkpoint.")] = False,
@@ -61,9 +62,9 @@ def run_recipe(
 ) -> None:
     """Train an editor: sama train smoke --out runs/smoke."""
     from ..system.errors import UserError
-    from ..training.recipes import find_stages
+    from ..training.settings import find_stages
 
-    stages = find_stages(recipe, settings or [])
+    stages = find_stages(recipe, settings or [], config)
     if dry_run:
         from ..training.estimate import describe_stages
 

@@ -36,7 +36,7 @@ class CurationConfig:
 
     def __post_init__(self):
         if not 1 <= self.turns < SEED_STRIDE:
-            raise UserError(f"turns must lie in 1 to {SEED_STRIDE - 1}, got {self.turns}")
+            raise UserError(f"turns must be from 1 to {SEED_STRIDE - 1}, got {self.turns}")
         if self.judge.media.kind == "side_by_side":
             raise UserError("the prompts of Appendix B speak of a first and a second video; use `media` frames")
 

@@ -17,6 +17,16 @@ FRAME_COUNTS = (1, 17, 33, 49, 81)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """The size that a batch has; `source_frames` is None without a source."""
+
+    height: int
+    width: int
+    num_frames: int
+    source_frames: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Buckets:
     """Sizes at about `area` pixels and lengths of 4k+1 frames.
 

@@ -1,7 +1,7 @@
 """Encoded samples on disk: filled once by `sama data cache`, read by every epoch after.
 
 An entry's key is a sha256 over everything that decides it: the encoder's weights and settings, the bytes of the file,
-the crop, the pretext task and its seed, and `FORMAT_VERSION`. Whatever changes, an old entry is not found any more.
+the crop, the pretext task and its seed, and `_FORMAT_VERSION`. Whatever changes, an old entry is not found any more.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ import torch.nn.functional as F
 
 from ..system.errors import UserError
 from ..system.files import hash_file, hash_weights
-from .datasets import EncodedSample, Recipe, Sample
 from .encoding import Encoder
+from .samples import Recipe, Sample
 from .shards import StoreWriter, TensorStore
 
 # Raised whenever reading, resizing, transforming or encoding changes what comes out.
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def _json(value: object) -> str:
 
 
 def _key(kind: str, encoder: str, content: object) -> str:
-    return hashlib.sha256(_json([FORMAT_VERSION, kind, encoder, content]).encode()).hexdigest()
+    return hashlib.sha256(_json([_FORMAT_VERSION, kind, encoder, content]).encode()).hexdigest()
 
 
 def _hash_folder(folder: Path) -> str:
@@ -98,24 +98,24 @@ class LatentCache:
         """The parts of a sample that are not there."""
         return [name for name, key in self.identity.keys(recipe).items() if key not in self.store]
 
-    def read(self, recipe: Recipe) -> EncodedSample:
+    def read(self, recipe: Recipe) -> Sample:
         """Raises UserError for a sample of which a part is missing."""
         if missing := self.missing(recipe):
             raise UserError(
-                f"the cache {self.store.folder} lacks {', '.join(missing)} of {recipe.key}; a file has changed: run "
+                f"the cache {self.store.folder} lacks {', '.join(missing)} of {recipe.name}; a file has changed: run "
                 f"'sama data cache' again"
             )
         keys = self.identity.keys(recipe)
         parts = {name: self.store[key] for name, key in keys.items()}
         text = parts["text"]
-        return EncodedSample(
+        return Sample(
             target=parts["target"],
             source=parts.get("source"),
             text=F.pad(text, (0, 0, 0, self.identity.text_length - len(text))),
             semantic=parts.get("semantic"),
             prompt=recipe.prompt,
             task=recipe.task,
-            key=recipe.key,
+            name=recipe.name,
         )
 
 

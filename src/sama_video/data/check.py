@@ -1,9 +1,9 @@
 """Check a manifest before training on it: every file is decoded to its end, every pair must fit together.
 
 Work is done once per file, however many rows name it, and every finished file is on disk in `journal.jsonl` before the
-next result counts. A stopped check, even a killed one, goes on where it was; files that changed since are looked at
-again. What becomes of the rows follows from the files' reports alone, so the results do not depend on interruptions,
-on the number of workers or on their order.
+next result counts. A stopped check, even a killed one, resumes where it was; files that changed since are looked at
+again. What becomes of the rows follows from what was found in the files alone, so the results do not depend on
+interruptions, on the number of workers or on their order.
 """
 
 import json
@@ -19,12 +19,12 @@ from ..system.files import hash_file, written_aside
 from ..system.journal import Journal, read_journal
 from ..system.workers import Progress, in_threads
 from ..video import VideoReader
-from .facts import file_version
+from .file_info import file_version
 from .manifest import EDIT_PAIR, MEDIA_FIELDS, Manifest, Row, local_file, write_manifest
 
-JOURNAL = "journal.jsonl"
-# Belongs to a file's identity: reports by older rules do not count.
-RULES_VERSION = 2
+_JOURNAL = "journal.jsonl"
+# Belongs to a file's identity: what was found by older rules does not count.
+_RULES_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MediaReport:
+class CheckedFile:
     """What one file holds.
 
     Args:
@@ -64,7 +64,7 @@ class MediaReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckReport:
+class CheckResult:
     """The outcome of a check; `report.json` holds the same.
 
     Args:
@@ -102,7 +102,7 @@ def check_manifest(
     workers: int | None = None,
     required: Sequence[str] = EDIT_PAIR,
     progress: Progress = lambda *_: None,
-) -> CheckReport:
+) -> CheckResult:
     """Checks every row and writes `clean.csv`, `rejected.csv` and `report.json` to `folder`.
 
     A row is rejected if a required field is empty, a file is missing, unreadable, damaged or without frames, the
@@ -110,7 +110,7 @@ def check_manifest(
     an earlier clean row has the same id, or the same files and prompt. A target with its source's bytes is a warning.
 
     Args:
-        folder: made if it is missing. Holds the journal too: a check with the same folder goes on where it was.
+        folder: made if it is missing. Holds the journal too: a check with the same folder resumes.
         workers: threads; decoding leaves Python's lock, so they run side by side. None for one per core.
         required: fields that no row may leave empty.
         progress: called with a phase's name, the files done and all of them.
@@ -118,14 +118,14 @@ def check_manifest(
     Raises:
         UserError: for a folder that cannot be written, or a full disk; the journal keeps what was done.
     """
-    reports = _check_files(_all_media(manifest), folder / JOURNAL, workers or os.cpu_count() or 1, progress)
-    verdicts = _judge(manifest, reports, required)
+    files = _check_files(_all_media(manifest), folder / _JOURNAL, workers or os.cpu_count() or 1, progress)
+    verdicts = _judge(manifest, files, required)
     write_manifest(folder / "clean.csv", (verdict.row for verdict in verdicts if not verdict.problems))
     write_manifest(folder / "rejected.csv", (_with_reason(verdict) for verdict in verdicts if verdict.problems))
-    report = _summarise(verdicts, reports)
+    result = _summarise(verdicts, files)
     with written_aside(folder / "report.json") as aside:
-        aside.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    return report
+        aside.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    return result
 
 
 # Files
@@ -141,34 +141,34 @@ def _media_of(row: Row) -> dict[str, str]:
     return {name: media for name, media in named.items() if media is not None}
 
 
-def _check_files(media: Sequence[str], journal: Path, workers: int, progress: Progress) -> dict[str, MediaReport]:
-    known = {report.media: report for report in map(_report_from, read_journal(journal))}
-    reports = {}
+def _check_files(media: Sequence[str], journal: Path, workers: int, progress: Progress) -> dict[str, CheckedFile]:
+    known = {file.media: file for file in map(_file_from, read_journal(journal))}
+    files = {}
     with Journal(journal) as log:
-        for report in in_threads(lambda one: check_media(one, known.get(one)), media, workers, in_order=False):
-            if report != known.get(report.media):
-                log.append(asdict(report))
-            reports[report.media] = report
-            progress("checking", len(reports), len(media))
-    return reports
+        for file in in_threads(lambda one: check_media(one, known.get(one)), media, workers, in_order=False):
+            if file != known.get(file.media):
+                log.append(asdict(file))
+            files[file.media] = file
+            progress("checking", len(files), len(media))
+    return files
 
 
-def _report_from(values: dict) -> MediaReport:
+def _file_from(values: dict) -> CheckedFile:
     problem = values.pop("problem")
-    return MediaReport(**values, problem=problem and Problem(**problem))
+    return CheckedFile(**values, problem=problem and Problem(**problem))
 
 
-def check_media(media: str, known: MediaReport | None = None) -> MediaReport:
-    """Reads a file to its end. `known` is returned if it is a report on the file as it is now. Never raises."""
+def check_media(media: str, known: CheckedFile | None = None) -> CheckedFile:
+    """Reads a file to its end. `known` is returned if it is about the file as it is now. Never raises."""
     try:
         identity = _identity(media)
     except FileNotFoundError:
-        return MediaReport(media=media, identity="", problem=Problem(reason="missing file", detail=f"no file {media}"))
+        return CheckedFile(media=media, identity="", problem=Problem(reason="missing file", detail=f"no file {media}"))
     except Exception as error:  # a bad row never stops a check, and fsspec's backends have exceptions of their own
-        return MediaReport(media=media, identity="", problem=_unreadable(media, error))
+        return CheckedFile(media=media, identity="", problem=_unreadable(media, error))
     if known is not None and identity and known.identity == identity:
         return known
-    empty = MediaReport(media=media, identity=identity)
+    empty = CheckedFile(media=media, identity=identity)
     try:
         with local_file(media) as path:
             try:
@@ -176,13 +176,13 @@ def check_media(media: str, known: MediaReport | None = None) -> MediaReport:
             except Exception as error:  # decoders fail in many ways, Pillow's protection against huge images too
                 return replace(empty, problem=_unreadable(media, error, path))
     except UserError as error:  # a fetch that failed is tried again next time, so there is no identity
-        return MediaReport(media=media, identity="", problem=_unreadable(media, error))
+        return CheckedFile(media=media, identity="", problem=_unreadable(media, error))
 
 
 def _identity(media: str) -> str:
     """Empty for a file of which nobody knows whether it changed: it is looked at again."""
     version = file_version(media)
-    return "" if version is None else f"{RULES_VERSION}-{version}"
+    return "" if version is None else f"{_RULES_VERSION}-{version}"
 
 
 def _unreadable(media: str, error: Exception, path: Path | None = None) -> Problem:
@@ -191,7 +191,7 @@ def _unreadable(media: str, error: Exception, path: Path | None = None) -> Probl
     return Problem(reason="unreadable file", detail=text if path is None else text.replace(str(path), media))
 
 
-def _read_to_the_end(path: Path, empty: MediaReport) -> MediaReport:
+def _read_to_the_end(path: Path, empty: CheckedFile) -> CheckedFile:
     reader = VideoReader(path)
     info, num_frames = reader.info, sum(1 for _ in reader.times())
     damage = reader.damaged
@@ -221,12 +221,12 @@ class _Verdict:
     warnings: list[str] = field(default_factory=list)
 
 
-def _judge(manifest: Iterable[Row], reports: Mapping[str, MediaReport], required: Sequence[str]) -> list[_Verdict]:
+def _judge(manifest: Iterable[Row], checked: Mapping[str, CheckedFile], required: Sequence[str]) -> list[_Verdict]:
     ids: set[str] = set()
     contents: dict[tuple, str] = {}
     verdicts = []
     for row in manifest:
-        files = {name: reports[media] for name, media in _media_of(row).items()}
+        files = {name: checked[media] for name, media in _media_of(row).items()}
         problems = [*_empty_fields(row, required), *_bad_files(files)]
         if not problems:
             content = (row.prompt, *(files[name].digest if name in files else None for name in MEDIA_FIELDS))
@@ -245,13 +245,13 @@ def _empty_fields(row: Row, required: Sequence[str]) -> Iterator[Problem]:
             yield Problem(reason=f"empty {name}", detail=f"{name} is empty")
 
 
-def _bad_files(files: Mapping[str, MediaReport]) -> list[Problem]:
-    problems = [report.problem for report in files.values() if report.problem is not None]
+def _bad_files(files: Mapping[str, CheckedFile]) -> list[Problem]:
+    problems = [file.problem for file in files.values() if file.problem is not None]
     # A row may name one file twice.
     return list(dict.fromkeys(problems))
 
 
-def _misfits(files: Mapping[str, MediaReport]) -> Iterator[Problem]:
+def _misfits(files: Mapping[str, CheckedFile]) -> Iterator[Problem]:
     """Source, target and mask against the first of them that the row has."""
     present = [name for name in ("src_video", "tgt_video", "mask") if name in files]
     for name in present[1:]:
@@ -276,7 +276,7 @@ def _repetitions(row: Row, content: tuple, ids: set[str], contents: Mapping[tupl
         yield Problem(reason="duplicate", detail=f"same files and prompt as row {contents[content]}")
 
 
-def _oddities(files: Mapping[str, MediaReport]) -> list[str]:
+def _oddities(files: Mapping[str, CheckedFile]) -> list[str]:
     source, target = files.get("src_video"), files.get("tgt_video")
     same = source is not None and target is not None and source.digest == target.digest
     return ["target equals source"] if same else []
@@ -287,19 +287,19 @@ def _with_reason(verdict: _Verdict) -> Row:
     return replace(verdict.row, extra={**verdict.row.extra, "reason": reason})
 
 
-def _summarise(verdicts: Sequence[_Verdict], reports: Mapping[str, MediaReport]) -> CheckReport:
+def _summarise(verdicts: Sequence[_Verdict], files: Mapping[str, CheckedFile]) -> CheckResult:
     clean = [verdict for verdict in verdicts if not verdict.problems]
     reasons = Counter(reason for verdict in verdicts for reason in {problem.reason for problem in verdict.problems})
     warnings: dict[str, list[str]] = {}
     for verdict in clean:
         for warning in verdict.warnings:
             warnings.setdefault(warning, []).append(verdict.row.id)
-    shown = [reports[media] for verdict in clean if (media := verdict.row.src_video or verdict.row.tgt_video)]
-    return CheckReport(
+    shown = [files[media] for verdict in clean if (media := verdict.row.src_video or verdict.row.tgt_video)]
+    return CheckResult(
         num_rows=len(verdicts),
         num_clean=len(clean),
         reasons=dict(sorted(reasons.items())),
         warnings=warnings,
-        frame_counts=dict(sorted(Counter(report.num_frames for report in shown).items())),
-        sizes=dict(sorted(Counter(f"{report.width}x{report.height}" for report in shown).items())),
+        frame_counts=dict(sorted(Counter(file.num_frames for file in shown).items())),
+        sizes=dict(sorted(Counter(f"{file.width}x{file.height}" for file in shown).items())),
     )

@@ -1,7 +1,6 @@
 """Where samples come from: clips of a manifest, or the synthetic engine.
 
-Shape legend: F frames, H W pixels of a bucket, Z latent channels, f h w latent grid, L text tokens, S semantic tokens,
-D width. Clips are uint8 `[F, H, W, 3]`.
+Shape legend: F frames, H W pixels of a bucket. Clips are uint8 `[F, H, W, 3]`.
 """
 
 import itertools
@@ -16,74 +15,22 @@ import torch
 from ..synth.engine import Engine
 from ..system.errors import UserError
 from ..video import VideoReader
-from .facts import FileFacts, told_by_name
+from .file_info import FileInfo, told_by_name
 from .manifest import SHAPE_COLUMNS, Row, local_file
 from .pretext import TEXT_TO_VIDEO
+from .samples import Recipe, Sample
 
 EDIT = "edit"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipMetadata:
-    """What a plan must know of a sample: the frames that source and target both have, the target's pixels."""
+    """What a schedule must know of a sample: the frames that source and target both have, the target's pixels."""
 
     num_frames: int
     height: int
     width: int
     has_source: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One training example, in pixels.
-
-    Args:
-        target: uint8 `[F, H, W, 3]`.
-        source: uint8 `[G, H, W, 3]`, None for text to video.
-        prompt: instruction or caption.
-        task: "edit", "text_to_video" or a pretext task.
-        key: says which sample it is, for messages and logs.
-    """
-
-    target: torch.Tensor
-    source: torch.Tensor | None
-    prompt: str
-    task: str
-    key: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedSample:
-    """One training example as the transformer takes it.
-
-    Args:
-        target: normalised latents `[Z, f, h, w]`.
-        source: `[Z, g, h, w]`, None for text to video.
-        text: `[L, D]`, rows beyond the prompt's end are zero.
-        semantic: tokens of the target's anchor frames `[S, D]`, None without a semantic encoder.
-    """
-
-    target: torch.Tensor
-    source: torch.Tensor | None
-    text: torch.Tensor
-    semantic: torch.Tensor | None
-    prompt: str
-    task: str
-    key: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that decides a sample, without its pixels.
-
-    `target` and `source` are JSON objects that differ wherever the clips' pixels may differ.
-    """
-
-    target: dict[str, Any]
-    source: dict[str, Any] | None
-    prompt: str
-    task: str
-    key: str
 
 
 class TrainingDataset(Protocol):
@@ -107,18 +54,18 @@ class TrainingDataset(Protocol):
 class ManifestDataset:
     """Rows of a manifest. A row without a source is text to video (or to image) and gets pretext tasks.
 
-    A clip longer than asked for is cut at a random place, source and target at the same one, counted in frames. A clip
+    A clip longer than asked for is cut at a random frame, source and target at the same one. A clip
     of another aspect ratio is cut around its centre. Columns num_frames (that source and target both have), height and
     width are believed; rows without them have their files opened.
 
     Args:
         rows: of `read_manifest`.
-        facts: memory of what the files hold.
+        files: memory of what they hold.
     """
 
-    def __init__(self, rows: Sequence[Row], facts: FileFacts | None = None):
+    def __init__(self, rows: Sequence[Row], files: FileInfo | None = None):
         self.rows = rows
-        self.facts = facts or FileFacts()
+        self.files = files or FileInfo()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -132,10 +79,10 @@ class ManifestDataset:
         return ClipMetadata(num_frames=num_frames, height=height, width=width, has_source=row.src_video is not None)
 
     def _found_shape(self, row: Row) -> tuple[int, int, int]:
-        shape = self.facts.shape(_target_of(row))
+        shape = self.files.shape(_target_of(row))
         num_frames = shape.num_frames
         if row.src_video is not None:
-            num_frames = min(num_frames, self.facts.shape(row.src_video).num_frames)
+            num_frames = min(num_frames, self.files.shape(row.src_video).num_frames)
         return num_frames, shape.height, shape.width
 
     def load(self, index: int, size: tuple[int, int], num_frames: int, generator: torch.Generator) -> Sample:
@@ -145,7 +92,7 @@ class ManifestDataset:
             source=None if row.src_video is None else read_clip(row.src_video, start, num_frames, size),
             prompt=_prompt_of(row),
             task=_task_of(row),
-            key=row.id,
+            name=row.id,
         )
 
     def recipe(self, index: int, size: tuple[int, int], num_frames: int, generator: torch.Generator) -> Recipe:
@@ -153,14 +100,14 @@ class ManifestDataset:
         row, start = self.rows[index], self._start(index, num_frames, generator)
 
         def clip(media: str) -> dict[str, Any]:
-            return {"file": self.facts.content_hash(media), "start": start, "frames": num_frames, "size": list(size)}
+            return {"file": self.files.content_hash(media), "start": start, "frames": num_frames, "size": list(size)}
 
         return Recipe(
             target=clip(_target_of(row)),
             source=None if row.src_video is None else clip(row.src_video),
             prompt=_prompt_of(row),
             task=_task_of(row),
-            key=row.id,
+            name=row.id,
         )
 
     def _start(self, index: int, num_frames: int, generator: torch.Generator) -> int:
@@ -253,8 +200,8 @@ class EngineDataset:
 
     def load(self, index: int, size: tuple[int, int], num_frames: int, generator: torch.Generator) -> Sample:  # noqa: ARG002 (the generator knows the index)
         number = int(torch.randint(2**31, (), generator=generator))
-        made = self.engine.sample(number, num_frames, *size)
+        made = self.engine.pair(number, num_frames, *size)
         source, target = torch.from_numpy(made.source), torch.from_numpy(made.target)
         if self.text_to_video:
-            return Sample(target=source, source=None, prompt=made.caption, task=TEXT_TO_VIDEO, key=f"engine {number}")
-        return Sample(target=target, source=source, prompt=made.instruction, task=EDIT, key=f"engine {number}")
+            return Sample(target=source, source=None, prompt=made.caption, task=TEXT_TO_VIDEO, name=f"engine {number}")
+        return Sample(target=target, source=source, prompt=made.instruction, task=EDIT, name=f"engine {number}")

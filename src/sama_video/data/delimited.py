@@ -13,9 +13,9 @@ from typing import IO
 
 from ..system.errors import UserError
 
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Lines that are looked at where the header alone leaves more than one separator possible.
-LOOKED_AT = 100
+_LOOKED_AT = 100
 
 
 def open_text(file: IO[bytes]) -> io.TextIOWrapper:
@@ -41,7 +41,7 @@ def read_delimited(file: IO[bytes], is_known: Callable[[str], bool]) -> Iterator
             number of values, or broken quotes.
     """
     lines, told = _told_separator(iter(open_text(file)))
-    head = list(itertools.islice(lines, LOOKED_AT))
+    head = list(itertools.islice(lines, _LOOKED_AT))
     if head and 2 * head[0].count("\0") >= len(head[0]) - 1 > 0:
         raise UserError("it is UTF-16 without its mark, or no text; save it as UTF-8")
     separator = told or find_separator(head, is_known)
@@ -55,7 +55,7 @@ def read_delimited(file: IO[bytes], is_known: Callable[[str], bool]) -> Iterator
             if values and len(values) != len(columns):
                 raise UserError(
                     f"line {reader.line_num + above} has {len(values)} values, but the first line names {len(columns)} "
-                    f"columns; quote values that hold {SEPARATORS.get(separator, separator)}"
+                    f"columns; quote values that hold {_SEPARATORS.get(separator, separator)}"
                 )
             if values:
                 yield dict(zip(columns, values, strict=True))
@@ -81,15 +81,15 @@ def find_separator(head: Sequence[str], is_known: Callable[[str], bool]) -> str:
     Raises:
         UserError: where two would do.
     """
-    headers = {separator: _records(head, separator, 1)[0] for separator in SEPARATORS}
-    possible = [separator for separator in SEPARATORS if len(headers[separator]) > 1]
+    headers = {separator: _records(head, separator, 1)[0] for separator in _SEPARATORS}
+    possible = [separator for separator in _SEPARATORS if len(headers[separator]) > 1]
     if len(possible) > 1:
         scores = {separator: sum(map(is_known, headers[separator])) for separator in possible}
         possible = [separator for separator in possible if scores[separator] == max(scores.values())]
     if len(possible) > 1:
         possible = [separator for separator in possible if _is_even(head, separator)] or possible
     if len(possible) > 1:
-        names = " or ".join(SEPARATORS[separator] for separator in possible)
+        names = " or ".join(_SEPARATORS[separator] for separator in possible)
         raise UserError(f"its columns may be separated by {names}; use names for them that hold only one of these")
     return possible[0] if possible else ","
 
@@ -97,7 +97,7 @@ def find_separator(head: Sequence[str], is_known: Callable[[str], bool]) -> str:
 def _is_even(head: Sequence[str], separator: str) -> bool:
     """Whether all of the lines have as many values as the header."""
     # The last line that is looked at may end in the middle of a quoted value.
-    whole = len(head) - (len(head) == LOOKED_AT)
+    whole = len(head) - (len(head) == _LOOKED_AT)
     return len({len(values) for values in _records(head, separator, whole) if values}) == 1
 
 

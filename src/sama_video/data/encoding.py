@@ -3,8 +3,11 @@
 Shape legend: F frames, H W pixels, Z latent channels, f h w latent grid, L text tokens, S semantic tokens, D width.
 
 One at a time also where a batch could be encoded at once: the arithmetic of a batch depends on its size, and training
-from a cache must equal training without one to the bit.
+from a cache must equal training without one to the bit. The engine's samples, which no cache holds, a GPU encodes together.
 """
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from einops import rearrange
@@ -13,8 +16,7 @@ from ..models.latents import encode_video, video_to_model_range
 from ..models.semantic_encoder import SemanticEncoder
 from ..models.shapes import anchor_indices
 from ..pipelines.pipeline_sama import SamaPipeline
-from .batch import Batch, EncodedBatch, collate_encoded
-from .datasets import EncodedSample, Sample
+from .samples import Batch, Sample
 
 
 class Encoder:
@@ -24,7 +26,7 @@ class Encoder:
         pipe: whose autoencoder and text encoder to use.
         semantic_encoder: None for training without the semantic stream.
         num_anchors: N anchor frames of a video (paper section 3.2); an image is its own.
-        with_text: False where the text encoder trains: samples then have text features of length 0.
+        with_text: False where the text encoder trains: samples then have no text features.
         together: encode a batch at once: much faster on a GPU, and not to the bit what a cache would give.
     """
 
@@ -72,39 +74,31 @@ class Encoder:
         tokens = self.semantic_encoder(rearrange(anchors, "b n h w c -> (b n) h w c"))
         return rearrange(tokens, "(b n) s d -> b (n s) d", b=len(targets))
 
-    def encode_sample(self, sample: Sample) -> EncodedSample:
+    def encode_sample(self, sample: Sample) -> Sample:
         semantic = self.semantic(sample.target[None])
-        return EncodedSample(
+        return Sample(
             target=self.latents(sample.target[None])[0],
             source=None if sample.source is None else self.latents(sample.source[None])[0],
-            text=self.text(sample.prompt) if self.with_text else torch.empty(0),
+            text=self.text(sample.prompt) if self.with_text else None,
             semantic=None if semantic is None else semantic[0],
             prompt=sample.prompt,
             task=sample.task,
-            key=sample.key,
+            name=sample.name,
         )
 
-    def encode_batch(self, batch: Batch) -> EncodedBatch:
-        if self.together:
-            text = [self.text(prompt) if self.with_text else torch.empty(0) for prompt in batch.prompts]
-            return EncodedBatch(
-                target=self.latents(batch.target),
-                source=None if batch.source is None else self.latents(batch.source),
-                text=torch.stack(text),
-                semantic=self.semantic(batch.target),
-                prompts=batch.prompts,
-                tasks=batch.tasks,
-                keys=batch.keys,
-                step=batch.step,
-            )
-        samples = [
-            Sample(
-                target=batch.target[number],
-                source=None if batch.source is None else batch.source[number],
-                prompt=batch.prompts[number],
-                task=batch.tasks[number],
-                key=batch.keys[number],
-            )
-            for number in range(len(batch.keys))
-        ]
-        return collate_encoded([self.encode_sample(sample) for sample in samples], batch.step)
+    def encode_portion(self, batch: Batch, indices: Sequence[int]) -> Batch:
+        """Samples of a batch in pixels that follow each other."""
+        if not self.together:
+            return batch.with_samples([self.encode_sample(sample) for sample in batch.select(indices)])
+        run = slice(indices[0], indices[-1] + 1)  # a view: pixels are not copied
+        prompts = batch.prompts[run]
+        return replace(
+            batch,
+            target=self.latents(batch.target[run]),
+            source=None if batch.source is None else self.latents(batch.source[run]),
+            text=torch.stack([self.text(prompt) for prompt in prompts]) if self.with_text else None,
+            semantic=self.semantic(batch.target[run]),
+            prompts=prompts,
+            tasks=batch.tasks[run],
+            names=batch.names[run],
+        )

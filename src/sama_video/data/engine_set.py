@@ -1,7 +1,7 @@
-"""The synthetic engine's samples as files: source, target and mask of each, and a manifest of them all.
+"""The synthetic engine's pairs as files: source, target and mask of each, and a manifest of them all.
 
 A set grows in several processes and may be stopped at any time: what is complete stays, the same command continues.
-Since a seed determines every sample, the manifest is written from the plans alone, once all files are there.
+Since a seed determines every pair, the manifest is written from the drafts alone, once all files are there.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..synth.engine import VERSION, Engine, Plan, Sample, render_plan
+from ..synth.engine import VERSION, Draft, Engine, EnginePair, render_draft
 from ..synth.footage import find_footage
 from ..system.errors import UserError
 from ..system.files import make_folder, written_aside
@@ -22,7 +22,7 @@ from ..system.workers import Progress, worker_pool
 from ..video import write_lossless
 from .manifest import Row, read_manifest, write_manifest
 
-CHUNK = 8
+_CHUNK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def write_engine_set(
     workers: int | None = None,
     progress: Progress = lambda *_: None,
 ) -> Path:
-    """Write samples 0 to `count` - 1 into `out`; returns the manifest. A larger count later goes on from there.
+    """Write pairs 0 to `count` - 1 into `out`; returns the manifest. A larger count later continues from there.
 
     Raises:
         UserError: for a folder that holds a set of other settings, or a longer one; a full disk; footage that cannot be
@@ -85,17 +85,17 @@ def write_engine_set(
     for kind in ("source", "target", "mask"):
         (out / kind).mkdir(exist_ok=True)
     engine = _engine(config, out)
-    plans = [engine.plan(index, moving=config.num_frames > 1) for index in range(count)]
-    missing = [index for index, plan in enumerate(plans) if not _complete(config, out, plan)]
+    drafts = [engine.draft(index, moving=config.num_frames > 1) for index in range(count)]
+    missing = [index for index, draft in enumerate(drafts) if not _complete(config, out, draft)]
     done = count - len(missing)
     progress("samples", done, count)
-    chunks = [missing[first : first + CHUNK] for first in range(0, len(missing), CHUNK)]
+    chunks = [missing[first : first + _CHUNK] for first in range(0, len(missing), _CHUNK)]
     workers = min(workers or os.cpu_count() or 1, max(len(chunks), 1))
     with worker_pool(workers) as pool:
-        for future in as_completed([pool.submit(_write_samples, config, out, chunk) for chunk in chunks]):
+        for future in as_completed([pool.submit(_write_pairs, config, out, chunk) for chunk in chunks]):
             done += future.result()
             progress("samples", done, count)
-    write_manifest(manifest, [_row(config, out, plan) for plan in plans])
+    write_manifest(manifest, [_row(config, out, draft) for draft in drafts])
     return manifest
 
 
@@ -117,13 +117,13 @@ def _refuse_to_shorten(manifest: Path, count: int) -> None:
         raise UserError(f"{manifest} lists {listed} samples; pass `count` {listed} or more, or choose another `out`")
 
 
-def _files(config: EngineSetConfig, out: Path, plan: Plan) -> dict[str, Path]:
+def _files(config: EngineSetConfig, out: Path, draft: Draft) -> dict[str, Path]:
     suffix = ".png" if config.num_frames == 1 else ".mp4"
-    return {kind: out / kind / f"{plan.id}{suffix}" for kind in ("source", "target", "mask")}
+    return {kind: out / kind / f"{draft.id}{suffix}" for kind in ("source", "target", "mask")}
 
 
-def _complete(config: EngineSetConfig, out: Path, plan: Plan) -> bool:
-    return all(path.exists() for path in _files(config, out, plan).values())
+def _complete(config: EngineSetConfig, out: Path, draft: Draft) -> bool:
+    return all(path.exists() for path in _files(config, out, draft).values())
 
 
 @cache
@@ -132,37 +132,37 @@ def _engine(config: EngineSetConfig, out: Path) -> Engine:
     return config.engine(out / "films")
 
 
-def _write_samples(config: EngineSetConfig, out: Path, indices: list[int]) -> int:
+def _write_pairs(config: EngineSetConfig, out: Path, indices: list[int]) -> int:
     """In a process of its own."""
     engine = _engine(config, out)
     for index in indices:
-        plan = engine.plan(index, moving=config.num_frames > 1)
-        _write_sample(config, out, render_plan(plan, config.num_frames, config.height, config.width))
+        draft = engine.draft(index, moving=config.num_frames > 1)
+        _write_pair(config, out, render_draft(draft, config.num_frames, config.height, config.width))
     return len(indices)
 
 
-def _write_sample(config: EngineSetConfig, out: Path, sample: Sample) -> None:
-    mask = np.repeat(sample.mask[..., None] * np.uint8(255), 3, axis=-1)
-    pixels = {"source": sample.source, "target": sample.target, "mask": mask}
-    for kind, path in _files(config, out, sample.plan).items():
+def _write_pair(config: EngineSetConfig, out: Path, pair: EnginePair) -> None:
+    mask = np.repeat(pair.mask[..., None] * np.uint8(255), 3, axis=-1)
+    pixels = {"source": pair.source, "target": pair.target, "mask": mask}
+    for kind, path in _files(config, out, pair.draft).items():
         with written_aside(path) as aside:
             write_lossless(aside, pixels[kind], Fraction(config.fps))
 
 
-def _row(config: EngineSetConfig, out: Path, plan: Plan) -> Row:
-    files = {kind: str(path.resolve()) for kind, path in _files(config, out, plan).items()}
+def _row(config: EngineSetConfig, out: Path, draft: Draft) -> Row:
+    files = {kind: str(path.resolve()) for kind, path in _files(config, out, draft).items()}
     return Row(
-        id=plan.id,
+        id=draft.id,
         src_video=files["source"],
         tgt_video=files["target"],
         mask=files["mask"],
-        prompt=plan.instruction,
-        type=plan.family,
+        prompt=draft.instruction,
+        type=draft.family,
         extra={
-            "kind": plan.edit.kind,
-            "caption": plan.caption,
-            "target_caption": plan.target_caption,
-            "exact": str(plan.edit.exact).lower(),
-            "split": plan.split,
+            "kind": draft.edit.kind,
+            "caption": draft.caption,
+            "target_caption": draft.target_caption,
+            "exact": str(draft.edit.exact).lower(),
+            "split": draft.split,
         },
     )

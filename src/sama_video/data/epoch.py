@@ -1,9 +1,9 @@
 """What an epoch holds, batch by batch, decided before any pixel is read.
 
-A plan is a pure function of (what the datasets hold, config, epoch). It knows nothing of ranks and workers, so a run
-can go on from the middle of an epoch on other machines with another number of either.
+A schedule is a pure function of (what the datasets hold, config, epoch). It knows nothing of ranks and workers, so a
+run can resume in the middle of an epoch on other machines with another number of either.
 
-A batch has ONE shape: its samples share (height, width, frames of the target, frames of the source), the last decided
+A batch has ONE bucket: its samples share (height, width, frames of the target, frames of the source), the last decided
 by a pretext task that is drawn here. Every sample of the epoch is in exactly one batch; what is left over in a bucket
 makes a smaller batch.
 """
@@ -12,16 +12,17 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..system.errors import UserError
-from .buckets import Buckets
+from .buckets import Bucket, Buckets
 from .datasets import EDIT, TrainingDataset
 from .pretext import TEXT_TO_VIDEO, possible_tasks, sample_tasks, source_num_frames
 
 # The streams of randomness of one seed.
-TASKS, ROTATION, ORDER = range(3)
+_TASKS, _ROTATION, _ORDER = range(3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class WeightedDataset:
 
     Args:
         name: of its own in the mixture; part of every random draw, so datasets may come and go.
-        weight: how often an epoch holds each sample. Of a fraction the epoch holds a share that rotates: weight 0.25
+        weight: how often an epoch holds each sample. Of a fraction the epoch holds a part that rotates: weight 0.25
             shows a quarter of the dataset per epoch, and all of it in any four epochs in a row.
     """
 
@@ -72,7 +73,7 @@ class WeightedDataset:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetTable:
-    """What a plan needs to know of a dataset: arrays `[n]` over its samples."""
+    """What a schedule needs to know of a dataset: arrays `[n]` over its samples."""
 
     name: str
     weight: float
@@ -82,44 +83,34 @@ class DatasetTable:
     has_source: np.ndarray
 
 
-COLUMNS = {"num_frames": np.int32, "height": np.int32, "width": np.int32, "has_source": np.bool_}
+_COLUMNS = {"num_frames": np.int32, "height": np.int32, "width": np.int32, "has_source": np.bool_}
 
 
-def tabulate(weighted: WeightedDataset, share: int = 0, of: int = 1) -> DatasetTable:
-    """A table of every `of`-th sample from `share` on. Raises UserError for an empty dataset."""
+def tabulate(weighted: WeightedDataset, first: int = 0, of: int = 1) -> DatasetTable:
+    """A table of every `of`-th sample from `first` on. Raises UserError for an empty dataset."""
     if not len(weighted.dataset):
         raise UserError(f"the dataset {weighted.name} is empty; leave it out or fill it")
-    clips = [weighted.dataset.metadata(index) for index in range(share, len(weighted.dataset), of)]
-    columns = {name: np.array([getattr(clip, name) for clip in clips], dtype) for name, dtype in COLUMNS.items()}
+    clips = [weighted.dataset.metadata(index) for index in range(first, len(weighted.dataset), of)]
+    columns = {name: np.array([getattr(clip, name) for clip in clips], dtype) for name, dtype in _COLUMNS.items()}
     return DatasetTable(name=weighted.name, weight=weighted.weight, **columns)
 
 
-def join_shares(shares: Sequence[DatasetTable]) -> DatasetTable:
-    """The whole table from all of its shares, in their order."""
+def join_tables(portions: Sequence[DatasetTable]) -> DatasetTable:
+    """The whole table from those of every `len(portions)`-th sample, in their order."""
     columns = {}
-    for name, dtype in COLUMNS.items():
-        columns[name] = np.empty(sum(len(share.num_frames) for share in shares), dtype)
-        for number, share in enumerate(shares):
-            columns[name][number :: len(shares)] = getattr(share, name)
-    return replace(shares[0], **columns)
+    for name, dtype in _COLUMNS.items():
+        columns[name] = np.empty(sum(len(portion.num_frames) for portion in portions), dtype)
+        for first, portion in enumerate(portions):
+            columns[name][first :: len(portions)] = getattr(portion, name)
+    return replace(portions[0], **columns)
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchKey:
-    """The shape that a batch shares; `source_frames` is None without a source."""
-
-    height: int
-    width: int
-    num_frames: int
-    source_frames: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedSample:
+class ScheduledSample:
     """Everything that decides a sample.
 
     Args:
-        dataset: its number in the mixture.
+        dataset: its index in the mixture.
         index: in the dataset.
         draw: number of the random draw; with the seed, the dataset's name and the index it decides all randomness.
         task: "edit", "text_to_video" or a pretext task.
@@ -134,97 +125,76 @@ class PlannedSample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedBatch:
-    key: BatchKey
-    samples: tuple[PlannedSample, ...]
+class ScheduledBatch:
+    bucket: Bucket
+    samples: tuple[ScheduledSample, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """Samples with their places: arrays `[n]`."""
-
-    dataset: np.ndarray
-    index: np.ndarray
-    draw: np.ndarray
-    task: np.ndarray
-    height: np.ndarray
-    width: np.ndarray
-    num_frames: np.ndarray
-    source_frames: np.ndarray  # 0 without a source
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def sample(self, row: int) -> PlannedSample:
-        return PlannedSample(
-            dataset=int(self.dataset[row]),
-            index=int(self.index[row]),
-            draw=int(self.draw[row]),
-            task=self.task[row],
-            size=(int(self.height[row]), int(self.width[row])),
-            num_frames=int(self.num_frames[row]),
-        )
-
-    def key(self, row: int) -> BatchKey:
-        return BatchKey(
-            height=int(self.height[row]),
-            width=int(self.width[row]),
-            num_frames=int(self.num_frames[row]),
-            source_frames=int(self.source_frames[row]) or None,
-        )
+# A sample with its bucket and its task, in an array: a line of 64 bytes, so that epochs of millions of samples fit.
+_LINE = np.dtype(
+    [
+        *((name, np.int64) for name in ("dataset", "index", "draw")),
+        ("task", object),
+        *((name, np.int64) for name in ("height", "width", "num_frames", "source_frames")),  # 0 without a source
+    ]
+)
 
 
-class EpochPlan(Sequence[PlannedBatch]):
-    """The batches of one epoch, made on demand from arrays: millions of samples take little memory."""
+def _sample(line: Any) -> ScheduledSample:
+    dataset, index, draw, task, height, width, num_frames, _ = line.tolist()
+    return ScheduledSample(
+        dataset=dataset, index=index, draw=draw, task=task, size=(height, width), num_frames=num_frames
+    )
 
-    def __init__(self, assignment: Assignment, order: np.ndarray, bounds: np.ndarray):
-        self.assignment, self.order, self.bounds = assignment, order, bounds
+
+class EpochSchedule(Sequence[ScheduledBatch]):
+    """The batches of one epoch, made on demand from an array: millions of samples take little memory."""
+
+    def __init__(self, lines: np.ndarray, bounds: np.ndarray):
+        self._lines, self._bounds = lines, bounds
 
     def __len__(self) -> int:
-        return len(self.bounds)
+        return len(self._bounds)
 
-    def __getitem__(self, number: int) -> PlannedBatch:  # pyright: ignore[reportIncompatibleMethodOverride] (no slices)
-        start, stop = self.bounds[number]
-        rows = self.order[start:stop]
-        return PlannedBatch(
-            key=self.assignment.key(rows[0]), samples=tuple(self.assignment.sample(row) for row in rows)
-        )
+    def __getitem__(self, number: int) -> ScheduledBatch:  # pyright: ignore[reportIncompatibleMethodOverride] (no slices)
+        start, stop = self._bounds[number]
+        lines = self._lines[start:stop]
+        *_, height, width, num_frames, source_frames = lines[0].tolist()
+        bucket = Bucket(height=height, width=width, num_frames=num_frames, source_frames=source_frames or None)
+        return ScheduledBatch(bucket=bucket, samples=tuple(map(_sample, lines)))
 
 
-def plan_epoch(tables: Sequence[DatasetTable], config: BatchConfig, epoch: int) -> EpochPlan:
+def schedule_epoch(tables: Sequence[DatasetTable], config: BatchConfig, epoch: int) -> EpochSchedule:
     """All batches of an epoch, in their order.
 
     Raises:
         UserError: for a clip shorter than every bucket.
     """
-    # 1. Which samples, and the place of each
-    parts = [
-        assign(table, config, number, indices, draw)
-        for number, table in enumerate(tables)
-        for indices, draw in epoch_draws(table, config, epoch)
-    ]
-    assignment = Assignment(
-        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])}
+    # 1. Which samples, and the bucket and task of each
+    lines = np.concatenate(
+        [
+            _lines(table, config, number, indices, draw)
+            for number, table in enumerate(tables)
+            for indices, draw in _draws(table, config, epoch)
+        ]
     )
 
-    # 2. Shuffle, then gather what shares a shape
-    generator = np.random.default_rng((config.seed, ORDER, epoch))
-    order = generator.permutation(len(assignment))
-    shapes = (assignment.height, assignment.width, assignment.num_frames, assignment.source_frames)
+    # 2. Shuffle, then gather what shares a bucket: the sort is stable, so that the samples of a bucket stay shuffled
+    generator = np.random.default_rng((config.seed, _ORDER, epoch))
+    lines = lines[generator.permutation(len(lines))]
+    shapes = [lines[name] for name in ("height", "width", "num_frames", "source_frames")]
     groups = np.ravel_multi_index(shapes, [column.max(initial=0) + 1 for column in shapes])
-    order = order[np.argsort(groups[order], kind="stable")]
+    order = np.argsort(groups, kind="stable")
 
-    # 3. Cut into batches, and shuffle those
-    bounds = _cut(groups[order], np.where(assignment.num_frames[order] == 1, *_batch_sizes(config)))
-    return EpochPlan(assignment, order, generator.permutation(bounds))
-
-
-def _batch_sizes(config: BatchConfig) -> tuple[int, int]:
-    return config.image_batch_size, config.video_batch_size
+    # 3. Cut into batches, and shuffle those: the sizes of an epoch come mixed, although each batch has one
+    lines = lines[order]
+    sizes = np.where(lines["num_frames"] == 1, config.image_batch_size, config.video_batch_size)
+    return EpochSchedule(lines, generator.permutation(_cut(groups[order], sizes)))
 
 
 def _cut(groups: np.ndarray, batch_sizes: np.ndarray) -> np.ndarray:
     """(start, stop) `[b, 2]` of batches within runs of equal group; the last of a run may be smaller."""
+    # A run of one group holds pictures alone or videos alone, so its first sample has its batch size.
     starts = np.flatnonzero(np.diff(groups, prepend=-1))
     stops = np.append(starts, len(groups))[1:]
     pieces = [np.empty((0, 2), dtype=np.int64)]  # an epoch may hold nothing of a small dataset
@@ -234,35 +204,37 @@ def _cut(groups: np.ndarray, batch_sizes: np.ndarray) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def epoch_draws(table: DatasetTable, config: BatchConfig, epoch: int) -> list[tuple[np.ndarray, int]]:
+def _draws(table: DatasetTable, config: BatchConfig, epoch: int) -> list[tuple[np.ndarray, int]]:
     """(indices, number of the draw) for every pass over a dataset, or part of it, in an epoch."""
+    # A weight of 1.7 is one pass over everything and 0.7 of one. Passes are numbered through all epochs, so that no two
+    # draw the same crops and tasks.
     size = len(table.num_frames)
-    whole, share = math.floor(table.weight), table.weight - math.floor(table.weight)
+    whole = math.floor(table.weight)
+    fraction = table.weight - whole
     passes = [np.arange(size) for _ in range(whole)]
-    if share:
+    if fraction:
         # One fixed permutation for all epochs; each takes up where the one before stopped.
-        rotation = np.random.default_rng((config.seed, ROTATION, _number(table.name))).permutation(size)
-        start, stop = math.floor(epoch * share * size), math.floor((epoch + 1) * share * size)
+        rotation = np.random.default_rng((config.seed, _ROTATION, _number(table.name))).permutation(size)
+        start, stop = math.floor(epoch * fraction * size), math.floor((epoch + 1) * fraction * size)
         passes.append(rotation[np.arange(start, stop) % size])
     draws = [epoch * math.ceil(table.weight) + number for number in range(len(passes))]
-    return list(zip(passes, [variant(draw, config) for draw in draws], strict=True))
+    return list(zip(passes, [_variant(draw, config) for draw in draws], strict=True))
 
 
-def variant(draw: int, config: BatchConfig) -> int:
+def _variant(draw: int, config: BatchConfig) -> int:
     return draw if config.pretext_variants is None else draw % config.pretext_variants
 
 
-def planned_variants(
-    tables: Sequence[DatasetTable], config: BatchConfig, share: int = 0, of: int = 1
-) -> Iterator[PlannedSample]:
-    """Every sample in all of its `pretext_variants`; of each pass over a dataset every `of`-th from `share` on."""
+def scheduled_variants(
+    tables: Sequence[DatasetTable], config: BatchConfig, first: int = 0, of: int = 1
+) -> Iterator[ScheduledSample]:
+    """Every sample in all of its `pretext_variants`; of each pass over a dataset every `of`-th from `first` on."""
     for number, table in enumerate(tables):
         for draw in range(config.pretext_variants or 0):
-            assignment = assign(table, config, number, np.arange(len(table.num_frames)), draw)
-            yield from map(assignment.sample, range(share, len(assignment), of))
+            yield from map(_sample, _lines(table, config, number, np.arange(len(table.num_frames)), draw)[first::of])
 
 
-def assign(table: DatasetTable, config: BatchConfig, number: int, indices: np.ndarray, draw: int) -> Assignment:
+def _lines(table: DatasetTable, config: BatchConfig, number: int, indices: np.ndarray, draw: int) -> np.ndarray:
     """Buckets and tasks of the samples `indices` of dataset `number` in one draw.
 
     Raises:
@@ -277,18 +249,13 @@ def assign(table: DatasetTable, config: BatchConfig, number: int, indices: np.nd
         )
     sizes = np.array(config.buckets.sizes)[config.buckets.nearest_size(table.height[indices], table.width[indices])]
     # Drawn for the whole dataset, so that a sample's task depends on nothing but its own index.
-    uniform = np.random.default_rng((config.seed, TASKS, _number(table.name), draw)).random(len(table.num_frames))
-    task = _tasks(uniform[indices], num_frames, table.has_source[indices], config.pretext)
-    return Assignment(
-        dataset=np.full(len(indices), number),
-        index=indices,
-        draw=np.full(len(indices), draw),
-        task=task,
-        height=sizes[:, 0],
-        width=sizes[:, 1],
-        num_frames=num_frames,
-        source_frames=_source_frames(task, num_frames),
-    )
+    uniform = np.random.default_rng((config.seed, _TASKS, _number(table.name), draw)).random(len(table.num_frames))
+    lines = np.empty(len(indices), _LINE)
+    lines["dataset"], lines["index"], lines["draw"], lines["num_frames"] = number, indices, draw, num_frames
+    lines["height"], lines["width"] = sizes.T
+    lines["task"] = _tasks(uniform[indices], num_frames, table.has_source[indices], config.pretext)
+    lines["source_frames"] = _source_frames(lines["task"], num_frames)
+    return lines
 
 
 def _tasks(uniform: np.ndarray, num_frames: np.ndarray, has_source: np.ndarray, pretext: bool) -> np.ndarray:
@@ -315,7 +282,7 @@ def _number(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
-def sample_seed(config: BatchConfig, name: str, planned: PlannedSample) -> int:
+def sample_seed(config: BatchConfig, name: str, scheduled: ScheduledSample) -> int:
     """Seed of a sample's own generator."""
-    text = f"{config.seed}/{name}/{planned.draw}/{planned.index}"
+    text = f"{config.seed}/{name}/{scheduled.draw}/{scheduled.index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")

@@ -1,7 +1,7 @@
-"""Batches of one shape, in a fixed order, from any place in any epoch, on any number of ranks and workers.
+"""Batches of one bucket, in a fixed order, from any point of any epoch, on any number of ranks and workers.
 
 torchdata's `StatefulDataLoader` is not used: its state cannot be loaded with another number of workers (0.11 fails on
-an assertion). Here a batch is decided by its number in the epoch's plan alone, so (epoch, batches done) is all the
+an assertion). Here a batch is decided by its number in the epoch's schedule alone, so (epoch, batches done) is all the
 state there is, and PyTorch's own loader fetches ahead.
 """
 
@@ -12,57 +12,78 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
 from ..system.errors import UserError
 from ..system.workers import end_with_parent
-from .batch import Batch, EncodedBatch, Step, collate, collate_encoded
 from .cache import LatentCache
+from .datasets import ManifestDataset
 from .epoch import (
     BatchConfig,
     DatasetTable,
-    EpochPlan,
-    PlannedBatch,
-    PlannedSample,
+    EpochSchedule,
+    ScheduledBatch,
+    ScheduledSample,
     WeightedDataset,
-    plan_epoch,
-    planned_variants,
+    sample_seed,
+    schedule_epoch,
+    scheduled_variants,
     tabulate,
 )
-from .samples import load_sample, sample_recipe
+from .pretext import PROMPTS, TRANSFORMS, task_prompt
+from .samples import Batch, Recipe, Sample, collate
 
 
-@dataclass(frozen=True, kw_only=True)
-class RankShare:
-    """Samples of one rank in a step."""
+def load_sample(weighted: WeightedDataset, scheduled: ScheduledSample, config: BatchConfig) -> Sample:
+    """With its pretext task: the source is disturbed, the target is not (paper section 3.3)."""
+    generator = torch.Generator().manual_seed(sample_seed(config, weighted.name, scheduled))
+    sample = weighted.dataset.load(scheduled.index, scheduled.size, scheduled.num_frames, generator)
+    sample = replace(sample, name=f"{weighted.name}/{sample.name}")
+    if (task := scheduled.task) not in PROMPTS:
+        return sample
+    source, prompt = TRANSFORMS[task](sample.target, generator), task_prompt(task, sample.prompt)
+    return replace(sample, source=source, prompt=prompt, task=task)
 
-    samples: tuple[PlannedSample, ...]
-    is_filler: bool
+
+def sample_recipe(weighted: WeightedDataset, scheduled: ScheduledSample, config: BatchConfig) -> Recipe:
+    """Of what `load_sample` gives. Raises ValueError for a dataset that does not know its samples beforehand."""
+    dataset = weighted.dataset
+    if not isinstance(dataset, ManifestDataset):
+        raise ValueError(f"only datasets of files can be cached, not {type(dataset).__name__}; write it to files first")
+    seed = sample_seed(config, weighted.name, scheduled)
+    generator = torch.Generator().manual_seed(seed)
+    recipe = dataset.recipe(scheduled.index, scheduled.size, scheduled.num_frames, generator)
+    recipe = replace(recipe, name=f"{weighted.name}/{recipe.name}")
+    if (task := scheduled.task) not in PROMPTS:
+        return recipe
+    source, prompt = {**recipe.target, "pretext": task, "seed": seed}, task_prompt(task, recipe.prompt)
+    return replace(recipe, source=source, prompt=prompt, task=task)
 
 
-def share_of(batch: PlannedBatch, rank: int, world_size: int) -> RankShare:
-    """Every rank takes each `world_size`-th sample; one that would be left without takes a filler."""
+def portion_of(batch: ScheduledBatch, rank: int, world_size: int) -> tuple[tuple[ScheduledSample, ...], bool]:
+    """Every rank takes each `world_size`-th sample; one that would be left without takes a filler, which is said."""
     samples = batch.samples[rank::world_size]
-    return RankShare(samples=samples or batch.samples[:1], is_filler=not samples)
+    return samples or batch.samples[:1], not samples
 
 
 class BatchLoader:
     """Iterating gives the rest of the current epoch, then moves on to the next; `state_dict` says where it is.
 
-    What counts as done is what was handed out, not what workers fetched ahead. Ranks take disjoint shares of every
-    step and have the same shape and number of steps, as sharded training needs; the sizes of their shares differ by
-    one at most.
+    What counts as done is what was handed out, not what workers fetched ahead. Ranks take disjoint portions of
+    every batch and have the same bucket and number of batches, as sharded training needs; the sizes of their portions
+    differ by one at most.
 
     Args:
         datasets: the mixture.
         config: how samples become batches.
         rank, world_size: this process among those that train together.
         num_workers: processes that fetch ahead; 0 loads in this one.
-        prefetch_factor: shares of a step that each of them holds ready, in shared memory.
+        prefetch_factor: portions of a batch that each of them holds ready, in shared memory.
         cache: gives encoded batches instead of pixels; it must hold every sample in all its `pretext_variants`.
         tables: of the datasets, where they are known already.
         pin_memory: hand pixels over where a GPU reads them without waiting.
@@ -106,8 +127,8 @@ class BatchLoader:
 
     def _check_cache(self, cache: LatentCache) -> None:
         """Raises UserError unless it holds this rank's part of all samples."""
-        planned = planned_variants(self.tables, self.config, self.rank, self.world_size)
-        recipes = (sample_recipe(self.datasets[one.dataset], one, self.config) for one in planned)
+        scheduled = scheduled_variants(self.tables, self.config, self.rank, self.world_size)
+        recipes = (sample_recipe(self.datasets[one.dataset], one, self.config) for one in scheduled)
         lacking = [bool(cache.missing(recipe)) for recipe in recipes]
         if any(lacking):
             raise UserError(
@@ -115,16 +136,16 @@ class BatchLoader:
                 f"by 'sama data cache' with the same recipe and --set values"
             )
 
-    def plan(self) -> EpochPlan:
+    def schedule(self) -> EpochSchedule:
         """Of the current epoch."""
-        return plan_epoch(self.tables, self.config, self.epoch)
+        return schedule_epoch(self.tables, self.config, self.epoch)
 
-    def __iter__(self) -> Iterator[Batch | EncodedBatch]:
-        plan = self.plan()
+    def __iter__(self) -> Iterator[Batch]:
+        schedule = self.schedule()
         batches = DataLoader(
-            _EpochBatches(self, plan),
+            _EpochBatches(self, schedule),
             batch_size=None,
-            sampler=range(self.batches_done, len(plan)),
+            sampler=range(self.batches_done, len(schedule)),
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             collate_fn=_as_it_is,
@@ -143,7 +164,7 @@ class BatchLoader:
         return {"epoch": self.epoch, "batches_done": self.batches_done, "mixture": self._fingerprint()}
 
     def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go on from there; ranks and workers may be others.
+        """Continue from there; ranks and workers may be others.
 
         Raises:
             UserError: if datasets, weights, batch sizes or seed are not those of the state.
@@ -156,7 +177,7 @@ class BatchLoader:
         self.epoch, self.batches_done = int(state["epoch"]), int(state["batches_done"])
 
     def _fingerprint(self) -> str:
-        """sha256 of all that decides a plan."""
+        """sha256 of all that decides a schedule."""
         digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
         for table in self.tables:
             digest.update(f"{table.name} {table.weight!r}".encode())
@@ -168,25 +189,24 @@ class BatchLoader:
 class _EpochBatches(Dataset):
     """A rank's batches of one epoch by number."""
 
-    def __init__(self, loader: BatchLoader, plan: EpochPlan):
-        self.loader, self.plan = loader, plan
+    def __init__(self, loader: BatchLoader, schedule: EpochSchedule):
+        self.loader, self.schedule = loader, schedule
 
-    def __getitem__(self, number: int) -> Batch | EncodedBatch | UserError:
-        planned = self.plan[number]
-        share = share_of(planned, self.loader.rank, self.loader.world_size)
-        step = Step(shape=planned.key, num_global=len(planned.samples), is_filler=share.is_filler)
+    def __getitem__(self, number: int) -> Batch | UserError:
+        scheduled = self.schedule[number]
+        portion, is_filler = portion_of(scheduled, self.loader.rank, self.loader.world_size)
         try:
-            return self._load(share, step)
+            samples = [self._load(one) for one in portion]
         except UserError as error:
             # Handed over as a value: what a worker raises arrives with its whole traceback for a message.
             return error
+        return collate(samples, bucket=scheduled.bucket, num_global=len(scheduled.samples), is_filler=is_filler)
 
-    def _load(self, share: RankShare, step: Step) -> Batch | EncodedBatch:
-        datasets, config, cache = self.loader.datasets, self.loader.config, self.loader.cache
+    def _load(self, scheduled: ScheduledSample) -> Sample:
+        weighted, config, cache = self.loader.datasets[scheduled.dataset], self.loader.config, self.loader.cache
         if cache is None:
-            return collate([load_sample(datasets[one.dataset], one, config) for one in share.samples], step)
-        recipes = [sample_recipe(datasets[one.dataset], one, config) for one in share.samples]
-        return collate_encoded([cache.read(recipe) for recipe in recipes], step)
+            return load_sample(weighted, scheduled, config)
+        return cache.read(sample_recipe(weighted, scheduled, config))
 
 
 def _leave_signals_to_the_run(_: int) -> None:

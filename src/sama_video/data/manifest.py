@@ -4,6 +4,8 @@ A manifest is CSV (see `delimited.py`), JSON, JSONL or Parquet, a local file or 
 the names of known columns do not matter. Whatever its columns are called, a `Row` has
 this project's names: `src_video, tgt_video, prompt`, and where known `id, type, task, ref_image, mask`. An image in a
 video column is a clip of one frame. `LAYOUTS` lists what other tools call these; `choose_layout` holds the rule.
+
+The readers are ours, since those of pyarrow and pandas guess types (an id 007 becomes 7) and do not name a broken line.
 """
 
 import contextlib
@@ -34,8 +36,8 @@ FIELDS = ("id", "src_video", "tgt_video", "prompt", "type", "task", "ref_image",
 EDIT_PAIR = ("src_video", "tgt_video", "prompt")
 CAPTIONED = ("tgt_video", "prompt")
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-ID_DIGITS = 8
-BATCH_ROWS = 16384
+_ID_DIGITS = 8
+_BATCH_ROWS = 16384
 MAP_OPTION = "`column_map` "
 # What a row says of its target; `datasets.py` believes it.
 SHAPE_COLUMNS = ("num_frames", "height", "width")
@@ -46,7 +48,7 @@ class Row:
     """One pair. Media are absolute local paths or fsspec URLs; what a manifest leaves empty is None.
 
     Args:
-        id: as given, or the row's number from 1 on in `ID_DIGITS` digits.
+        id: as given, or the row's number from 1 on in `_ID_DIGITS` digits.
         src_video: to edit; None for plain captioned clips.
         tgt_video: the edited one; None where an edit is still to be made.
         prompt: the instruction, for captioned clips the caption.
@@ -69,9 +71,9 @@ class Row:
 
 
 INSTRUCTIONS = ("prompt", "instruction", "edit_instruction", "text")
-CAPTIONS = ("caption", "prompt", "text")
+_CAPTIONS = ("caption", "prompt", "text")
 # The same everywhere, so a layout names them only where it differs.
-COMMON_COLUMNS = {"id": ("id",), "type": ("type",), "task": ("task",), "ref_image": ("ref_image",), "mask": ("mask",)}
+_COMMON_COLUMNS = {"id": ("id",), "type": ("type",), "task": ("task",), "ref_image": ("ref_image",), "mask": ("mask",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ class Layout:
         """The columns of `available` for each field that has any."""
         available = set(available)
         found = {}
-        for name, columns in {**COMMON_COLUMNS, **self.columns}.items():
+        for name, columns in {**_COMMON_COLUMNS, **self.columns}.items():
             present = tuple(column for column in columns if column in available)
             if present:
                 found[name] = present if name in MEDIA_FIELDS else present[:1]
@@ -161,7 +163,7 @@ LAYOUTS = (
         name="captioned clips",
         columns={
             "tgt_video": ("video", "video_path", "media_path", "file_path", "image", "image_path"),
-            "prompt": CAPTIONS,
+            "prompt": _CAPTIONS,
         },
     ),
 )
@@ -200,7 +202,7 @@ def choose_layout(
 
 
 def _aliases(name: str, layouts: Sequence[Layout]) -> list[str]:
-    tables = [{**COMMON_COLUMNS, **layout.columns} for layout in layouts]
+    tables = [{**_COMMON_COLUMNS, **layout.columns} for layout in layouts]
     return list(dict.fromkeys(column for table in tables for column in table.get(name, ())))
 
 
@@ -209,7 +211,7 @@ class Manifest(Sequence[Row]):
 
     Args:
         table: the columns `FIELDS`, media as written in the manifest, then the extra ones; null where empty.
-        root: folder or URL that relative media lie in.
+        root: folder or URL of relative media.
     """
 
     def __init__(self, table: pa.Table, root: str):
@@ -232,7 +234,7 @@ class Manifest(Sequence[Row]):
         return self._row({name: self.table[name][index].as_py() for name in self.table.column_names})
 
     def __iter__(self) -> Iterator[Row]:
-        for batch in self.table.to_batches(max_chunksize=BATCH_ROWS):
+        for batch in self.table.to_batches(max_chunksize=_BATCH_ROWS):
             yield from map(self._row, batch.to_pylist())
 
     def where(self, keep: pa.ChunkedArray | pa.Array) -> "Manifest":
@@ -262,7 +264,7 @@ def read_manifest(
     Args:
         path: CSV, JSON (a list of objects, or an object that holds one list), JSONL or Parquet; local or an fsspec URL.
         column_map: field -> column, above what the layouts say.
-        root: folder or URL of relative media; by default where the manifest lies.
+        root: folder or URL of relative media; by default the manifest's.
         required: fields that must have a column. A row may still leave one empty, see `check.py`.
         layouts: whose names for columns to try.
         map_option: as in `choose_layout`.
@@ -303,9 +305,9 @@ def _with_known_names(table: pa.Table, layouts: Sequence[Layout], path: str) -> 
     known = _known_names(layouts)
     spelling = {_plain(name): name for name in sorted(known)}
     names = [name if name in known else spelling.get(_plain(name), name) for name in table.column_names]
-    for place, name in enumerate(names):
-        if (first := names.index(name)) < place:
-            two = f"{table.column_names[first]!r} and {table.column_names[place]!r}"
+    for index, name in enumerate(names):
+        if (first := names.index(name)) < index:
+            two = f"{table.column_names[first]!r} and {table.column_names[index]!r}"
             raise UserError(f"cannot read the manifest {path}: its columns {two} have one meaning; rename one")
     return table.rename_columns(names)
 
@@ -333,7 +335,7 @@ def _in_our_names(table: pa.Table, found: Mapping[str, tuple[str, ...]]) -> pa.T
     for name in FIELDS:
         sources = [table[column] for column in found.get(name, ())]
         columns[name] = pc.coalesce(*sources) if sources else pa.nulls(table.num_rows, pa.large_string())
-    numbers = pa.array([f"{number:0{ID_DIGITS}d}" for number in range(1, table.num_rows + 1)], pa.large_string())
+    numbers = pa.array([f"{number:0{_ID_DIGITS}d}" for number in range(1, table.num_rows + 1)], pa.large_string())
     columns["id"] = pc.coalesce(columns["id"], numbers)
     for column in table.column_names:
         name = column
@@ -413,7 +415,7 @@ def _read_parquet(file: IO[bytes]) -> pa.Table:
     content = pq.ParquetFile(file)
     # Columns of bytes hold media themselves; a manifest names files.
     texts = [column.name for column in content.schema_arrow if not _holds_bytes(column.type)]
-    batches = content.iter_batches(BATCH_ROWS, columns=texts)
+    batches = content.iter_batches(_BATCH_ROWS, columns=texts)
     return _table_of(itertools.chain.from_iterable(batch.to_pylist() for batch in batches))
 
 
@@ -435,7 +437,7 @@ READERS: dict[str, Callable[[IO[bytes]], pa.Table]] = {
 def _table_of(records: Iterator[dict]) -> pa.Table:
     """Records batch by batch, so the Python objects of one batch only are alive at a time."""
     tables = []
-    while batch := list(itertools.islice(records, BATCH_ROWS)):
+    while batch := list(itertools.islice(records, _BATCH_ROWS)):
         names = dict.fromkeys(name for record in batch for name in record)
         columns = {name: [_as_text(record.get(name)) for record in batch] for name in names}
         tables.append(pa.table({name: _texts(values) for name, values in columns.items()}))
@@ -468,8 +470,8 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
         ValueError: for an extra column with a field's name.
     """
     path = Path(path)
-    if path.suffix.lower() not in WRITERS:
-        raise UserError(f"cannot write a manifest as {path.name}; use one of {', '.join(WRITERS)}")
+    if path.suffix.lower() not in _WRITERS:
+        raise UserError(f"cannot write a manifest as {path.name}; use one of {', '.join(_WRITERS)}")
     inside = os.path.join(os.path.dirname(os.path.abspath(path)), "")
     table = _table_of(_record(row, inside) for row in rows)
     always = ("id", *EDIT_PAIR)
@@ -478,7 +480,7 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
     nulls = pa.nulls(table.num_rows, pa.large_string())
     columns = {name: table[name] if name in table.column_names else nulls for name in order}
     with written_aside(path) as aside:
-        WRITERS[path.suffix.lower()](pa.table(columns), aside)
+        _WRITERS[path.suffix.lower()](pa.table(columns), aside)
 
 
 def _record(row: Row, inside: str) -> dict[str, str]:
@@ -497,20 +499,20 @@ def _write_csv(table: pa.Table, path: Path) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(table.column_names)
-        for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
             writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
 def _write_jsonl(table: pa.Table, path: Path) -> None:
     with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+        for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
             for record in batch.to_pylist():
                 # Readers look for the columns of a pair even where every row leaves one empty.
                 given = {name: value for name, value in record.items() if value is not None or name in EDIT_PAIR}
                 file.write(json.dumps(given, ensure_ascii=False) + "\n")
 
 
-WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
+_WRITERS: dict[str, Callable[[pa.Table, Path], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
     ".parquet": pq.write_table,
@@ -553,7 +555,7 @@ def resolve(media: str, root: str) -> str:
 
 
 def folder_of(path: str) -> str:
-    """Where a file or URL lies, absolute."""
+    """The folder of a file or URL, absolute."""
     return path.split("?")[0].rsplit("/", 1)[0] if is_url(path) else os.path.dirname(os.path.abspath(path))
 
 

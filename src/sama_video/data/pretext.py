@@ -22,8 +22,8 @@ PROMPTS = {
 }
 # Section 4.1; the first is plain text-to-video, without a source.
 SAMPLING_WEIGHTS = {TEXT_TO_VIDEO: 1, "cube_inpainting": 2, "speed_perturbation": 3, "tube_shuffle": 4}
-MASKED_SHARE = 0.3
-SPEED = 2
+_MASKED_FRACTION = 0.3
+_SPEED = 2
 
 
 def cube_inpainting(video: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -33,7 +33,7 @@ def cube_inpainting(video: torch.Tensor, generator: torch.Generator) -> torch.Te
         ValueError: for a single frame.
     """
     num_frames = _check_moves(video, "cube inpainting")
-    length = max(1, round(MASKED_SHARE * num_frames))
+    length = max(1, round(_MASKED_FRACTION * num_frames))
     start = int(torch.randint(1, num_frames - length + 1, (), generator=generator))
     disturbed = _new(video, num_frames)
     disturbed[:start] = video[:start]
@@ -49,16 +49,16 @@ def speed_perturbation(video: torch.Tensor, generator: torch.Generator | None = 
         ValueError: for a clip of which a single frame would remain.
     """
     num_frames = _check_moves(video, "speed perturbation")
-    kept = sped_up_num_frames(num_frames)
+    kept = _sped_up_num_frames(num_frames)
     if kept == 1:
         raise ValueError(f"speed perturbation leaves a single frame of {num_frames}; use a clip of 9 frames or more")
-    return _new(video, kept).copy_(video[: kept * SPEED : SPEED])
+    return _new(video, kept).copy_(video[: kept * _SPEED : _SPEED])
 
 
 def tube_shuffle(video: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Tubes of a 2 x 2 x 2 grid over time, height and width trade places at random.
+    """Tubes of a 2 x 2 x 2 grid over time, height and width change positions at random.
 
-    A side that does not divide is cut into halves that differ by one, and only tubes of equal size trade places, so
+    A side that does not divide is cut into halves that differ by one, and only tubes of equal size change positions, so
     every voxel survives: with 4k+1 frames the four tubes of each half of the time are shuffled among themselves.
 
     Raises:
@@ -74,8 +74,8 @@ def tube_shuffle(video: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     shuffled = _new(video, len(video))
     moves = []
     for group in groups:
-        for place, origin in zip(group, torch.randperm(len(group), generator=generator).tolist(), strict=True):
-            moves.append((shuffled[place], video[group[origin]]))
+        for tube, origin in zip(group, torch.randperm(len(group), generator=generator).tolist(), strict=True):
+            moves.append((shuffled[tube], video[group[origin]]))
     # Frame by frame, not tube by tube: memory just touched for one tube is still in the cache for its neighbour.
     for offset in range(len(moves[0][0])):
         for new, old in moves:
@@ -83,7 +83,7 @@ def tube_shuffle(video: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     return shuffled
 
 
-Tube = tuple[slice, ...]
+_Tube = tuple[slice, ...]
 
 
 def _check_moves(video: torch.Tensor, task: str) -> int:
@@ -109,7 +109,7 @@ def _halves(length: int) -> tuple[slice, slice]:
     return slice(0, middle), slice(middle, length)
 
 
-def _equal_tubes(halves: Sequence[tuple[slice, slice]]) -> list[list[Tube]]:
+def _equal_tubes(halves: Sequence[tuple[slice, slice]]) -> list[list[_Tube]]:
     """The eight tubes, grouped by size."""
     groups = defaultdict(list)
     for tube in itertools.product(*halves):
@@ -124,31 +124,31 @@ TRANSFORMS: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] =
 }
 
 
-def sped_up_num_frames(num_frames: int) -> int:
+def _sped_up_num_frames(num_frames: int) -> int:
     """Frames (4k+1) of a clip at twice its speed."""
-    return neighbouring_num_frames(-(-num_frames // SPEED))[0]
+    return neighbouring_num_frames(-(-num_frames // _SPEED))[0]
 
 
 def source_num_frames(task: str, num_frames: int) -> int | None:
     """Frames of the source of a text-to-video sample of `num_frames`, None for no source."""
     if task == TEXT_TO_VIDEO:
         return None
-    return sped_up_num_frames(num_frames) if task == "speed_perturbation" else num_frames
+    return _sped_up_num_frames(num_frames) if task == "speed_perturbation" else num_frames
 
 
 def possible_tasks(num_frames: int) -> tuple[str, ...]:
     """Tasks that apply to a clip of `num_frames`: an image has no motion, a short clip no double speed."""
     if num_frames == 1:
         return (TEXT_TO_VIDEO,)
-    too_short = sped_up_num_frames(num_frames) == 1
+    too_short = _sped_up_num_frames(num_frames) == 1
     return tuple(task for task in SAMPLING_WEIGHTS if not (too_short and task == "speed_perturbation"))
 
 
 def sample_tasks(uniform: np.ndarray, num_frames: int) -> np.ndarray:
     """Task names for draws from [0, 1): in the ratio 1:2:3:4 of section 4.1, among those possible at `num_frames`."""
     tasks = possible_tasks(num_frames)
-    shares = np.cumsum([SAMPLING_WEIGHTS[task] for task in tasks], dtype=np.float64)
-    return np.array(tasks, dtype=object)[np.searchsorted(shares / shares[-1], uniform, side="right")]
+    bounds = np.cumsum([SAMPLING_WEIGHTS[task] for task in tasks], dtype=np.float64)
+    return np.array(tasks, dtype=object)[np.searchsorted(bounds / bounds[-1], uniform, side="right")]
 
 
 def task_prompt(task: str, caption: str) -> str:

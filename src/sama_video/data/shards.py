@@ -1,7 +1,8 @@
 """A folder of tensors by key: safetensors shards that stream, written aside by any number of processes at once.
 
 Shards never change once they are there and have names of their own, so writers do not meet. A shard's header lists its
-keys; `index.json` repeats them so that opening a large store need not read every header, and may lag behind.
+keys; `index.json` repeats them so that opening a large store need not read every header, and may lag behind. By hand,
+since safetensors has no store of many files, and WebDataset's is read in order, not by key.
 """
 
 import json

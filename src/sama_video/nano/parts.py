@@ -95,8 +95,8 @@ def train_tokenizer(
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     engine = engine or Engine()
-    plans = (engine.plan(index) for index in range(num_samples // 2))
-    corpus = (text for plan in plans for text in (plan.instruction, plan.target_caption))
+    drafts = (engine.draft(index) for index in range(num_samples // 2))
+    corpus = (text for draft in drafts for text in (draft.instruction, draft.target_caption))
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -149,7 +149,7 @@ def fit_linear_codec(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 
     products = torch.zeros(PATCH_VALUES, PATCH_VALUES, dtype=torch.float64)
     count = 0
     for index in range(num_clips):
-        sample = engine.sample(index, 9, 128, 128)
+        sample = engine.pair(index, 9, 128, 128)
         clip = as_tensor(sample.target if index % 2 else sample.source)
         patches = vae.patchify((clip * 2 - 1).transpose(0, 1)[None]).reshape(-1, PATCH_VALUES).double()
         total += patches.sum(dim=0)
@@ -200,7 +200,7 @@ def train_decoder(
         rng = random.Random(step)
         shape = rng.choice(((5, 128, 128), (5, 112, 144), (5, 96, 176), (1, 128, 128)))
         size = batch_size if shape[0] > 1 else 2 * batch_size
-        samples = [engine.sample(step * MAX_BATCH + number, *shape) for number in range(size)]
+        samples = [engine.pair(step * MAX_BATCH + number, *shape) for number in range(size)]
         sides = [*(one.source for one in samples[::2]), *(one.target for one in samples[1::2])]
         clips = torch.stack([as_tensor(side) for side in sides])
         with torch.no_grad():
@@ -224,7 +224,7 @@ def codec_psnr(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 60) ->
     """Mean PSNR in dB of encoding and decoding clips of 9 frames at 128x128."""
     scores = []
     for index in range(num_clips):
-        video = (as_tensor(engine.sample(index, 9, 128, 128).source) * 2 - 1).transpose(0, 1)[None]
+        video = (as_tensor(engine.pair(index, 9, 128, 128).source) * 2 - 1).transpose(0, 1)[None]
         decoded = vae.decode(vae.encode(video).latent_dist.mode()).sample
         scores.append(float(-10 * torch.log10(((decoded - video) / 2).square().mean())))
     return float(np.mean(scores))

@@ -64,7 +64,7 @@ def draw_pairs(engine: Engine, first: int, count: int) -> tuple[np.ndarray, list
     """Pictures uint8 `[2 * count, IMAGE_SIZE, IMAGE_SIZE, 3]` before and after edits, and their captions."""
     pictures, captions = [], []
     for index in range(first, first + count):
-        sample = engine.sample(index, 1, IMAGE_SIZE, IMAGE_SIZE)
+        sample = engine.pair(index, 1, IMAGE_SIZE, IMAGE_SIZE)
         pictures += [sample.source[0], sample.target[0]]
         captions += [sample.caption, sample.target_caption]
     return np.stack(pictures), captions

@@ -1,7 +1,7 @@
-"""What lies behind the objects: moving procedural textures, and the named places that a background change leads to.
+"""What is behind the objects: moving procedural textures, and named backdrops, which a background change puts there.
 
-Lengths are in units: `UNITS` to the frame's short side, whole numbers throughout. F frames, H W pixels.
-A split has texture recipes of its own. Named places stand still and are words like colours are: all splits share them.
+Lengths are in units: `_UNITS` to the frame's short side, whole numbers throughout. F frames, H W pixels.
+A split has texture recipes of its own. Named backdrops stand still and are words as colours are: all splits share them.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +13,14 @@ import numpy as np
 from .draw import SINE, TURN, Draw, cosine, sine
 from .sprites import COLOURS
 
-UNITS = 1024
+_UNITS = 1024
 RGB = tuple[int, int, int]
-Field = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+_Field = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 
 def _hashed(seed: int, *values: np.ndarray | int) -> np.ndarray:
     """Well mixed uint32 of whole numbers."""
+    # Multiply and shift, as murmur's finaliser does; in uint64, masked to 32 bits, where nothing overflows.
     state = np.asarray(seed & 0xFFFFFFFF, dtype=np.uint64)
     for value in values:
         state = (state ^ (np.asarray(value).astype(np.int64) & 0xFFFFFFFF).astype(np.uint64)) * np.uint64(0x9E3779B1)
@@ -31,6 +32,8 @@ def _hashed(seed: int, *values: np.ndarray | int) -> np.ndarray:
 
 def _noise(seed: int, x: np.ndarray, y: np.ndarray, cell: int) -> np.ndarray:
     """Smooth value noise 0..255 `[H, W]` on a lattice of `cell` units; x `[1, W]`, y `[H, 1]`."""
+    # Random values on a lattice of cells, between them a smooth step 3 t^2 - 2 t^3 with t in 1 / 256: no float, whose
+    # last digit could differ between machines. Columns first, since x and y are axes and not yet a grid.
     column, row = x // cell, y // cell
     fx, fy = (x % cell) * 256 // cell, (y % cell) * 256 // cell
     fx, fy = fx * fx * (768 - 2 * fx) >> 16, fy * fy * (768 - 2 * fy) >> 16
@@ -52,9 +55,12 @@ def _distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt((x * x + y * y).astype(np.float64)).astype(np.int64)  # a correctly rounded root is exact everywhere
 
 
-def _points(seed: int, count: int, reach: int = 2 * UNITS) -> list[tuple[int, int]]:
+def _points(seed: int, count: int, reach: int = 2 * _UNITS) -> list[tuple[int, int]]:
     drawn = [_hashed(seed, index, np.array([0, 1])) % reach for index in range(count)]
     return [(int(x), int(y)) for x, y in drawn]
+
+
+# The textures: each a field of brightness, whose constants were chosen by eye so that every one covers most of 0..255.
 
 
 def _clouds(seed: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -106,7 +112,7 @@ def _bubbles(seed: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _ripples(seed: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    (px, py), (qx, qy) = _points(seed, 2, UNITS)
+    (px, py), (qx, qy) = _points(seed, 2, _UNITS)
     return (_wave(_distance(x - px, y - py) * 4) + _wave(_distance(x - qx, y - qy) * 5)) // 2
 
 
@@ -127,7 +133,7 @@ def _scales(seed: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return 230 - _distance(dx, dy) * 210 // period
 
 
-RECIPES: dict[str, dict[str, Field]] = {
+RECIPES: dict[str, dict[str, _Field]] = {
     "train": {
         "soft clouds": _clouds,
         "marble": _marble,
@@ -145,17 +151,17 @@ RECIPES: dict[str, dict[str, Field]] = {
 
 def _axes(height: int, width: int, short: int) -> tuple[np.ndarray, np.ndarray]:
     """x `[1, W]` and y `[H, 1]` of pixel centres, in units."""
-    x = (2 * np.arange(width, dtype=np.int64) + 1) * UNITS // (2 * short)
-    y = (2 * np.arange(height, dtype=np.int64) + 1) * UNITS // (2 * short)
+    x = (2 * np.arange(width, dtype=np.int64) + 1) * _UNITS // (2 * short)
+    y = (2 * np.arange(height, dtype=np.int64) + 1) * _UNITS // (2 * short)
     return x[None], y[:, None]
 
 
 def _colour_ramp(stops: Sequence[RGB]) -> np.ndarray:
     """uint8 `[256, 4]`: there and back again through the colours, so that it may turn; the last value is unused."""
     ring = np.array([*stops, *reversed(stops[:-1])], dtype=np.int64)
-    place = np.arange(256) * (len(ring) - 1)
-    low = np.minimum(place // 255, len(ring) - 2)
-    fraction = (place - low * 255)[:, None]
+    level = np.arange(256) * (len(ring) - 1)
+    low = np.minimum(level // 255, len(ring) - 2)
+    fraction = (level - low * 255)[:, None]
     colours = (ring[low] * (255 - fraction) + ring[low + 1] * fraction) // 255
     return np.concatenate([colours, np.full((256, 1), 255)], axis=1).astype(np.uint8)
 
@@ -188,9 +194,11 @@ class Texture:
 
     def frames(self, num_frames: int, height: int, width: int) -> np.ndarray:
         """uint8 `[F, H, W, 3]`."""
+        # The field is drawn once, larger than the frame by what the view moves, and every frame is cut out of it: in
+        # sixteenths of a pixel, so that a slow pan does not jump. Colours wander by a shift of the palette's index.
         short = min(height, width)
         offsets = np.array([self._offset(index, num_frames) for index in range(num_frames)])
-        offsets = (offsets * short * 16 // UNITS).astype(np.int64)
+        offsets = (offsets * short * 16 // _UNITS).astype(np.int64)
         offsets -= offsets.min(axis=0)
         margin_x, margin_y = offsets.max(axis=0) // 16 + 2
         x, y = _axes(height + int(margin_y), width + int(margin_x), short)
@@ -242,8 +250,8 @@ def _muted(colour: RGB, draw: Draw) -> RGB:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A named place: stands still and looks the same wherever it is named.
+class Backdrop:
+    """A named backdrop: stands still and looks the same wherever it is named.
 
     Args:
         phrase: with its article, for instance "a starry night sky".
@@ -253,28 +261,32 @@ class Place:
 
     def frames(self, num_frames: int, height: int, width: int) -> np.ndarray:
         """uint8 `[F, H, W, 3]`."""
-        return np.repeat(_place_picture(self.phrase, height, width)[None], num_frames, axis=0)
+        return np.repeat(_picture(self.phrase, height, width)[None], num_frames, axis=0)
 
 
 @lru_cache(maxsize=256)
-def _place_picture(phrase: str, height: int, width: int) -> np.ndarray:
+def _picture(phrase: str, height: int, width: int) -> np.ndarray:
     x, y = _axes(height, width, min(height, width))
     down = y * 256 // y.max()  # 0 at the top, 256 at the bottom, whatever the aspect ratio
-    picture = places()[phrase](x=x + 0 * y, y=y + 0 * x, down=down + 0 * x)
+    picture = backdrops()[phrase](x=x + 0 * y, y=y + 0 * x, down=down + 0 * x)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-Painter = Callable[..., np.ndarray]  # of x, y and down `[H, W]`; the latter is 0 at the top, 256 at the bottom
+_Painter = Callable[..., np.ndarray]  # of x, y and down `[H, W]`; the latter is 0 at the top, 256 at the bottom
 
 
-def _mix(low: RGB, high: RGB, share: np.ndarray) -> np.ndarray:
+def _mix(low: RGB, high: RGB, fraction: np.ndarray) -> np.ndarray:
     """From `low` at 0 to `high` at 256."""
-    share = np.clip(share, 0, 256)[..., None]
-    return (np.array(low) * (256 - share) + np.array(high) * share) // 256
+    fraction = np.clip(fraction, 0, 256)[..., None]
+    return (np.array(low) * (256 - fraction) + np.array(high) * fraction) // 256
 
 
 def _where(condition: np.ndarray, colour: RGB | np.ndarray, picture: np.ndarray) -> np.ndarray:
     return np.where(condition[..., None], np.array(colour), picture)
+
+
+# The painters of scenic backdrops: layers from the back to the front, each a condition on x, y (units from the top left
+# corner) or on `down` (the same at every aspect ratio, which horizons are given in).
 
 
 def _starry(*, x: np.ndarray, y: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -332,7 +344,7 @@ def _forest(*, x: np.ndarray, down: np.ndarray, **_: np.ndarray) -> np.ndarray:
     return _where(down > 225, (60, 50, 30), picture)
 
 
-SCENICS: dict[str, Painter] = {
+SCENICS: dict[str, _Painter] = {
     "a starry night sky": _starry,
     "a sunset over the sea": _sunset,
     "a green meadow": _meadow,
@@ -344,23 +356,23 @@ SCENICS: dict[str, Painter] = {
 }
 
 
-def _plain(colour: str) -> Painter:
+def _plain(colour: str) -> _Painter:
     return lambda x, **_: np.broadcast_to(np.array(COLOURS[colour]), (*x.shape, 3))
 
 
-def _two(first: str, second: str, is_first: Callable[..., np.ndarray]) -> Painter:
+def _two(first: str, second: str, is_first: Callable[..., np.ndarray]) -> _Painter:
     return lambda x, y, **_: np.where(
         is_first(x=x, y=y)[..., None], np.array(COLOURS[first]), np.array(COLOURS[second])
     )
 
 
-def _gradient(first: str, second: str) -> Painter:
+def _gradient(first: str, second: str) -> _Painter:
     return lambda down, **_: _mix(COLOURS[first], COLOURS[second], down)
 
 
 @cache
-def places() -> dict[str, Painter]:
-    """Every named place by its phrase."""
+def backdrops() -> dict[str, _Painter]:
+    """Every named backdrop by its phrase."""
     painters = dict(SCENICS)
     for first in COLOURS:
         painters[f"a plain {first} wall"] = _plain(first)
@@ -379,7 +391,7 @@ def places() -> dict[str, Painter]:
     return painters
 
 
-def draw_place(draw: Draw) -> Place:
-    """A named place; a scenic one as often as a pattern."""
-    phrases = tuple(SCENICS) if draw.chance(0.5) else tuple(phrase for phrase in places() if phrase not in SCENICS)
-    return Place(draw.choice(phrases))
+def draw_backdrop(draw: Draw) -> Backdrop:
+    """A named backdrop; a scenic one as often as a pattern."""
+    phrases = tuple(SCENICS) if draw.chance(0.5) else tuple(phrase for phrase in backdrops() if phrase not in SCENICS)
+    return Backdrop(draw.choice(phrases))

@@ -1,4 +1,4 @@
-"""Random scenes of a split, and the canonical places and motions that words stand for."""
+"""Random scenes of a split, and the canonical positions and motions that words stand for."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,17 @@ from .lettering import FONTS
 from .scene import SIZES, Background, Motion, Scene, Subtitle, Thing
 from .sprites import COLOURS, Sprite
 
-GRID_STEPS = (0.2, 0.5, 0.8)
-DRIFT = 0.42  # of the frame: how far "drifting right" goes
+_GRID_STEPS = (0.2, 0.5, 0.8)
+_DRIFT = 0.42  # of the frame: how far "drifting right" goes
 SUBTITLE_COLOURS = ("white", "yellow")
-TINTED_SHARE = 0.3
-CLEAR_DISTANCE = 0.45  # of two objects' summed sides: nearer centres count as covering one another
+_TINTED = 0.3
+_CLEAR_DISTANCE = 0.45  # of two objects' summed sides: nearer centres count as covering one another
 
 
-def grid_point(place: str) -> tuple[float, float]:
+def grid_point(where: str) -> tuple[float, float]:
     """Where "top left" and so on are, one of `instructions.GRID`."""
-    column = GRID_STEPS[0 if "left" in place else 2 if "right" in place else 1]
-    row = GRID_STEPS[0 if "top" in place else 2 if "bottom" in place else 1]
+    column = _GRID_STEPS[0 if "left" in where else 2 if "right" in where else 1]
+    row = _GRID_STEPS[0 if "top" in where else 2 if "bottom" in where else 1]
     return column, row
 
 
@@ -38,7 +38,9 @@ def named_motion(name: str, start: tuple[float, float]) -> Motion | None:
         kind, amplitude, cycles = "orbit", 0.14, 1.0
     else:
         direction = name.split()[-1]
-        dx, dy = {"right": (DRIFT, 0.0), "left": (-DRIFT, 0.0), "up": (0.0, -DRIFT), "down": (0.0, DRIFT)}[direction]
+        dx, dy = {"right": (_DRIFT, 0.0), "left": (-_DRIFT, 0.0), "up": (0.0, -_DRIFT), "down": (0.0, _DRIFT)}[
+            direction
+        ]
         if name.startswith("wave"):
             kind, amplitude, cycles = "wave", 0.1, 2.0
     if not (0.1 <= x + dx <= 0.9 and 0.1 <= y + dy <= 0.9):
@@ -69,7 +71,7 @@ def draw_motion(draw: Draw, moving: bool) -> Motion:
 
 def draw_thing(draw: Draw, *, key: int, sprite: Sprite, moving: bool) -> Thing:
     """An object of the given drawing; shapes always have a colour of their own."""
-    tinted = sprite.category == "shape" or draw.chance(TINTED_SHARE)
+    tinted = sprite.category == "shape" or draw.chance(_TINTED)
     return Thing(
         key=key,
         sprite=sprite,
@@ -98,7 +100,7 @@ def draw_subtitle(draw: Draw, split: str) -> Subtitle:
         text=draw.choice(SUBTITLES[split]),
         font=draw.choice(FONTS[split]),
         colour=draw.choice(SUBTITLE_COLOURS),
-        place="bottom" if draw.chance(0.75) else "top",
+        position="bottom" if draw.chance(0.75) else "top",
     )
 
 
@@ -117,7 +119,7 @@ def draw_scene(
 
     Args:
         drawings: what there is to place.
-        num_things: objects to place; one that finds no free way is left out.
+        num_things: objects to draw; one that finds no free way is left out.
         namesakes: the first two objects show the same thing, so that more than its name is needed to point at it.
     """
     things: list[Thing] = []
@@ -145,5 +147,5 @@ def is_visible(thing: Thing, others: list[Thing]) -> bool:
 
 
 def _apart(track: np.ndarray, thing: Thing, other: Thing) -> np.ndarray:
-    reach = CLEAR_DISTANCE * (thing.extent + other.extent)
+    reach = _CLEAR_DISTANCE * (thing.extent + other.extent)
     return ((track - other.motion.track()) ** 2).sum(axis=1) > reach * reach

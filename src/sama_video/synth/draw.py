@@ -96,8 +96,8 @@ def _linear_weights(length: int, new_length: int) -> np.ndarray:
     """`[new_length, length]` for enlarging: linear interpolation in units of 1 / (2 * new_length)."""
     weights = np.zeros((new_length, length), dtype=np.float32)
     for index in range(new_length):
-        place = min(max((2 * index + 1) * length - new_length, 0), 2 * new_length * (length - 1))
-        first, fraction = divmod(place, 2 * new_length)
+        position = min(max((2 * index + 1) * length - new_length, 0), 2 * new_length * (length - 1))
+        first, fraction = divmod(position, 2 * new_length)
         weights[index, first] += 2 * new_length - fraction
         weights[index, min(first + 1, length - 1)] += fraction
     return weights

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .backgrounds import draw_place
+from .backgrounds import draw_backdrop
 from .composition import (
     SUBTITLE_COLOURS,
     draw_motion,
@@ -28,7 +28,7 @@ from .render import Changed
 from .scene import Scene, Subtitle, Thing
 from .sprites import ATTRIBUTES, COLOURS, Sprite, tile_of
 
-VISIBLE_CHANGE = 14.0  # mean grey levels within an object, below which a change would hardly be seen
+_VISIBLE_CHANGE = 14.0  # mean grey levels within an object, below which a change would hardly be seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +103,9 @@ def local_add(request: Request) -> Edit | None:
     sprite = draw_sprite(draw, request.drawings, avoid=request.names)
     size = draw.choice(tuple(SIZE_WORDS))
     colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.35) else None
-    place = draw.choice(tuple(GRID))
+    where = draw.choice(tuple(GRID))
     name = draw.choice(tuple(MOTIONS)) if request.moving else "still"
-    motion = named_motion(name, grid_point(place))
+    motion = named_motion(name, grid_point(where))
     if motion is None:
         return None
     key = max((thing.key for seen in request.seen for thing in seen.things), default=-1) + 1
@@ -121,7 +121,7 @@ def local_add(request: Request) -> Edit | None:
     else:
         slots = {
             "new": with_article(f"{draw.choice(SIZE_WORDS[size])} {called}"),
-            "where": draw.choice(GRID[place]),
+            "where": draw.choice(GRID[where]),
         }
         if request.moving:
             clause = request.words("local_add", motion=draw.choice(MOTIONS[name]), **slots)
@@ -191,7 +191,7 @@ def _looks_different(before: Thing, after: Thing) -> bool:
     first = tile_of(before.sprite, before.colour, before.attribute).astype(np.int16)
     second = tile_of(after.sprite, after.colour, after.attribute).astype(np.int16)
     inside = (first[..., 3] > 0) | (second[..., 3] > 0)
-    return float(abs(first - second)[inside].mean()) > VISIBLE_CHANGE
+    return float(abs(first - second)[inside].mean()) > _VISIBLE_CHANGE
 
 
 def local_change(request: Request) -> Edit | None:
@@ -265,14 +265,14 @@ def _change_shadow(request: Request) -> Edit | None:
 
 
 def background_change(request: Request) -> Edit | None:
-    place = draw_place(request.draw)
+    backdrop = draw_backdrop(request.draw)
     if request.loose:
         clause = request.words("background_change/loose")
     else:
-        clause = request.words("background_change", place=place.phrase)
+        clause = request.words("background_change", place=backdrop.phrase)
     return Edit(
         kind="background_change",
-        target=replace(request.scene, background=place),
+        target=replace(request.scene, background=backdrop),
         clause=clause,
         changed=Changed(background=True),
         exact=not request.loose,
@@ -296,10 +296,10 @@ def subtitle_edit(request: Request) -> Edit | None:
             text=draw.choice(SUBTITLES[request.split]),
             font=CANONICAL_FONT,
             colour=draw.choice(SUBTITLE_COLOURS),
-            place=draw.choice(("bottom", "bottom", "top")),
+            position=draw.choice(("bottom", "bottom", "top")),
         )
         kind = "subtitle_edit/add"
-        clause = request.words(kind, text=new.text, colour=new.colour, where=new.place)
+        clause = request.words(kind, text=new.text, colour=new.colour, where=new.position)
     elif draw.chance(0.5):
         new, kind = None, "subtitle_edit/remove"
         clause = request.words(kind)

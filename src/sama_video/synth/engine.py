@@ -1,7 +1,8 @@
-"""The engine: a split, a seed and an index give a sample with its exact target and mask, the same bytes everywhere.
+"""The engine: a split, a seed and an index give a pair with its exact target and mask, the same bytes everywhere.
 
-F frames, H W pixels. What a sample shows does not depend on its size or length, only on whether it is a clip or a
-single picture; so the same index can be had small and large.
+F frames, H W pixels. What a pair shows does not depend on its size or length, only on whether it is a clip or a
+single picture; so the same index can be had small and large. By hand, since no library draws scenes whose target
+and mask are exact and whose bytes are the same on every machine.
 """
 
 from dataclasses import dataclass
@@ -19,13 +20,13 @@ from .scene import Scene
 from .sprites import SPLITS, Sprite, sprites
 
 VERSION = 1  # raised whenever a seed would give other bytes than before
-ATTEMPTS = 200
-SMALLEST_VOCABULARY = 8  # a scene shows up to four, and an edit brings in others
+_ATTEMPTS = 200
+_SMALLEST_VOCABULARY = 8  # a scene shows up to four, and an edit brings in others
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A sample before it is drawn.
+class Draft:
+    """A pair before it is drawn.
 
     Args:
         id: unique over splits, seeds and indices.
@@ -45,53 +46,53 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A drawn sample.
+class EnginePair:
+    """A drawn pair.
 
     Args:
         source, target: uint8 `[F, H, W, 3]`, equal wherever `mask` is false.
         mask: bool `[F, H, W]`, where the edit shows in the source or in the target.
     """
 
-    plan: Plan
+    draft: Draft
     source: np.ndarray
     target: np.ndarray
     mask: np.ndarray
 
     @property
     def instruction(self) -> str:
-        return self.plan.instruction
+        return self.draft.instruction
 
     @property
     def caption(self) -> str:
-        return self.plan.caption
+        return self.draft.caption
 
     @property
     def target_caption(self) -> str:
-        return self.plan.target_caption
+        return self.draft.target_caption
 
     @property
     def family(self) -> str:
-        return self.plan.family
+        return self.draft.family
 
     @property
     def exact(self) -> bool:
-        return self.plan.edit.exact
+        return self.draft.edit.exact
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """Samples of one split.
+    """Pairs of one split.
 
     Args:
         split: "train", "validation" or "test": other seeds, drawings, textures and templates each.
         seed: another seed is another endless set.
         families: to draw from, equally often.
-        loose: share of loosely worded instructions, in the families that have such.
+        loose: fraction of loosely worded instructions, in the families that have such.
         vocabulary: names of the things that scenes hold and edits ask for; empty for all that there are.
         drawings: the split that drawings come from, if it is not `split`: "train" shows what was taught in scenes and
             words that were not.
-        footage: the user's backgrounds, of the same split, for `footage_share` of the samples.
+        footage: the user's backgrounds, of the same split, for `footage_fraction` of the pairs.
 
     Raises:
         ValueError: for an unknown split or family.
@@ -104,7 +105,7 @@ class Engine:
     vocabulary: tuple[str, ...] = ()
     drawings: str | None = None
     footage: Footage | None = None
-    footage_share: float = 0.5
+    footage_fraction: float = 0.5
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -112,26 +113,26 @@ class Engine:
         unknown = sorted(set(self.families) - FAMILIES.keys())
         if unknown or not self.families:
             raise ValueError(f"families must be among {', '.join(FAMILIES)}, got {', '.join(unknown) or 'none'}")
-        if 0 < len(self.vocabulary) < SMALLEST_VOCABULARY:
-            raise ValueError(f"vocabulary must hold {SMALLEST_VOCABULARY} things or more, got {len(self.vocabulary)}")
+        if 0 < len(self.vocabulary) < _SMALLEST_VOCABULARY:
+            raise ValueError(f"vocabulary must hold {_SMALLEST_VOCABULARY} things or more, got {len(self.vocabulary)}")
         sprites(self.drawings or self.split, self.vocabulary)  # raises for what there is not
 
     @property
     def sprites(self) -> tuple[Sprite, ...]:
         return sprites(self.drawings or self.split, self.vocabulary)
 
-    def plan(self, index: int, moving: bool = True) -> Plan:
-        """What sample `index` shows; `moving` is false for a single picture."""
+    def draft(self, index: int, moving: bool = True) -> Draft:
+        """What pair `index` shows; `moving` is false for a single picture."""
         family = self.families[index % len(self.families)]
-        for attempt in range(ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             draw = Draw("sama-engine", VERSION, self.split, self.seed, index, int(moving), attempt)
-            plan = self._attempt(draw, index, family, moving)
-            if plan is not None:
-                return plan
-        raise RuntimeError(f"no sample of {family} for index {index} in {ATTEMPTS} attempts")
+            draft = self._attempt(draw, index, family, moving)
+            if draft is not None:
+                return draft
+        raise RuntimeError(f"no pair of {family} for index {index} in {_ATTEMPTS} attempts")
 
-    def _attempt(self, draw: Draw, index: int, family: str, moving: bool) -> Plan | None:
-        footage = self.footage if self.footage is not None and draw.chance(self.footage_share) else None
+    def _attempt(self, draw: Draw, index: int, family: str, moving: bool) -> Draft | None:
+        footage = self.footage if self.footage is not None and draw.chance(self.footage_fraction) else None
         scene = draw_scene(
             draw,
             self.split,
@@ -154,7 +155,7 @@ class Engine:
         edit = FAMILIES[family](request)
         if edit is None:
             return None
-        return Plan(
+        return Draft(
             id=f"{self.split}-{self.seed}-{index:07d}",
             split=self.split,
             family=family,
@@ -165,15 +166,14 @@ class Engine:
             target_caption=caption(edit.target, self.split, draw),
         )
 
-    def sample(self, index: int, num_frames: int, height: int, width: int) -> Sample:
-        """Sample `index` drawn at a size; one frame is a single picture."""
-        plan = self.plan(index, moving=num_frames > 1)
-        return render_plan(plan, num_frames, height, width)
+    def pair(self, index: int, num_frames: int, height: int, width: int) -> EnginePair:
+        """Pair `index` drawn at a size; one frame is a single picture."""
+        return render_draft(self.draft(index, moving=num_frames > 1), num_frames, height, width)
 
 
-def render_plan(plan: Plan, num_frames: int, height: int, width: int) -> Sample:
+def render_draft(draft: Draft, num_frames: int, height: int, width: int) -> EnginePair:
     """Draw both scenes; the mask is where the edit shows in either."""
     renderer = Renderer(Shape(num_frames=num_frames, height=height, width=width))
-    source, before = renderer.render(plan.source, plan.edit.changed)
-    target, after = renderer.render(plan.edit.target, plan.edit.changed)
-    return Sample(plan=plan, source=source, target=target, mask=before | after)
+    source, before = renderer.render(draft.source, draft.edit.changed)
+    target, after = renderer.render(draft.edit.target, draft.edit.changed)
+    return EnginePair(draft=draft, source=source, target=target, mask=before | after)

@@ -1,7 +1,7 @@
 """Backgrounds from the user's own files: pans over photographs, and shots of films.
 
 F frames, H W pixels. A photograph, and a shot between two cuts, belongs to one split by a hash of the file's bytes (and
-the shot's place), so that no picture is ever in two splits, whatever other files join the folder.
+the shot's first frame), so that no picture is ever in two splits, whatever other files join the folder.
 """
 
 import itertools
@@ -22,8 +22,8 @@ from .draw import SINE_SCALE, TURN, Draw, cosine, resize, sine
 
 logger = logging.getLogger(__name__)
 
-SHORT_SIDE = 320  # films are kept at most this large
-FINE = 256  # positions in a photograph are in 1 / FINE pixel
+_SHORT_SIDE = 320  # films are kept at most this large
+_FINE = 256  # positions in a photograph are in 1 / _FINE pixel
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ def find_shots(film: np.ndarray, threshold: float = 22.0, min_frames: int = 12) 
     return [Shot(a, b) for a, b in itertools.pairwise(cuts) if b - a >= min_frames]
 
 
-def split_of(content: str) -> str:
+def _split_of(content: str) -> str:
     """Six eighths train, one validation, one test."""
     bucket = sha256(content.encode()).digest()[0] % 8
     return {0: "validation", 1: "test"}.get(bucket, "train")
 
 
 @dataclass(frozen=True)
-class Grade:
+class _Grade:
     """Another palette and exposure: a film of one palette must not teach that skies are always blue."""
 
     channels: tuple[int, int, int]
@@ -64,11 +64,11 @@ class Grade:
         return graded
 
 
-def _draw_grade(draw: Draw) -> Grade:
+def _draw_grade(draw: Draw) -> _Grade:
     red, green, blue = draw.shuffled((0, 1, 2)) if draw.chance(0.5) else (0, 1, 2)
     first, second, third = (draw.between(0.7, 1.2) for _ in range(3)) if draw.chance(0.5) else (1.0, 1.0, 1.0)
     gamma = draw.between(0.6, 1.6) if draw.chance(0.5) else 1.0
-    return Grade((red, green, blue), (first, second, third), gamma)
+    return _Grade((red, green, blue), (first, second, third), gamma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,26 +76,26 @@ class PhotoPan:
     """A camera's way over a photograph.
 
     Args:
-        share: how much of what fits the frame shows, at the clip's start and end.
-        centre: of the view at start and end, as shares of the room that is left to move in.
+        fraction: how much of what fits the frame shows, at the clip's start and end.
+        centre: of the view at start and end, as fractions of the room that is left to move in.
         turn: rotation at start and end, in 1 / TURN of a turn.
         shake: amplitude in thousandths of the frame's short side.
     """
 
     path: Path
-    share: tuple[float, float]
+    fraction: tuple[float, float]
     centre: tuple[tuple[float, float], tuple[float, float]]
     turn: tuple[int, int]
     shake: int
     mirrored: bool
-    grade: Grade
+    grade: _Grade
 
     phrase = "a photographed scene"
 
     def frames(self, num_frames: int, height: int, width: int) -> np.ndarray:
         """uint8 `[F, H, W, 3]`."""
         full = _photo(self.path)
-        fit = min(full.shape[0] / height, full.shape[1] / width) * min(self.share)
+        fit = min(full.shape[0] / height, full.shape[1] / width) * min(self.fraction)
         if fit > 1.0:
             full = _reduced(self.path, math.ceil(full.shape[0] / fit), math.ceil(full.shape[1] / fit))
         video = np.stack([self._view(full, index, num_frames, height, width) for index in range(num_frames)])
@@ -103,12 +103,12 @@ class PhotoPan:
 
     def _view(self, photo: np.ndarray, index: int, num_frames: int, height: int, width: int) -> np.ndarray:
         t = index / max(num_frames - 1, 1)
-        share = self.share[0] + t * (self.share[1] - self.share[0])
+        fraction = self.fraction[0] + t * (self.fraction[1] - self.fraction[0])
         turn = round(self.turn[0] + t * (self.turn[1] - self.turn[0]))
         cos, sin = cosine(turn) / SINE_SCALE, sine(turn) / SINE_SCALE
         # The turned view must still fit: its bounding box sets the scale.
         box_h, box_w = height * cos + width * abs(sin), width * cos + height * abs(sin)
-        step = min((photo.shape[0] - 2) / box_h, (photo.shape[1] - 2) / box_w) * share
+        step = min((photo.shape[0] - 2) / box_h, (photo.shape[1] - 2) / box_w) * fraction
         room_y, room_x = photo.shape[0] - 2 - step * box_h, photo.shape[1] - 2 - step * box_w
         (x0, y0), (x1, y1) = self.centre
         trembling = self.shake * min(height, width) * step / 1000 / SINE_SCALE
@@ -119,12 +119,12 @@ class PhotoPan:
 
 def _sampled(photo: np.ndarray, x: float, y: float, cos: float, sin: float, height: int, width: int) -> np.ndarray:
     """A turned and scaled view around (x, y), between pixels in straight lines; all in whole numbers after rounding."""
-    cos, sin = round(cos * FINE), round(sin * FINE)
+    cos, sin = round(cos * _FINE), round(sin * _FINE)
     columns = (2 * np.arange(width) + 1 - width)[None]
     rows = (2 * np.arange(height) + 1 - height)[:, None]
-    px = (round(x * FINE) * 2 + columns * cos - rows * sin) >> 1
-    py = (round(y * FINE) * 2 + columns * sin + rows * cos) >> 1
-    px, py = np.clip(px, 0, (photo.shape[1] - 2) * FINE), np.clip(py, 0, (photo.shape[0] - 2) * FINE)
+    px = (round(x * _FINE) * 2 + columns * cos - rows * sin) >> 1
+    py = (round(y * _FINE) * 2 + columns * sin + rows * cos) >> 1
+    px, py = np.clip(px, 0, (photo.shape[1] - 2) * _FINE), np.clip(py, 0, (photo.shape[0] - 2) * _FINE)
     column, row = px >> 8, py >> 8
     fx, fy = ((px & 255) >> 4)[..., None].astype(np.uint16), ((py & 255) >> 4)[..., None].astype(np.uint16)
     flat = photo.reshape(-1, 3)
@@ -153,19 +153,19 @@ class FilmCut:
 
     Args:
         film: memory map file of the film, uint8 `[F, H, W, 3]`.
-        start: first frame, as a share of what the shot's length leaves free.
+        start: first frame, as a fraction of what the shot's length leaves free.
         stride: every how many frames, where the shot is long enough.
-        share, centre: of the crop, as in `PhotoPan`.
+        fraction, centre: of the crop, as in `PhotoPan`.
     """
 
     film: Path
     shot: Shot
     start: float
     stride: int
-    share: float
+    fraction: float
     centre: tuple[float, float]
     mirrored: bool
-    grade: Grade
+    grade: _Grade
 
     phrase = "a filmed scene"
 
@@ -176,7 +176,7 @@ class FilmCut:
         stride = max(1, min(self.stride, (length - 1) // max(num_frames - 1, 1)))
         first = self.shot.start + int(self.start * max(length - (num_frames - 1) * stride, 1))
         index = np.minimum(first + stride * np.arange(num_frames), self.shot.stop - 1)
-        scale = min(film.shape[1] / height, film.shape[2] / width) * self.share
+        scale = min(film.shape[1] / height, film.shape[2] / width) * self.fraction
         crop_h, crop_w = max(1, int(height * scale)), max(1, int(width * scale))
         top = int(self.centre[1] * (film.shape[1] - crop_h + 1))
         left = int(self.centre[0] * (film.shape[2] - crop_w + 1))
@@ -191,20 +191,20 @@ class Footage:
     Args:
         images, videos: folders, searched at every depth.
         split: "train", "validation" or "test".
-        cache: folder for decoded films (uint8, at most `SHORT_SIDE` on the short side); each is decoded once.
+        cache: folder for decoded films (uint8, at most `_SHORT_SIDE` on the short side); each is decoded once.
 
     Raises:
         UserError: for a folder without a usable file, or with none for this split.
     """
 
     def __init__(self, *, images: Path | None, videos: Path | None, split: str, cache: Path):
-        self.photos = [path for path in _files(images, IMAGE_SUFFIXES) if split_of(hash_file(path)) == split]
+        self.photos = [path for path in _files(images, IMAGE_SUFFIXES) if _split_of(hash_file(path)) == split]
         self.shots: list[tuple[Path, Shot]] = []
         for path in _files(videos, VIDEO_SUFFIXES | {".avi", ".mpeg", ".mpg", ".webm"}):
             content = hash_file(path)
             film = decoded_film(path, cache / f"{content[:32]}.npy")
             for shot in find_shots(np.load(film, mmap_mode="r")):
-                if split_of(f"{content}/{shot.start}") == split:
+                if _split_of(f"{content}/{shot.start}") == split:
                     self.shots.append((film, shot))
         if not self.photos and not self.shots:
             raise UserError(
@@ -225,22 +225,22 @@ class Footage:
             shot=shot,
             start=draw.unit(),
             stride=draw.choice((1, 1, 2, 3)),
-            share=draw.between(0.55, 1.0),
+            fraction=draw.between(0.55, 1.0),
             centre=(draw.unit(), draw.unit()),
             mirrored=draw.chance(0.5),
             grade=_draw_grade(draw),
         )
 
     def _draw_pan(self, draw: Draw, moving: bool) -> PhotoPan:
-        share, centre, turn = draw.between(0.5, 0.95), (draw.unit(), draw.unit()), 0
-        end_share, end_centre, end_turn = share, centre, turn
+        fraction, centre, turn = draw.between(0.5, 0.95), (draw.unit(), draw.unit()), 0
+        end_fraction, end_centre, end_turn = fraction, centre, turn
         if moving and draw.chance(0.85):
             end_centre = (draw.unit(), draw.unit())
-            end_share = share * draw.between(0.8, 1.0) if draw.chance(0.5) else share
+            end_fraction = fraction * draw.between(0.8, 1.0) if draw.chance(0.5) else fraction
             end_turn = draw.below(TURN // 20) - TURN // 40 if draw.chance(0.3) else 0
         return PhotoPan(
             path=draw.choice(self.photos),
-            share=(share, end_share),
+            fraction=(fraction, end_fraction),
             centre=(centre, end_centre),
             turn=(turn, end_turn),
             shake=5 + draw.below(15) if moving and draw.chance(0.2) else 0,
@@ -258,12 +258,12 @@ def _files(folder: Path | None, suffixes: set[str] | frozenset[str]) -> list[Pat
 
 
 def decoded_film(path: Path, target: Path) -> Path:
-    """A film as a memory map file of uint8 `[F, H, W, 3]`, at most `SHORT_SIDE` on the short side; decoded once."""
+    """A film as a memory map file of uint8 `[F, H, W, 3]`, at most `_SHORT_SIDE` on the short side; decoded once."""
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     reader = VideoReader(path)
-    scale = min(1.0, SHORT_SIDE / min(reader.info.height, reader.info.width))
+    scale = min(1.0, _SHORT_SIDE / min(reader.info.height, reader.info.width))
     size = (round(reader.info.height * scale), round(reader.info.width * scale))
     with written_aside(target) as aside, open(aside, "wb") as stream:
         count = 0

@@ -10,11 +10,11 @@ from .draw import Draw
 from .instructions import CAPTIONS, CATEGORY_NOUNS, EMPTY_CAPTIONS, MOTIONS, SIZE_WORDS, with_article
 from .scene import Scene, Thing
 
-APART = 0.17  # of the frame: mean positions nearer than this are not called left or right of one another
-APART_AT_START = 0.06
-LARGER = 1.35  # sizes nearer than this factor are not called bigger or smaller
-SIDES = {"upper": "at the top", "lower": "at the bottom"}
-LOOK_PHRASES = {"sketch": "as a pencil sketch", "vignette": "with a vignette", "pixelated": "as pixel art"}
+_APART = 0.17  # of the frame: mean positions nearer than this are not called left or right of one another
+_APART_AT_START = 0.06
+_LARGER = 1.35  # sizes nearer than this factor are not called bigger or smaller
+_SIDES = {"upper": "at the top", "lower": "at the bottom"}
+_LOOK_PHRASES = {"sketch": "as a pencil sketch", "vignette": "with a vignette", "pixelated": "as pixel art"}
 
 
 def references(scenes: Sequence[Scene], keys: frozenset[int]) -> list[str]:
@@ -76,19 +76,19 @@ def _by_comparison(thing: Thing, among: Sequence[Thing], noun: str) -> list[str]
     for axis, (low, high) in enumerate((("left", "right"), ("upper", "lower"))):
         for sign, side in ((1, low), (-1, high)):
             if all(_clearly_before(thing, other, axis, sign) for other in others):
-                words += [f"the {side} {noun}", f"the {noun} {SIDES.get(side, f'on the {side}')}"]
+                words += [f"the {side} {noun}", f"the {noun} {_SIDES.get(side, f'on the {side}')}"]
     sizes = [other.extent for other in others]
     pair = len(among) == 2
-    if thing.extent > LARGER * max(sizes):
+    if thing.extent > _LARGER * max(sizes):
         words.append(f"the {'bigger' if pair else 'biggest'} {noun}")
-    if thing.extent * LARGER < min(sizes):
+    if thing.extent * _LARGER < min(sizes):
         words.append(f"the {'smaller' if pair else 'smallest'} {noun}")
     return words
 
 
 def _clearly_before(thing: Thing, other: Thing, axis: int, sign: int) -> bool:
     gap = sign * (other.motion.track()[:, axis] - thing.motion.track()[:, axis])
-    return bool(gap.mean() > APART and gap[0] > APART_AT_START)
+    return bool(gap.mean() > _APART and gap[0] > _APART_AT_START)
 
 
 def named(noun: str, colour: str | None) -> str:
@@ -125,7 +125,7 @@ def caption(scene: Scene, split: str, draw: Draw) -> str:
     else:
         text = draw.choice(EMPTY_CAPTIONS[split]).format(background=background)
     if scene.subtitle is not None:
-        text += f', with the subtitle "{scene.subtitle.text}" at the {scene.subtitle.place}'
+        text += f', with the subtitle "{scene.subtitle.text}" at the {scene.subtitle.position}'
     if scene.look is not None:
-        text += ", " + LOOK_PHRASES.get(scene.look, f"with a {scene.look} look")
+        text += ", " + _LOOK_PHRASES.get(scene.look, f"with a {scene.look} look")
     return text

@@ -11,7 +11,7 @@ from .sprites import ASSETS, COLOURS
 
 FONTS = {"train": ("sans", "serif"), "validation": ("mono",), "test": ("oblique",)}
 CANONICAL_FONT = "sans"  # of every added subtitle, in every split
-OUTLINE = 4
+_OUTLINE = 4
 
 
 @cache
@@ -32,12 +32,12 @@ def _set_line(text: str, font: str) -> np.ndarray:
     strip = _strip(font)
     lefts = np.cumsum([0, *(advance + 2 * margin for advance in advances)])
     glyphs = [metrics["characters"].index(character) for character in text]
-    line = np.zeros((strip.shape[0] + 2 * OUTLINE, sum(advances[g] for g in glyphs) + 2 * margin), dtype=np.uint8)
+    line = np.zeros((strip.shape[0] + 2 * _OUTLINE, sum(advances[g] for g in glyphs) + 2 * margin), dtype=np.uint8)
     pen = 0
     for glyph in glyphs:
         picture = strip[:, lefts[glyph] : lefts[glyph + 1]]
-        place = line[OUTLINE:-OUTLINE, pen : pen + picture.shape[1]]
-        np.maximum(place, picture[:, : place.shape[1]], out=place)
+        room = line[_OUTLINE:-_OUTLINE, pen : pen + picture.shape[1]]
+        np.maximum(room, picture[:, : room.shape[1]], out=room)
         pen += advances[glyph]
     return line
 
@@ -46,7 +46,7 @@ def _set_line(text: str, font: str) -> np.ndarray:
 def line_tile(text: str, font: str, colour: str, height: int, max_width: int) -> np.ndarray:
     """A line as premultiplied uint8 `[h, w, 4]`: `height` pixels high, or less where it would not fit the width."""
     coverage = _set_line(text, font)
-    outline = dilated(coverage, OUTLINE * OUTLINE)
+    outline = dilated(coverage, _OUTLINE * _OUTLINE)
     width = max(1, coverage.shape[1] * height // coverage.shape[0])
     if width > max_width:
         height, width = max(1, height * max_width // width), max_width

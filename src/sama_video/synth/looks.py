@@ -14,17 +14,17 @@ from .draw import resize
 
 Look = Callable[[np.ndarray], np.ndarray]
 
-LUMA = (0.299, 0.587, 0.114)  # Rec. 601
-UNIT = 4096  # weights are rounded to 1 / UNIT; sums stay below 2^24, hence exact in float32
+_LUMA = (0.299, 0.587, 0.114)  # Rec. 601
+_UNIT = 4096  # weights are rounded to 1 / _UNIT; sums stay below 2^24, hence exact in float32
 
 
 def _weighted(pixels: np.ndarray, matrix: Sequence[Sequence[float]], offset: Sequence[float]) -> np.ndarray:
-    weights = np.array([[round(UNIT * value) for value in row] for row in matrix], dtype=np.float32)
-    shift = np.array([round(UNIT * 255 * value) + UNIT // 2 for value in offset], dtype=np.float32)
+    weights = np.array([[round(_UNIT * value) for value in row] for row in matrix], dtype=np.float32)
+    shift = np.array([round(_UNIT * 255 * value) + _UNIT // 2 for value in offset], dtype=np.float32)
     sums = pixels.astype(np.float32) @ weights.T
     sums += shift
-    np.clip(sums, 0, 255 * UNIT + UNIT - 1, out=sums)
-    return (sums.astype(np.int32) // UNIT).astype(np.uint8)
+    np.clip(sums, 0, 255 * _UNIT + _UNIT - 1, out=sums)
+    return (sums.astype(np.int32) // _UNIT).astype(np.uint8)
 
 
 def _colour_matrix(matrix: Sequence[Sequence[float]], offset: Sequence[float] = (0.0, 0.0, 0.0)) -> Look:
@@ -47,7 +47,7 @@ def _curve(level: Callable[[float], float]) -> Look:
 
 def luma(video: np.ndarray) -> np.ndarray:
     """uint8 `[F, H, W]`."""
-    return _weighted(video, (LUMA,), (0.0,))[..., 0]
+    return _weighted(video, (_LUMA,), (0.0,))[..., 0]
 
 
 def grayscale(video: np.ndarray) -> np.ndarray:
@@ -55,17 +55,17 @@ def grayscale(video: np.ndarray) -> np.ndarray:
 
 
 def _saturation(factor: float) -> Look:
-    rows = [[(1 - factor) * weight + factor * (i == j) for j, weight in enumerate(LUMA)] for i in range(3)]
+    rows = [[(1 - factor) * weight + factor * (i == j) for j, weight in enumerate(_LUMA)] for i in range(3)]
     return _colour_matrix(rows)
 
 
 @lru_cache(maxsize=64)
 def _blur_matrix(length: int, sigma: float) -> np.ndarray:
-    """`[length, length]`: Gaussian weights in units of 1 / UNIT, beyond the edge the edge pixel again."""
+    """`[length, length]`: Gaussian weights in units of 1 / _UNIT, beyond the edge the edge pixel again."""
     radius = max(1, round(3 * sigma))
     taps = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
-    weights = [round(UNIT * tap / sum(taps)) for tap in taps]
-    weights[radius] += UNIT - sum(weights)
+    weights = [round(_UNIT * tap / sum(taps)) for tap in taps]
+    weights[radius] += _UNIT - sum(weights)
     matrix = np.zeros((length, length), dtype=np.float32)
     for row in range(length):
         for offset, weight in zip(range(-radius, radius + 1), weights, strict=True):
@@ -73,14 +73,14 @@ def _blur_matrix(length: int, sigma: float) -> np.ndarray:
     return matrix
 
 
-def _blur(pixels: np.ndarray, share: float) -> np.ndarray:
-    """Gaussian blur of uint8 `[F, H, W, C]` with a sigma of `share` of the short side."""
+def _blur(pixels: np.ndarray, fraction: float) -> np.ndarray:
+    """Gaussian blur of uint8 `[F, H, W, C]` with a sigma of `fraction` of the short side."""
     frames, height, width, channels = pixels.shape
-    sigma = share * min(height, width)
+    sigma = fraction * min(height, width)
     rows = _blur_matrix(height, sigma) @ pixels.astype(np.float32).reshape(frames, height, -1)
-    rows = ((rows.astype(np.int32) + UNIT // 2) // UNIT).astype(np.float32).reshape(frames * height, width, channels)
+    rows = ((rows.astype(np.int32) + _UNIT // 2) // _UNIT).astype(np.float32).reshape(frames * height, width, channels)
     columns = _blur_matrix(width, sigma) @ rows
-    return ((columns.astype(np.int32) + UNIT // 2) // UNIT).astype(np.uint8).reshape(pixels.shape)
+    return ((columns.astype(np.int32) + _UNIT // 2) // _UNIT).astype(np.uint8).reshape(pixels.shape)
 
 
 def blurred(video: np.ndarray) -> np.ndarray:
@@ -103,15 +103,15 @@ def posterized(video: np.ndarray) -> np.ndarray:
     return (video // 64 * 85).astype(np.uint8)
 
 
-THERMAL = ((0, 0, 60), (70, 0, 150), (200, 20, 100), (250, 120, 10), (255, 220, 60), (255, 255, 220))
+_THERMAL = ((0, 0, 60), (70, 0, 150), (200, 20, 100), (250, 120, 10), (255, 220, 60), (255, 255, 220))
 
 
 def thermal(video: np.ndarray) -> np.ndarray:
     """Brightness as heat: from dark blue over purple, red and yellow to white."""
-    place = np.arange(256)[:, None] * (len(THERMAL) - 1)
-    low, fraction = np.minimum(place // 255, len(THERMAL) - 2), place
-    stops = np.array(THERMAL)
-    fraction = place - low * 255
+    level = np.arange(256)[:, None] * (len(_THERMAL) - 1)
+    low = np.minimum(level // 255, len(_THERMAL) - 2)
+    stops = np.array(_THERMAL)
+    fraction = level - low * 255
     table = (stops[low[:, 0]] * (255 - fraction) + stops[low[:, 0] + 1] * fraction) // 255
     return table.astype(np.uint8)[luma(video)]
 

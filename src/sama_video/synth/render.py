@@ -14,14 +14,14 @@ from .looks import LOOKS
 from .scene import SUBPIXELS, Scene, Subtitle, Thing
 from .sprites import scaled_tile
 
-TILE_UNITS = 256  # positions inside a tile are in 1 / TILE_UNITS of a pixel
-SHADOW_SHARE = 95  # of 255
-LINE_HEIGHT = 0.15  # of the short side, outline and all; capitals are about half of it
-LINE_MARGIN = 0.03
+_TILE_UNITS = 256  # positions inside a tile are in 1 / _TILE_UNITS of a pixel
+_SHADOW_ALPHA = 95  # of 255
+_LINE_HEIGHT = 0.15  # of the short side, outline and all; capitals are about half of it
+_LINE_MARGIN = 0.03
 
 
 @dataclass(frozen=True)
-class Layer:
+class _Layer:
     """One thing on its way through the clip.
 
     Args:
@@ -45,7 +45,7 @@ class Renderer:
 
     def __init__(self, shape: Shape):
         self.shape = shape
-        self._layers: dict[Thing | Subtitle, list[Layer]] = {}
+        self._layers: dict[Thing | Subtitle, list[_Layer]] = {}
         self._backgrounds: dict[int, np.ndarray] = {}
 
     def render(self, scene: Scene, changed: "Changed") -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ class Renderer:
             )
         return self._backgrounds[known]
 
-    def _layers_of(self, part: Thing | Subtitle) -> list[Layer]:
+    def _layers_of(self, part: Thing | Subtitle) -> list[_Layer]:
         if part not in self._layers:
             is_thing = isinstance(part, Thing)
             self._layers[part] = _thing_layers(part, self.shape) if is_thing else _subtitle_layers(part, self.shape)
@@ -96,7 +96,7 @@ class Changed:
         )
 
 
-def _thing_layers(thing: Thing, shape: Shape) -> list[Layer]:
+def _thing_layers(thing: Thing, shape: Shape) -> list[_Layer]:
     side = thing.side(shape.height, shape.width)
     tile = scaled_tile(thing.sprite, thing.colour, thing.attribute, side)
     centres = thing.motion.centres(shape.num_frames, shape.height, shape.width)
@@ -106,32 +106,34 @@ def _thing_layers(thing: Thing, shape: Shape) -> list[Layer]:
     if not thing.shadow:
         return [layer]
     dark = np.zeros_like(layer.patches)
-    dark[..., 3] = layer.patches[..., 3].astype(np.uint16) * SHADOW_SHARE // 255
+    dark[..., 3] = layer.patches[..., 3].astype(np.uint16) * _SHADOW_ALPHA // 255
     offset = max(2, side // 9)
-    return [Layer(dark, [(left + offset, top + offset) for left, top in layer.corners]), layer]
+    return [_Layer(dark, [(left + offset, top + offset) for left, top in layer.corners]), layer]
 
 
-def _moving(tile: np.ndarray, centres: np.ndarray, turns: list[int]) -> Layer:
+def _moving(tile: np.ndarray, centres: np.ndarray, turns: list[int]) -> _Layer:
     """A square tile centred at `[F, 2]` 1 / SUBPIXELS pixels, turned by so many 1 / TURN; between pixels linearly."""
+    # Backwards, so that no hole stays: where in the tile does every pixel of the patch come from? The patch is at whole
+    # pixels, and the rest of the way, below a pixel, goes into these positions.
     side = len(tile)
     patch = side + 2 if not any(turns) else side * 46341 // 32768 + 3  # the diagonal, if it turns
     corners = (centres - patch * SUBPIXELS // 2) // SUBPIXELS
     rest = centres - corners * SUBPIXELS  # the centre, within the patch
-    scale = TILE_UNITS // SUBPIXELS
-    grid = np.arange(patch) * TILE_UNITS + TILE_UNITS // 2
+    scale = _TILE_UNITS // SUBPIXELS
+    grid = np.arange(patch) * _TILE_UNITS + _TILE_UNITS // 2
     x = (grid[None] - rest[:, :1] * scale)[:, None, :]
     y = (grid[None] - rest[:, 1:] * scale)[:, :, None]
     cos = np.array([cosine(turn) for turn in turns])[:, None, None]
     sin = np.array([sine(turn) for turn in turns])[:, None, None]
     # Back into the tile, which carries a transparent border of one pixel.
-    middle = (side + 2) * TILE_UNITS // 2 - TILE_UNITS // 2
-    column = np.clip(((x * cos + y * sin) >> 12) + middle, 0, side * TILE_UNITS)
-    row = np.clip(((y * cos - x * sin) >> 12) + middle, 0, side * TILE_UNITS)
-    return Layer(_bilinear(np.pad(tile, ((1, 1), (1, 1), (0, 0))), column, row), [tuple(c) for c in corners.tolist()])
+    middle = (side + 2) * _TILE_UNITS // 2 - _TILE_UNITS // 2
+    column = np.clip(((x * cos + y * sin) >> 12) + middle, 0, side * _TILE_UNITS)
+    row = np.clip(((y * cos - x * sin) >> 12) + middle, 0, side * _TILE_UNITS)
+    return _Layer(_bilinear(np.pad(tile, ((1, 1), (1, 1), (0, 0))), column, row), [tuple(c) for c in corners.tolist()])
 
 
 def _bilinear(tile: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """uint8 `[F, P, P, 4]` at positions in 1 / TILE_UNITS; weights in sixteenths keep the sums in 16 bits."""
+    """uint8 `[F, P, P, 4]` at positions in 1 / _TILE_UNITS; weights in sixteenths keep the sums in 16 bits."""
     flat = np.ascontiguousarray(tile).view(np.uint32).reshape(-1)
     index = (row >> 8) * tile.shape[1] + (column >> 8)
     fx, fy = ((column & 255) >> 4).astype(np.uint16)[..., None], ((row & 255) >> 4).astype(np.uint16)[..., None]
@@ -148,16 +150,16 @@ def _bilinear(tile: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarr
     return ((total + 128) >> 8).astype(np.uint8)
 
 
-def _subtitle_layers(subtitle: Subtitle, shape: Shape) -> list[Layer]:
+def _subtitle_layers(subtitle: Subtitle, shape: Shape) -> list[_Layer]:
     short = min(shape.height, shape.width)
-    height, margin = max(8, int(short * LINE_HEIGHT + 0.5)), int(short * LINE_MARGIN + 0.5)
+    height, margin = max(8, int(short * _LINE_HEIGHT + 0.5)), int(short * _LINE_MARGIN + 0.5)
     tile = line_tile(subtitle.text, subtitle.font, subtitle.colour, height, shape.width * 31 // 32)
-    top = margin if subtitle.place == "top" else shape.height - margin - tile.shape[0]
+    top = margin if subtitle.position == "top" else shape.height - margin - tile.shape[0]
     corner = ((shape.width - tile.shape[1]) // 2, top)
-    return [Layer(tile[None], [corner] * shape.num_frames)]
+    return [_Layer(tile[None], [corner] * shape.num_frames)]
 
 
-def _paint(video: np.ndarray, mask: np.ndarray, layer: Layer, is_changed: bool) -> None:
+def _paint(video: np.ndarray, mask: np.ndarray, layer: _Layer, is_changed: bool) -> None:
     """Blend a layer over the video; mark where a changed one shows, unmark where an opaque unchanged one covers."""
     _, height, width, _ = video.shape
     for index, (left, top) in enumerate(layer.corners):
@@ -167,6 +169,7 @@ def _paint(video: np.ndarray, mask: np.ndarray, layer: Layer, is_changed: bool) 
         if y0 >= y1 or x0 >= x1:
             continue
         patch = patch[y0 - top : y1 - top, x0 - left : x1 - left]
+        # (v + 128 + (v + 128 >> 8)) >> 8 is v / 255 rounded, without a division; the patch is premultiplied.
         alpha = patch[..., 3]
         part = video[index, y0:y1, x0:x1]
         behind = part * (255 - alpha.astype(np.uint16))[..., None] + 128

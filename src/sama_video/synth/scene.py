@@ -1,7 +1,7 @@
 """A scene as data: what is to be seen, where and how it moves. An edit turns one scene into another.
 
-Positions are shares of the frame's width and height, (0, 0) the top left corner; sizes and radii are shares of its
-short side; time runs from 0 to 1. So a scene means the same at every size and length. F frames, H W pixels.
+Positions are fractions of the frame's width and height, (0, 0) the top left corner; sizes and radii are fractions of
+its short side; time runs from 0 to 1. So a scene means the same at every size and length. F frames, H W pixels.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SUBPIXELS = 16
 
 
 class Background(Protocol):
-    """What lies behind the objects."""
+    """What is behind the objects."""
 
     @property
     def phrase(self) -> str:
@@ -37,7 +37,7 @@ class Motion:
         kind: "still", "straight", "wave" (weaves up and down on its way), "bounce" (hops upwards), "orbit" (circles
             around a centre that goes from `start` to `end`).
         start, end: (x, y).
-        amplitude: of the wave, hop or orbit, as a share of the short side.
+        amplitude: of the wave, hop or orbit, as a fraction of the short side.
         cycles: how often within the clip.
     """
 
@@ -48,7 +48,7 @@ class Motion:
     cycles: float = 0.0
 
     def track(self) -> np.ndarray:
-        """`[33, 2]`: the centre over time, as shares of a square frame."""
+        """`[33, 2]`: the centre over time, as fractions of a square frame."""
         return self.centres(33, 4096, 4096) / (4096 * SUBPIXELS)
 
     def centres(self, num_frames: int, height: int, width: int) -> np.ndarray:
@@ -94,7 +94,7 @@ class Thing:
 
     @property
     def extent(self) -> float:
-        """Of its square tile, as a share of the frame's short side."""
+        """Of its square tile, as a fraction of the frame's short side."""
         return SIZES[self.size] * self.scale
 
     def side(self, height: int, width: int) -> int:
@@ -104,12 +104,12 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Subtitle:
-    """A line of text near the lower or upper edge; `place` is "bottom" or "top"."""
+    """A line of text near the lower or upper edge; `position` is "bottom" or "top"."""
 
     text: str
     font: str
     colour: str
-    place: str
+    position: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,7 +108,7 @@ def _sheet(art: str) -> np.ndarray:
 
 
 @cache
-def _places() -> dict[str, int]:
+def _sheet_index() -> dict[str, int]:
     return {entry["name"]: index for index, entry in enumerate(json.loads((ASSETS / "sprites.json").read_text()))}
 
 
@@ -120,7 +120,7 @@ def _premultiplied(rgba: np.ndarray) -> np.ndarray:
 def _named_tile(sprite: Sprite) -> np.ndarray:
     sheet = _sheet(sprite.art)
     side = sheet.shape[1] // COLUMNS
-    row, column = divmod(_places()[sprite.name], COLUMNS)
+    row, column = divmod(_sheet_index()[sprite.name], COLUMNS)
     tile = np.zeros((TILE, TILE, 4), dtype=np.uint8)
     margin = (TILE - side) // 2
     tile[margin:-margin, margin:-margin] = sheet[row * side : (row + 1) * side, column * side : (column + 1) * side]

@@ -2,7 +2,7 @@
 
 The adapters' scale alpha / rank is folded into their second matrix, so that every loader, also one that reads no
 header, gets the scale of the training. What a low-rank change cannot say (type embeddings, semantic projector and head,
-a source beside the latents) trains in full and lies in the same file; `pipelines/lora.py` puts it back.
+a source beside the latents) trains in full and is saved in the same file; `pipelines/lora_files.py` puts it back.
 """
 
 from pathlib import Path

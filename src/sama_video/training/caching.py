@@ -14,8 +14,8 @@ import torch
 
 from ..data.cache import add_sample
 from ..data.encoding import Encoder
-from ..data.epoch import planned_variants, tabulate
-from ..data.samples import load_sample, sample_recipe
+from ..data.epoch import scheduled_variants, tabulate
+from ..data.loader import load_sample, sample_recipe
 from ..data.shards import SHARD_BYTES, StoreWriter, TensorStore
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..pipelines.loading import load_pipeline
@@ -27,7 +27,7 @@ from ..system.workers import SPAWN, Progress, end_with_parent
 from .config import TrainConfig
 from .mixture import batch_config, build_mixture, cache_precision, encoder_identity, settle_cache_precision
 
-SECONDS_TO_END = 30
+_SECONDS_TO_END = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class CacheJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheReport:
+class CacheResult:
     """What `fill_cache` did: samples gone through, entries that are there now, how many of them are new, in which
     precision."""
 
@@ -72,11 +72,11 @@ class CacheReport:
     precision: Precision
 
 
-def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheReport:
+def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheResult:
     """Encode what a run will read. What is there already is kept: a stopped run continues.
 
     Args:
-        progress: called as (phase, done, of) for this process's share.
+        progress: called as (phase, done, of) for this process's portion.
 
     Raises:
         UserError: for files that cannot be read, datasets that are not made of files, or a model that cannot be loaded.
@@ -86,10 +86,10 @@ def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheRepo
     settle_cache_precision(job.run, device)
     before = len(TensorStore(job.out))
     with _helpers(job):
-        num_samples = _encode_share(job, 0, progress)
+        num_samples = _encode(job, 0, progress)
     store = TensorStore(job.out)
     store.write_index()
-    return CacheReport(
+    return CacheResult(
         num_samples=num_samples,
         num_entries=len(store),
         num_new=len(store) - before,
@@ -97,8 +97,8 @@ def fill_cache(job: CacheJob, progress: Progress = lambda *_: None) -> CacheRepo
     )
 
 
-def _encode_share(job: CacheJob, share: int, progress: Progress) -> int:
-    """Each `workers`-th sample from `share` on. Returns the number of all samples."""
+def _encode(job: CacheJob, first: int, progress: Progress) -> int:
+    """Each `workers`-th sample from `first` on. Returns the number of all samples."""
     # 1. The encoders, and what distinguishes them
     if job.workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.workers))
@@ -113,17 +113,17 @@ def _encode_share(job: CacheJob, share: int, progress: Progress) -> int:
     # 2. What to encode
     config = batch_config(job.run.data, 2 * pipe.vae.config.scale_factor_spatial, job.run.loop.seed)
     datasets = build_mixture(job.run.data, job.out)
-    planned = list(planned_variants([tabulate(weighted) for weighted in datasets], config))
+    scheduled = list(scheduled_variants([tabulate(weighted) for weighted in datasets], config))
 
     # 3. Encode what is missing
-    own = planned[share :: job.workers]
+    own = scheduled[first :: job.workers]
     with StoreWriter(job.out, shard_bytes=job.shard_bytes) as writer:
         for number, one in enumerate(own):
             weighted = datasets[one.dataset]
             recipe = sample_recipe(weighted, one, config)
             add_sample(writer, encoder, identity, recipe, lambda w=weighted, one=one: load_sample(w, one, config))
             progress("encoding", number + 1, len(own))
-    return len(planned)
+    return len(scheduled)
 
 
 @contextlib.contextmanager
@@ -134,7 +134,7 @@ def _helpers(job: CacheJob) -> Iterator[None]:
         UserError: what one of them met.
     """
     errors = SPAWN.SimpleQueue()
-    processes = [SPAWN.Process(target=_help, args=(job, share, errors), daemon=True) for share in range(1, job.workers)]
+    processes = [SPAWN.Process(target=_help, args=(job, first, errors), daemon=True) for first in range(1, job.workers)]
     for process in processes:
         process.start()
     try:
@@ -144,7 +144,7 @@ def _helpers(job: CacheJob) -> Iterator[None]:
         for process in processes:
             process.terminate()
         for process in processes:
-            process.join(SECONDS_TO_END)
+            process.join(_SECONDS_TO_END)
             process.kill()
         raise
     for process in processes:
@@ -155,10 +155,10 @@ def _helpers(job: CacheJob) -> Iterator[None]:
         raise UserError(f"a worker ended with exit code {failed[0]}; run again with fewer `workers`: it continues")
 
 
-def _help(job: CacheJob, share: int, errors: "SimpleQueue[Any]") -> None:
+def _help(job: CacheJob, first: int, errors: "SimpleQueue[Any]") -> None:
     end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        _encode_share(job, share, lambda *_: None)
+        _encode(job, first, lambda *_: None)
     except UserError as error:
         errors.put(str(error))

@@ -1,6 +1,6 @@
-"""Checkpoints: weights, average, optimizer and the place in the data, complete or not there at all.
+"""Checkpoints: weights, average, optimizer and the position in the data, complete or not there at all.
 
-Written by `torch.distributed.checkpoint`, so that a run goes on with another number of processes. The state is copied,
+Written by `torch.distributed.checkpoint`, so that a run resumes with another number of processes. The state is copied,
 then written aside in the background, flushed to the disk and renamed; what is being written when the process dies is
 never mistaken for a checkpoint. Randomness needs no state: every draw is derived from (seed, step, sample).
 """
@@ -21,7 +21,7 @@ from .ema import Ema
 from .optimizer import Optimizer
 from .parallel import Parallel, is_first
 
-PROGRESS = "progress.json"
+_PROGRESS = "progress.json"
 
 
 def checkpoints(out: Path) -> list[Path]:
@@ -87,7 +87,7 @@ class Checkpoints:
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def finish(self) -> None:
-        """Wait until the checkpoint that is being written lies there.
+        """Wait until the checkpoint that is being written is complete.
 
         Raises:
             UserError: if it could not be written; earlier ones stay.
@@ -109,7 +109,7 @@ class Checkpoints:
         with self.parallel.agreed():
             if not folder.is_dir():
                 raise UserError(f"{folder} is not visible here; put the run's folder on a disk that all nodes share")
-            progress = json.loads((folder / PROGRESS).read_text())
+            progress = json.loads((folder / _PROGRESS).read_text())
         try:
             dcp.load(state, checkpoint_id=folder)
         except dcp.api.CheckpointException as error:
@@ -125,7 +125,7 @@ class Checkpoints:
         try:
             written.result()
             if is_first():
-                _write_flushed(aside / PROGRESS, json.dumps(progress))
+                _write_flushed(aside / _PROGRESS, json.dumps(progress))
                 flush_folder(aside)
                 os.replace(aside, final)
                 flush_folder(final.parent)
@@ -138,7 +138,7 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         found = checkpoints(self.out)
-        scores = {path: json.loads((path / PROGRESS).read_text()).get("score") for path in found}
+        scores = {path: json.loads((path / _PROGRESS).read_text()).get("score") for path in found}
         scored = [path for path in found if scores[path] is not None]
         best = max(scored, key=lambda path: scores[path], default=None)
         for path in found[: -self.keep]:

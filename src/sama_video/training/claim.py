@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import filelock
 
 from ..system.errors import UserError
 from ..system.files import make_folder, written_aside
-from .config import TrainConfig, as_json
+from .config import TrainConfig
 
 CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"
 
@@ -72,7 +73,7 @@ def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
         found = _fixed(json.loads(note.read_text()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{note} is damaged ({error}); restore it, or choose another `out`") from error
-    if found != _fixed(json.loads(json.dumps(as_json(config)))):
+    if found != _fixed(json.loads(json.dumps(asdict(config)))):
         raise UserError(
             f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
             "data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
@@ -82,7 +83,7 @@ def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
 def write_config(config: TrainConfig, folder: Path) -> None:
     """The config as it was when the run was started last."""
     with written_aside(folder / CONFIG) as aside:
-        aside.write_text(json.dumps(as_json(config), indent=1))
+        aside.write_text(json.dumps(asdict(config), indent=1))
 
 
 def _fixed(settings: dict[str, Any]) -> dict[str, Any]:

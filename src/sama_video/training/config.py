@@ -3,17 +3,12 @@
 The paper (section 4.1) gives the learning rate of 2e-5, batches of 448 images and 112 videos, the average's decay of
 0.9998, lambda = 0.1, N = 1 anchor frame, the aspect ratios, 480p and the pretext tasks' ratio. Every other default is
 ours: warm-up, betas, weight decay, clipping, dropout, how sigma is drawn, lengths, numbers of steps, and all of the
-nano's and of LoRA. `recipes.py` has the runs by name; `with_settings` changes single values, as `sama train RECIPE
---set optimizer.learning_rate=1e-4` does. The config is saved in every run's folder.
+nano's and of LoRA. `recipes.py` has the runs by name, `settings.py` reads and changes them. The config is saved in
+every run's folder.
 """
 
-import copy
-import dataclasses
-import types
-import typing
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
 from ..models.shapes import wrong_num_frames
@@ -21,15 +16,20 @@ from ..synth.edits import FAMILIES
 from ..system.errors import UserError
 from ..system.precision import Precision, PrecisionOrAuto
 
-T = TypeVar("T")
-INF = float("inf")
-LARGEST = 1e9  # of a number that must be finite
-MOST_WORKERS = 256
-SMALLEST_SIDE = 16  # of the engine's pictures: the least that any model's patches divide
+_INF = float("inf")
+_LARGEST = 1e9  # of a number that must be finite
+_MOST_WORKERS = 256
+_SMALLEST_SIDE = 16  # of the engine's pictures: the least that any model's patches divide
+
+
+class _Config:
+    """Common to all parts of a config: pydantic, through which `settings.py` reads them, takes no other names."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig:
+class EngineConfig(_Config):
     """Samples of the synthetic engine, made on the fly.
 
     Args:
@@ -51,20 +51,20 @@ class EngineConfig:
     videos: str | None = None
 
     def __post_init__(self) -> None:
-        _check_ranges("engine", self, num_samples=(1, INF), seed=(0, INF), loose=(0, 1))
+        _check_ranges("engine", self, num_samples=(1, _INF), seed=(0, _INF), loose=(0, 1))
         _check_families("engine", self.families)
         if not self.shapes:
             raise UserError("engine.shapes must not be empty; give FRAMESxHEIGHTxWIDTH, such as 9x128x128")
         for frames, height, width in self.shapes:
-            if frames < 1 or min(height, width) < SMALLEST_SIDE:
+            if frames < 1 or min(height, width) < _SMALLEST_SIDE:
                 raise UserError(
-                    f"engine.shapes must have 1 frame and sides of {SMALLEST_SIDE} or more, got "
+                    f"engine.shapes must have 1 frame and sides of {_SMALLEST_SIDE} or more, got "
                     f"{frames}x{height}x{width}"
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
+class DatasetConfig(_Config):
     """One part of the mixture: a manifest (with `catalogue` in a public dataset's own columns) or the engine.
 
     `--set data.datasets=a.csv,b.csv` is a mixture of manifests under their own names.
@@ -84,14 +84,14 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         if (self.manifest is None) == (self.engine is None):
             raise UserError(f"dataset {self.name} needs a manifest or an engine, and not both")
-        if not 0 < self.weight < INF:
+        if not 0 < self.weight < _INF:
             raise UserError(
                 f"the weight of dataset {self.name} must be above 0, got {self.weight}; leave it out instead"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
+class ValidationConfig(_Config):
     """The fixed set that a run is tried on every `loop.validate_every` steps, with the averaged weights.
 
     Args:
@@ -121,7 +121,7 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(_Config):
     """The mixture and its batches.
 
     Args:
@@ -152,9 +152,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         at_least_1 = ("area", "image_batch_size", "video_batch_size", "prefetch_factor")
-        _check_ranges("data", self, **dict.fromkeys(at_least_1, (1, INF)), num_workers=(0, MOST_WORKERS))
+        _check_ranges("data", self, **dict.fromkeys(at_least_1, (1, _INF)), num_workers=(0, _MOST_WORKERS))
         if self.pretext_variants is not None:
-            _check_ranges("data", self, pretext_variants=(1, INF))
+            _check_ranges("data", self, pretext_variants=(1, _INF))
         if not (self.datasets and self.aspect_ratios):
             raise UserError("data.datasets and data.aspect_ratios must not be empty")
         if not all(1 / 16 <= ratio <= 16 for ratio in self.aspect_ratios):
@@ -184,7 +184,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig:
+class LoraConfig(_Config):
     """Low-rank adapters instead of full training. Type embeddings and semantic parts are always trained in full."""
 
     rank: int = 64
@@ -192,13 +192,13 @@ class LoraConfig:
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
     def __post_init__(self) -> None:
-        _check_ranges("model.lora", self, rank=(1, INF), alpha=(1, INF))
+        _check_ranges("model.lora", self, rank=(1, _INF), alpha=(1, _INF))
         if not self.targets:
             raise UserError("model.lora.targets must not be empty; name modules such as to_q,to_k")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(_Config):
     """What is trained.
 
     Args:
@@ -221,7 +221,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
+class ObjectiveConfig(_Config):
     """Eqs. 1 and 3 to 5.
 
     Args:
@@ -231,7 +231,7 @@ class ObjectiveConfig:
         num_anchors: N frames of a video.
         sigma_sampling: sigmas before the shift, see docs/decisions/sigma-sampling.md.
         sigma_shift: moves them towards noise, as the sampler's shift does.
-        text_dropout, source_dropout: share of samples that train without, for guidance.
+        text_dropout, source_dropout: fraction of samples that train without, for guidance.
     """
 
     semantic_weight: float = 0.1
@@ -243,12 +243,12 @@ class ObjectiveConfig:
     source_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_ranges("objective", self, semantic_weight=(0, LARGEST), num_anchors=(1, INF), text_dropout=(0, 1))
-        _check_ranges("objective", self, source_dropout=(0, 1), sigma_shift=(1e-3, LARGEST))
+        _check_ranges("objective", self, semantic_weight=(0, _LARGEST), num_anchors=(1, _INF), text_dropout=(0, 1))
+        _check_ranges("objective", self, source_dropout=(0, 1), sigma_shift=(1e-3, _LARGEST))
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(_Config):
     """AdamW, or "muon": Muon on the blocks' matrices and AdamW at `adamw_share` of the rate on all else.
 
     The rate rises over `warmup_steps`, then goes in a straight line to `final_learning_rate` at the last step.
@@ -270,14 +270,14 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         rates = ("learning_rate", "final_learning_rate", "adamw_share", "weight_decay", "warmup_steps")
-        _check_ranges("optimizer", self, **dict.fromkeys(rates, (0, LARGEST)))
-        _check_ranges("optimizer", self, max_grad_norm=(1e-9, INF), stop_norm=(1e-9, INF))
+        _check_ranges("optimizer", self, **dict.fromkeys(rates, (0, _LARGEST)))
+        _check_ranges("optimizer", self, max_grad_norm=(1e-9, _INF), stop_norm=(1e-9, _INF))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas must be at least 0 and below 1, got {self.betas}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class LoopConfig(_Config):
     """The loop around the objective.
 
     Args:
@@ -310,12 +310,12 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         counts = ("num_steps", "micro_tokens", "batches_per_step", "log_every", "keep_checkpoints")
-        _check_ranges("loop", self, **dict.fromkeys(counts, (1, INF)))
-        _check_ranges("loop", self, validate_every=(0, INF), seed=(0, INF), save_minutes=(0, INF), ema_decay=(0, 1))
+        _check_ranges("loop", self, **dict.fromkeys(counts, (1, _INF)))
+        _check_ranges("loop", self, validate_every=(0, _INF), seed=(0, _INF), save_minutes=(0, _INF), ema_decay=(0, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
+class ParallelConfig(_Config):
     """How processes share the work: parameters sharded over groups of `shard_size`, copies across groups (HSDP).
 
     Args:
@@ -327,11 +327,11 @@ class ParallelConfig:
     timeout_minutes: float = 30.0
 
     def __post_init__(self) -> None:
-        _check_ranges("parallel", self, shard_size=(0, INF), timeout_minutes=(1e-3, 1e6))
+        _check_ranges("parallel", self, shard_size=(0, _INF), timeout_minutes=(1e-3, 1e6))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(_Config):
     """A run."""
 
     name: str
@@ -353,15 +353,15 @@ class TrainConfig:
 
     def with_precision(self, precision: Precision) -> "TrainConfig":
         """The same run in a precision that is decided."""
-        return dataclasses.replace(self, loop=dataclasses.replace(self.loop, precision=precision))
+        return replace(self, loop=replace(self.loop, precision=precision))
 
     def started_from(self, init: str) -> "TrainConfig":
         """The same run from another model."""
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, init=init))
+        return replace(self, model=replace(self.model, init=init))
 
 
 def _check_ranges(part: str, config: Any, **ranges: tuple[float, float]) -> None:
-    """Raises UserError for a value that lies outside of its (lowest, highest), naming both."""
+    """Raises UserError for a value outside of its (lowest, highest), naming both."""
     for name, (lowest, highest) in ranges.items():
         value = getattr(config, name)
         if not lowest <= value <= highest:
@@ -374,110 +374,3 @@ def _check_families(part: str, families: tuple[str, ...]) -> None:
     unknown = sorted(set(families) - FAMILIES.keys())
     if unknown or not families:
         raise UserError(f"{part}.families must be among {', '.join(FAMILIES)}, got {unknown or 'none'}")
-
-
-def with_settings(config: T, settings: Iterable[str]) -> T:
-    """A config with `key=value` settings applied; keys are dotted paths, values are read as the field's type.
-
-    Raises:
-        UserError: for a key that does not exist or a value that does not fit, naming what would.
-    """
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UserError(f"--set takes key=value, got {setting!r}")
-        config = _with_setting(config, key.strip().split("."), value.strip(), key)
-    return _checked(config)
-
-
-def _checked(config: Any) -> Any:
-    """Made again from its values: what must fit together is checked when all settings are in, whatever their order."""
-    if isinstance(config, tuple):
-        return tuple(_checked(part) for part in config)
-    if not is_dataclass(config) or isinstance(config, type):
-        return config
-    return type(config)(**{f.name: _checked(getattr(config, f.name)) for f in fields(config)})
-
-
-def _with_setting(config: Any, path: list[str], value: str, key: str) -> Any:
-    name, rest = path[0], path[1:]
-    if isinstance(config, tuple):
-        if not name.isdigit() or int(name) >= len(config):
-            raise UserError(f"--set {key}: {name!r} is no place in a list of {len(config)}; use 0 to {len(config) - 1}")
-        changed = list(config)
-        changed[int(name)] = _with_setting(changed[int(name)], rest, value, key)
-        return tuple(changed)
-    if not is_dataclass(config) or name not in {f.name for f in fields(config)}:
-        known = ", ".join(f.name for f in fields(config)) if is_dataclass(config) else "nothing below it"
-        raise UserError(f"--set {key}: unknown {name!r}; there is {known}")
-    annotation = typing.get_type_hints(type(config))[name]
-    old = getattr(config, name)
-    if old is None and rest and annotation == LoraConfig | None:
-        old = LoraConfig()  # adapters for a recipe that has none
-    new = _with_setting(old, rest, value, key) if rest else _parse(value, annotation, key)
-    changed = copy.copy(config)
-    object.__setattr__(changed, name, new)
-    return changed
-
-
-def _parse(text: str, kind: Any, key: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    try:
-        if origin in (typing.Union, types.UnionType):
-            if text.lower() in ("none", "null"):
-                return None
-            (inner,) = (a for a in arguments if a is not types.NoneType)
-            return _parse(text, inner, key)
-        if origin is Literal:
-            if text not in arguments:
-                raise ValueError(f"use one of {', '.join(map(str, arguments))}")
-            return text
-        if origin is tuple:
-            return _parse_tuple(text.split(","), arguments, key)
-        if kind is DatasetConfig:
-            return DatasetConfig(name=text, manifest=text)
-        if kind is bool:
-            if text.lower() not in ("true", "false"):
-                raise ValueError("use true or false")
-            return text.lower() == "true"
-        if kind in (int, float, str):
-            return kind(text)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"--set {key}={text}: {error}") from error
-    raise UserError(f"--set {key}: set one of its fields, for example {key}.FIELD=VALUE")
-
-
-def _parse_tuple(parts: list[str], kinds: tuple[Any, ...], key: str) -> tuple[Any, ...]:
-    """Values of a list, or as many as a tuple has; tuples in a list are written as 9x128x128."""
-    parts = [part.strip() for part in parts if part.strip()]
-    if kinds[-1] is Ellipsis:
-        inner = typing.get_args(kinds[0])
-        return tuple(_parse_tuple(p.split("x"), inner, key) if inner else _parse(p, kinds[0], key) for p in parts)
-    if len(parts) != len(kinds):
-        raise ValueError(f"{len(kinds)} values belong together, got {len(parts)}; in a list they are joined by x")
-    return tuple(_parse(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
-
-
-def as_settings(config: Any, prefix: str = "") -> list[str]:
-    """Every value of a config as `key=value`; `with_settings` takes them back."""
-    if is_dataclass(config):
-        parts = [(f.name, getattr(config, f.name)) for f in fields(config)]
-    elif isinstance(config, tuple) and config and is_dataclass(config[0]):
-        parts = [(str(place), value) for place, value in enumerate(config)]
-    else:
-        return [f"{prefix}={_as_text(config)}"]
-    below = f"{prefix}." if prefix else ""
-    return [line for name, value in parts for line in as_settings(value, below + name)]
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join("x".join(map(str, part)) if isinstance(part, tuple) else _as_text(part) for part in value)
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def as_json(config: Any) -> Any:
-    """Plain values for a JSON file."""
-    return dataclasses.asdict(config)

@@ -1,4 +1,7 @@
-"""The average of the weights over the steps (paper section 4.1: decay 0.9998, every step)."""
+"""The average of the weights over the steps (paper section 4.1: decay 0.9998, every step).
+
+By hand, since `torch.optim.swa_utils.AveragedModel` holds a second whole model, frozen parts and all, unsharded.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +17,7 @@ class Ema:
 
     Args:
         model: whose trainable parameters to follow.
-        decay: share of the old average that a step keeps.
+        decay: fraction of the old average that a step keeps.
         warmup: step n (from 0) keeps (1 + n) / (10 + n) at most, so that the average forgets where the run began.
     """
 

@@ -8,8 +8,8 @@ import torch
 from ..data.cache import EncoderIdentity, LatentCache
 from ..data.catalogue import read_dataset
 from ..data.datasets import EngineDataset, ManifestDataset, TrainingDataset
-from ..data.epoch import BatchConfig, DatasetTable, WeightedDataset, join_shares, tabulate
-from ..data.facts import FileFacts
+from ..data.epoch import BatchConfig, DatasetTable, WeightedDataset, join_tables, tabulate
+from ..data.file_info import FileInfo
 from ..data.manifest import CAPTIONED, parse_column_map, read_manifest
 from ..data.shards import TensorStore
 from ..models.semantic_encoder import find_semantic_encoder
@@ -22,8 +22,8 @@ from ..system.precision import Precision, choose_precision
 from .config import DataConfig, DatasetConfig, EngineConfig, TrainConfig
 from .parallel import Parallel
 
-FACTS = "facts"
-CACHE_PRECISION = "precision.json"
+_MEMORY = "facts"  # of `FileInfo`
+_CACHE_PRECISION = "precision.json"
 
 
 def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
@@ -39,7 +39,7 @@ def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
     )
 
 
-def build_dataset(config: DatasetConfig, number: int, out: Path, facts: FileFacts) -> TrainingDataset:
+def build_dataset(config: DatasetConfig, number: int, out: Path, info: FileInfo) -> TrainingDataset:
     """Dataset `number` of a run. Raises UserError for a manifest or folder that cannot be used."""
     if config.engine is not None:
         return EngineDataset(
@@ -55,7 +55,7 @@ def build_dataset(config: DatasetConfig, number: int, out: Path, facts: FileFact
         rows = read_dataset(config.catalogue, config.manifest, column_map=columns, map_option=option)
     else:
         rows = read_manifest(config.manifest, column_map=columns, required=CAPTIONED, map_option=option)
-    return ManifestDataset(rows, facts)
+    return ManifestDataset(rows, info)
 
 
 def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
@@ -64,22 +64,22 @@ def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
     Args:
         out: folder of the stage.
     """
-    facts = FileFacts((out.parent if config.cache is None else Path(config.cache)) / FACTS)
+    info = FileInfo((out.parent if config.cache is None else Path(config.cache)) / _MEMORY)
     return [
-        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, number, out, facts), weight=dataset.weight)
+        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, number, out, info), weight=dataset.weight)
         for number, dataset in enumerate(config.datasets)
     ]
 
 
 def tabulate_mixture(datasets: list[WeightedDataset], parallel: Parallel) -> list[DatasetTable]:
-    """What all samples are, found out by all processes together: each looks at its share of the files.
+    """What all samples are, found out by all processes together: each looks at its portion of the files.
 
     Raises:
         UserError: in all processes, for a file that cannot be read.
     """
     with parallel.agreed():
-        shares = [tabulate(weighted, parallel.rank, parallel.world_size) for weighted in datasets]
-    return [join_shares(of_all) for of_all in zip(*parallel.gather(shares), strict=True)]
+        portions = [tabulate(weighted, parallel.rank, parallel.world_size) for weighted in datasets]
+    return [join_tables(of_all) for of_all in zip(*parallel.gather(portions), strict=True)]
 
 
 def open_cache(config: TrainConfig) -> LatentCache | None:
@@ -117,7 +117,7 @@ def cache_precision(config: TrainConfig) -> Precision:
     assert config.data.cache is not None
     if config.data.cache_dtype != "auto":
         return config.data.cache_dtype
-    note = Path(config.data.cache) / CACHE_PRECISION
+    note = Path(config.data.cache) / _CACHE_PRECISION
     if not note.exists():
         return "float32"  # filled before there was a choice, or not at all
     try:
@@ -132,8 +132,8 @@ def cache_precision(config: TrainConfig) -> Precision:
 def settle_cache_precision(config: TrainConfig, device: str) -> None:
     """Before a cache is filled for the first time: decide "auto" for the device that fills it."""
     folder = Path(str(config.data.cache))
-    if config.data.cache_dtype == "auto" and not (folder / CACHE_PRECISION).exists() and not len(TensorStore(folder)):
-        with written_aside(folder / CACHE_PRECISION) as aside:
+    if config.data.cache_dtype == "auto" and not (folder / _CACHE_PRECISION).exists() and not len(TensorStore(folder)):
+        with written_aside(folder / _CACHE_PRECISION) as aside:
             aside.write_text(json.dumps(choose_precision(device)))
 
 

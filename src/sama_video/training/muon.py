@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-MOMENTUM = 0.95
+_MOMENTUM = 0.95
 # Of the quintic a x + b x^3 + c x^5, chosen for its slope at 0: it lifts small singular values in few iterations.
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 5
-SMALLEST_NORM = 1e-7
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ITERATIONS = 5
+_SMALLEST_NORM = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         matrices: parameters with two dimensions.
-        weight_decay: share of a weight that a step takes off at a rate of 1.
+        weight_decay: fraction of a weight that a step takes off at a rate of 1.
         dtype: of the iterations that make a matrix orthogonal.
     """
 
@@ -52,10 +52,10 @@ class Muon(torch.optim.Optimizer):
         for state, gradient in zip(states, gradients, strict=True):
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(gradient)
-        # m = MOMENTUM m + (1 - MOMENTUM) g, and Nesterov's look ahead (1 - MOMENTUM) g + MOMENTUM m
+        # m = _MOMENTUM m + (1 - _MOMENTUM) g, and Nesterov's look ahead (1 - _MOMENTUM) g + _MOMENTUM m
         momenta = [state["momentum_buffer"] for state in states]
-        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
         # One matrix alone stays one: products of a stack are rounded in another order.
         updates = [orthogonal(ahead[0], self.dtype)] if len(ahead) == 1 else orthogonal(torch.stack(ahead), self.dtype)
         # w = (1 - rate weight_decay) w - 0.2 sqrt(max(rows, columns)) rate O: the size of AdamW's steps
@@ -78,14 +78,14 @@ def _alike(matrices: list[torch.Tensor]) -> list[list[torch.Tensor]]:
 def orthogonal(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """About U V^T of matrices U S V^T `[..., rows, columns]`, in `dtype`: Newton and Schulz's iteration leaves singular
     values between 0.5 and 1.5."""
-    a, b, c = COEFFICIENTS
+    a, b, c = _COEFFICIENTS
     is_tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.to(dtype)
     x = x.mT if is_tall else x  # the smaller side makes the smaller products
     norm = x.norm() if x.ndim == 2 else x.norm(dim=(-2, -1), keepdim=True)
-    x = x / norm.clamp(min=SMALLEST_NORM)  # no singular value above 1
+    x = x / norm.clamp(min=_SMALLEST_NORM)  # no singular value above 1
     multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
-    for _ in range(ITERATIONS):
+    for _ in range(_ITERATIONS):
         # X = a X + (b A + c A A) X with A = X X^T
         gram = x @ x.mT
         x = multiply_add(x, multiply_add(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -38,10 +38,10 @@ class Optimizer:
         # By itself torch takes one parameter after the other on a CPU: four times as long.
         adamw = torch.optim.AdamW(rest, lr=0.0, betas=config.betas, weight_decay=config.weight_decay, fused=True)
         self.parts: list[torch.optim.Optimizer] = [adamw]
-        self.shares = [1.0]
+        self.factors = [1.0]
         if matrices:
             muon = Muon(matrices.values(), weight_decay=config.weight_decay, dtype=getattr(torch, precision))
-            self.parts, self.shares = [muon, adamw], [1.0, config.adamw_share]
+            self.parts, self.factors = [muon, adamw], [1.0, config.adamw_share]
         self._make_state()
 
     def _make_state(self) -> None:
@@ -74,9 +74,9 @@ class Optimizer:
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # pyright: ignore
         if norm <= self.config.stop_norm:  # false for NaN too
-            for part, share in zip(self.parts, self.shares, strict=True):
+            for part, factor in zip(self.parts, self.factors, strict=True):
                 for group in part.param_groups:
-                    group["lr"] = rate * share
+                    group["lr"] = rate * factor
                 part.step()
         self.clear()
         return float(norm)

@@ -1,10 +1,10 @@
 """Runs by name: functions that return a full config. `sama train RECIPE` takes one; `--set` changes single values.
 
-Values of the large models are the paper's (section 4.1, Table 1). Its datasets are named here; their manifests lie
+Values of the large models are the paper's (section 4.1, Table 1). Its datasets are named here; their manifests are
 where the user put them, `data.datasets.N.manifest`. A recipe without a size is for Wan2.1 14B, the paper's.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -22,11 +22,10 @@ from .config import (
     OptimizerConfig,
     TrainConfig,
     ValidationConfig,
-    with_settings,
 )
 
-SIGLIP = "google/siglip-so400m-patch14-384"
-SIZES = {"": "wan2.1-14b", "_5b": "wan2.2-5b", "_1.3b": "wan2.1-1.3b"}  # by the ending of a recipe's name
+_SIGLIP = "google/siglip-so400m-patch14-384"
+_SIZES = {"": "wan2.1-14b", "_5b": "wan2.2-5b", "_1.3b": "wan2.1-1.3b"}  # by the ending of a recipe's name
 
 
 def _table_1(stage: int) -> tuple[DatasetConfig, ...]:
@@ -43,7 +42,7 @@ def factorized_pretraining(size: str = "") -> TrainConfig:
     init = f"sama-{size.removeprefix('_') or '14b'}-init"
     return TrainConfig(
         name=f"factorized_pretraining{size}",
-        model=ModelConfig(init=init, preset=SIZES[size], semantic_encoder=SIGLIP),
+        model=ModelConfig(init=init, preset=_SIZES[size], semantic_encoder=_SIGLIP),
         data=DataConfig(datasets=_table_1(0)),
         loop=LoopConfig(num_steps=20_000),
     )
@@ -83,9 +82,9 @@ def _with_adapters(full: TrainConfig, name: str) -> TrainConfig:
     )
 
 
-SMOKE_FAMILIES = ("global_style", "local_add", "subtitle_edit")  # a look, a thing, a text
-NANO_IMAGES = ((1, 128, 128), (1, 112, 144), (1, 144, 112))
-NANO_CLIPS = (
+_SMOKE_FAMILIES = ("global_style", "local_add", "subtitle_edit")  # a look, a thing, a text
+_NANO_IMAGES = ((1, 128, 128), (1, 112, 144), (1, 144, 112))
+_NANO_CLIPS = (
     *((9, 128, 128), (9, 112, 144), (9, 144, 112), (9, 96, 176), (9, 176, 96), (9, 80, 192)),
     *((17, 128, 128), (33, 128, 128), (33, 96, 176), (17, 144, 112)),
 )
@@ -121,16 +120,16 @@ def _nano_data(**changes) -> DataConfig:
 
 def nano_pretraining() -> TrainConfig:
     """Stage 0 of SAMA-Nano: the engine's edits as images, its captioned clips with pretext tasks."""
-    images = EngineConfig(num_samples=60_000, shapes=NANO_IMAGES)
-    clips = EngineConfig(num_samples=20_000, shapes=NANO_CLIPS, text_to_video=True)
+    images = EngineConfig(num_samples=60_000, shapes=_NANO_IMAGES)
+    clips = EngineConfig(num_samples=20_000, shapes=_NANO_CLIPS, text_to_video=True)
     datasets = (DatasetConfig(name="image edits", engine=images), DatasetConfig(name="captioned clips", engine=clips))
     return _nano("nano_pretraining", "runs/nano-init", _nano_data(datasets=datasets, area=128 * 128), num_steps=1500)
 
 
 def nano_finetuning() -> TrainConfig:
     """Stage 1 of SAMA-Nano: the engine's edits as clips, and some as images."""
-    clips = EngineConfig(num_samples=24_000, shapes=NANO_CLIPS)
-    images = EngineConfig(num_samples=24_000, shapes=NANO_IMAGES)
+    clips = EngineConfig(num_samples=24_000, shapes=_NANO_CLIPS)
+    images = EngineConfig(num_samples=24_000, shapes=_NANO_IMAGES)
     datasets = (DatasetConfig(name="video edits", engine=clips), DatasetConfig(name="image edits", engine=images))
     data = _nano_data(datasets=datasets, area=128 * 128, pretext=False)
     config = _nano("nano_finetuning", "runs/nano_pretraining/export", data, num_steps=3000)
@@ -165,7 +164,7 @@ def nano_gpu() -> list[TrainConfig]:
         )
         return replace(config, optimizer=optimizer, objective=objective, loop=loop)
 
-    pictures = EngineConfig(num_samples=400_000, shapes=((1, 128, 128), *NANO_IMAGES))
+    pictures = EngineConfig(num_samples=400_000, shapes=((1, 128, 128), *_NANO_IMAGES))
     captioned = EngineConfig(num_samples=30_000, shapes=((9, 128, 128), (5, 128, 128)), text_to_video=True)
     clips = EngineConfig(num_samples=300_000, shapes=((5, 128, 128), (9, 128, 128), (17, 128, 128), (9, 96, 176)))
     stage_0 = _nano(
@@ -202,7 +201,7 @@ def smoke() -> list[TrainConfig]:
                 video_batch_size=4,
                 area=64 * 64,
                 validation=ValidationConfig(
-                    size=(64, 64), num_frames=9, num_inference_steps=2, families=SMOKE_FAMILIES
+                    size=(64, 64), num_frames=9, num_inference_steps=2, families=_SMOKE_FAMILIES
                 ),
             ),
             loop=replace(config.loop, num_steps=8, log_every=1),
@@ -215,7 +214,7 @@ RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
     **{
         recipe.__name__ + size: partial(recipe, size)
         for recipe in (factorized_pretraining, supervised_finetuning, lora_pretraining, lora_finetuning)
-        for size in SIZES
+        for size in _SIZES
     },
     **{recipe.__name__: recipe for recipe in (nano_pretraining, nano_finetuning, nano, nano_gpu, smoke)},
 }
@@ -234,19 +233,3 @@ def find_recipe(name: str) -> list[TrainConfig]:
         raise UserError(f"unknown recipe {name!r}; there is {', '.join(RECIPES)}")
     stages = RECIPES[name]()
     return stages if isinstance(stages, list) else [stages]
-
-
-def find_stages(name: str, settings: Iterable[str] = ()) -> list[TrainConfig]:
-    """The stages of a recipe with `key=value` settings, which count for each of them.
-
-    A stage that goes on from the one before it still does: `model.init` is where the first begins.
-
-    Raises:
-        UserError: for an unknown name, key or value.
-    """
-    settings = list(settings)
-    stages = []
-    for stage in find_recipe(name):
-        changed = with_settings(stage, settings)
-        stages.append(changed.started_from("previous") if stage.model.init == "previous" else changed)
-    return stages

@@ -4,50 +4,37 @@ One process or many run the same code; with many the parameters are sharded (FSD
 (autoencoder, text encoder unless it trains, SigLIP) only encode, one sample at a time, so that a cache gives the same.
 """
 
-import logging
 import math
 import signal
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-from ..data.batch import Batch, EncodedBatch
-from ..data.encoding import Encoder
-from ..data.loader import BatchLoader
-from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
-from ..models.shapes import LatentShape, VideoShape, semantic_tokens
+from ..data.samples import Batch
 from ..models.strict_loading import quiet_libraries
-from ..pipelines.loading import load_pipeline
 from ..system.errors import UserError
 from ..system.files import written_aside
 from ..system.precision import Precision
 from .adapters import export_lora, lora_state
 from .checkpoint import Checkpoints, training_state
 from .config import TrainConfig
-from .contradictions import check_data
 from .ema import Ema
 from .interrupts import EXIT_CODES, NAMES, StopRequest, stop_requests
-from .logs.runlog import RunLog
+from .logs.runlog import RunLog, StepMetrics
 from .losses import StepOutput, flow_matching_step
-from .micro_batches import MicroBatch, draw, pieces, select
-from .mixture import batch_config, build_mixture, open_cache, tabulate_mixture
+from .micro_batches import MicroBatch, MicroBatches
 from .optimizer import Optimizer, learning_rate
-from .parallel import Parallel, Trainable, is_first, settle_precision, wait_for_all, whole
-from .preparation import check_parts, check_semantic_width, prepare_transformer
-from .validation import Validation, write_report
-
-logger = logging.getLogger(__name__)
+from .parallel import Parallel, is_first, settle_precision, wait_for_all, whole
+from .setup import build_loader, load_models
+from .validation import Validation, write_result
 
 SIGMA_BINS = 5
-REMEDY = "use `resume` with a lower optimizer.learning_rate (--set), or look at the data"
+_REMEDY = "use `resume` with a lower optimizer.learning_rate (--set), or look at the data"
 
 
 class TrainingStoppedError(Exception):
@@ -60,28 +47,6 @@ class TrainingStoppedError(Exception):
     def __init__(self, message: str, *, exit_code: int = 3):
         super().__init__(message)
         self.exit_code = exit_code
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepMetrics:
-    """Of one optimizer step over all processes; losses are averages over its samples.
-
-    Args:
-        semantic_loss: None without Semantic Anchoring.
-        flow_by_sigma: `SIGMA_BINS` averages of the flow loss over fifths of sigma, NaN for an empty fifth.
-        waited: seconds spent waiting for data.
-    """
-
-    loss: float
-    flow_loss: float
-    semantic_loss: float | None
-    flow_by_sigma: list[float]
-    gradient_norm: float
-    learning_rate: float
-    num_samples: int
-    num_tokens: int
-    seconds: float
-    waited: float
 
 
 class Trainer:
@@ -99,87 +64,26 @@ class Trainer:
     def __init__(self, config: TrainConfig, out: Path, parallel: Parallel):
         config = settle_precision(config, parallel)
         self.config, self.out, self.parallel = config, out, parallel
-        loop = config.loop
-        assert loop.precision != "auto"
-        self.precision: Precision = loop.precision
-
-        # Of Wan's norms under autocast on a CPU: a matter of speed alone.
-        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
-
-        # 1. Models
-        torch.manual_seed(loop.seed)  # new parts of a model begin alike in every process
-        with parallel.agreed():
-            # On the CPU first: no device holds more than its share and one block.
-            self.pipe = load_pipeline(config.model.init, device="cpu", dtype="float32")
-            check_parts(self.pipe, config)
-            semantic_encoder = None
-            if config.model.semantic_encoder is not None:
-                folder = find_semantic_encoder(config.model.semantic_encoder)
-                semantic_encoder = SemanticEncoder.from_pretrained(folder)
-                check_semantic_width(self.pipe, semantic_encoder, config.model)
-            prepare_transformer(self.pipe, config.model, config.objective, precision=self.precision)
-            # It will know other edits than those it began with; which, its author says once they were tried.
-            self.pipe.register_to_config(trained_for={})
-        for part in (self.pipe.vae, self.pipe.text_encoder):
-            if part is not None:
-                part.requires_grad_(False)
-        text_encoder = self.pipe.text_encoder if config.model.train_text_encoder else None
-        self.model = Trainable(self.pipe.transformer, text_encoder)
-        if loop.gradient_checkpointing:
-            self.pipe.transformer.enable_gradient_checkpointing()
-        self.model.train()
-        if text_encoder is not None:
-            text_encoder.requires_grad_(True)
-        if loop.compile:
-            for block in self.model.blocks:
-                block.compile()
-        parallel.shard(self.model, self.precision)
-        self.model.to(parallel.device)
-        self.encoder = Encoder(
-            self.pipe,
-            semantic_encoder,
-            num_anchors=config.objective.num_anchors,
-            with_text=text_encoder is None,
-            together=parallel.device.type == "cuda" and all(d.engine is not None for d in config.data.datasets),
-        )
-        if config.data.cache is None:
-            self.encoder.to(parallel.device, text=True)
-
-        # 2. Data
-        with parallel.agreed():
-            parallel.check_batch_sizes(config.data.image_batch_size, config.data.video_batch_size)
-            datasets = build_mixture(config.data, out)
-        tables = tabulate_mixture(datasets, parallel)
-        with parallel.agreed():
-            for note in check_data(config, tables):
-                logger.info("%s", note)
-            self.loader = BatchLoader(
-                datasets,
-                batch_config(config.data, 2 * self.pipe.vae.config.scale_factor_spatial, loop.seed),
-                rank=parallel.rank,
-                world_size=parallel.world_size,
-                num_workers=config.data.num_workers,
-                prefetch_factor=config.data.prefetch_factor,
-                cache=open_cache(config),
-                tables=tables,
-                pin_memory=parallel.device.type == "cuda",
-            )
-        parallel.same(str(self.loader.state_dict()["mixture"]), "the data and its settings")
-
-        # 3. Optimizer and average
+        models = load_models(config, parallel)
+        self.pipe, self.model, self.encoder = models.pipe, models.model, models.encoder
+        self.loader = build_loader(config, parallel, self.pipe, out)
+        self.micro_batches = MicroBatches(config, parallel, self.encoder)
         self.optimizer = Optimizer(self.model, config.optimizer, self.precision)
-        self.ema = Ema(self.model, loop.ema_decay, warmup=loop.ema_warmup)
+        self.ema = Ema(self.model, config.loop.ema_decay, warmup=config.loop.ema_warmup)
         self.state = training_state(self.ema, self.optimizer)
-        self.checkpoints = Checkpoints(out, parallel, loop.keep_checkpoints)
+        self.checkpoints = Checkpoints(out, parallel, config.loop.keep_checkpoints)
         self.step = 0
         self.seconds = 0.0
         self.unvalidated = False  # whether the validation of `step` is still to be made
-
-        # 4. What it is tried on: here, so that a set that cannot be used is no surprise after hours
         self.validation = None
-        if loop.validate_every:
+        if config.loop.validate_every:  # here, so that a set that cannot be used is no surprise after hours
             with parallel.agreed(), self._encoders_at_hand():
                 self.validation = Validation(config, self.encoder)
+
+    @property
+    def precision(self) -> Precision:
+        assert self.config.loop.precision != "auto"
+        return self.config.loop.precision
 
     def resume(self) -> bool:
         """Continue from the newest complete checkpoint; false if there is none."""
@@ -244,33 +148,18 @@ class Trainer:
             self._train(log, request)
 
     def _train(self, log: RunLog, request: StopRequest) -> None:
+        # A step, and a checkpoint where one is due. What decides about either is agreed on by all processes first: one
+        # that left the loop alone would leave the others waiting in a sum.
         if self.unvalidated:
             self.validate(log)
         saved = time.monotonic()
         batches = self._batches()
         while self.step < self.config.loop.num_steps:
-            started = time.monotonic()
-            score, place = None, (self.loader.epoch, self.loader.batches_done)
-            try:
-                with self.parallel.agreed():
-                    group = [next(batches) for _ in range(self.config.loop.batches_per_step)]
-                metrics = self.train_step(group, waited=time.monotonic() - started)
-                self.seconds += metrics.seconds
-                place = self.loader.epoch, self.loader.batches_done
-                with self.parallel.agreed():
-                    log.step(self.step, metrics)
-                # Before a checkpoint of the same step: only what says "unvalidated" is validated after resuming.
-                if self.validation is not None and self._is_due(self.config.loop.validate_every):
-                    self.unvalidated = True
-                    if not self.parallel.any(bool(request.number)):  # who waits for the end gets it on resuming
-                        score = self.validate(log)
-            except (UserError, TrainingStoppedError):
-                self.loader.epoch, self.loader.batches_done = place
-                self._save_if_sound()
-                raise
-            due = time.monotonic() - saved > 60 * self.config.loop.save_minutes
+            score = self._step(batches, log, request)
+            # Processes measure time, hear of signals and find a full disk by themselves, but save together.
             asked = request.number
-            due = self.parallel.any(due or bool(asked) or score is not None or self.checkpoints.has_failed)
+            due = time.monotonic() - saved > 60 * self.config.loop.save_minutes or bool(asked) or score is not None
+            due = self.parallel.any(due or self.checkpoints.has_failed)
             if due or self.step == self.config.loop.num_steps:
                 self.save(score)
                 saved = time.monotonic()
@@ -278,6 +167,30 @@ class Trainer:
                     self.checkpoints.finish()
                     raise _stopped(signal.Signals(asked), self.step)
         self.checkpoints.finish()
+
+    def _step(self, batches: Iterator[Batch], log: RunLog, request: StopRequest) -> float | None:
+        """Data, one optimizer step, its line in the log, and its validation if that is due, whose score is returned."""
+        started = time.monotonic()
+        done = self.loader.epoch, self.loader.batches_done
+        try:
+            with self.parallel.agreed():
+                group = [next(batches) for _ in range(self.config.loop.batches_per_step)]
+            metrics = self.train_step(group, waited=time.monotonic() - started)
+            self.seconds += metrics.seconds
+            done = self.loader.epoch, self.loader.batches_done
+            with self.parallel.agreed():
+                log.step(self.step, metrics)
+            # Before a checkpoint of the same step: only what says "unvalidated" is validated after resuming.
+            if self.validation is not None and self._is_due(self.config.loop.validate_every):
+                self.unvalidated = True
+                if not self.parallel.any(bool(request.number)):  # who waits for the end gets it on resuming
+                    return self.validate(log)
+        except (UserError, TrainingStoppedError):
+            # The batches of a step that was not made have to come again.
+            self.loader.epoch, self.loader.batches_done = done
+            self._save_if_sound()
+            raise
+        return None
 
     @contextmanager
     def _encoders_at_hand(self) -> Iterator[None]:
@@ -289,29 +202,26 @@ class Trainer:
         if cached:
             self.encoder.to(torch.device("cpu"), text=True)
 
-    def _batches(self) -> Iterator[Batch | EncodedBatch]:
+    def _batches(self) -> Iterator[Batch]:
         while True:
             yield from self.loader
 
-    def train_step(self, batches: list[Batch | EncodedBatch], waited: float = 0.0) -> StepMetrics:
-        """One optimizer step over `batches`, this process's shares of them."""
+    def train_step(self, batches: list[Batch], waited: float = 0.0) -> StepMetrics:
+        """One optimizer step over `batches`, this process's portions of them."""
         started = time.monotonic()
-        num_samples = sum(batch.step.num_global for batch in batches)
+        # Sums over this process's samples, then over all: every process logs and judges the same numbers.
         sums = torch.zeros(3 + 2 * SIGMA_BINS, dtype=torch.float64)
-        num_tokens = sum(self._tokens_of_shape(batch) * batch.step.num_global for batch in batches)
-        for number, batch in enumerate(batches):
-            for micro in self._micro_batches(batch, number, num_samples):
-                output = self.forward_backward(micro)
-                sums += weighted_sums(output, micro.weight.cpu())
+        for micro in self.micro_batches.of_step(batches, self.step):
+            sums += weighted_sums(self.forward_backward(micro), micro.weight.cpu())
         sums = self.parallel.sum(sums)
         loss = float(sums[0])
         if not math.isfinite(loss):
             self.optimizer.clear()
-            raise TrainingStoppedError(f"the loss of step {self.step} is {loss}; {REMEDY}")
+            raise TrainingStoppedError(f"the loss of step {self.step} is {loss}; {_REMEDY}")
         rate = learning_rate(self.config.optimizer, self.step, self.config.loop.num_steps)
-        norm = self.optimizer.step(rate)
+        norm = self.optimizer.step(rate)  # over all processes: they stop together, or none does
         if not norm <= self.config.optimizer.stop_norm:
-            raise TrainingStoppedError(f"the gradient's norm in step {self.step} is {norm:.3g}; {REMEDY}")
+            raise TrainingStoppedError(f"the gradient's norm in step {self.step} is {norm:.3g}; {_REMEDY}")
         self.ema.update(self.step)
         self.step += 1
         flow, counts = sums[3 : 3 + SIGMA_BINS], sums[3 + SIGMA_BINS :]
@@ -322,8 +232,8 @@ class Trainer:
             flow_by_sigma=(flow / counts).tolist(),
             gradient_norm=norm,
             learning_rate=rate,
-            num_samples=num_samples,
-            num_tokens=num_tokens,
+            num_samples=sum(batch.num_global for batch in batches),
+            num_tokens=sum(self.micro_batches.tokens_of_sample(batch) * batch.num_global for batch in batches),
             seconds=time.monotonic() - started + waited,
             waited=waited,
         )
@@ -333,7 +243,7 @@ class Trainer:
         objective, batch = self.config.objective, micro.batch
         with torch.autocast(self.parallel.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             text = batch.text
-            if self.model.text_encoder is not None:
+            if text is None:
                 prompts = [p if keeps else "" for p, keeps in zip(batch.prompts, micro.keeps_text, strict=True)]
                 text, _ = self.pipe.encode_prompt(
                     prompts, do_classifier_free_guidance=False, device=self.parallel.device
@@ -353,61 +263,6 @@ class Trainer:
         # Sharded training averages gradients over processes; the weights already divide by all samples.
         (self.parallel.world_size * (output.loss * micro.weight).sum()).backward()
         return output
-
-    def _micro_batches(self, batch: Batch | EncodedBatch, number: int, num_samples: int) -> Iterator[MicroBatch]:
-        """This process's samples in pieces of at most `micro_tokens`, encoded where they are pixels still."""
-        world, rank = self.parallel.world_size, self.parallel.rank
-        length = 0 if batch.step.is_filler else len(batch.prompts)
-        longest = -(-batch.step.num_global // world)
-        size = max(1, self.config.loop.micro_tokens // self._tokens_of_shape(batch))
-        for piece in pieces(length, size, longest):
-            micro = self._encoded(batch, piece.indices)
-            places = [(number << 20) + rank + index * world for index in piece.indices]
-            drawn = [draw(micro, place, self.config.loop.seed, self.step, self.config.objective) for place in places]
-            weights = [0.0 if piece.is_filler else 1 / num_samples] * len(piece.indices)
-            yield self._with_draws(micro, drawn, weights)
-
-    def _with_draws(self, batch: EncodedBatch, drawn: list[Any], weights: list[float]) -> MicroBatch:
-        device = self.parallel.device
-        keeps_text = torch.tensor([one.keeps_text for one in drawn], device=device)
-        keeps_source = torch.tensor([one.keeps_source for one in drawn], device=device)
-        source = batch.source
-        if source is not None:
-            source = source * keeps_source.view(-1, 1, 1, 1, 1)
-        semantic_noise = None
-        if batch.semantic is not None:
-            semantic_noise = torch.stack([one.semantic_noise for one in drawn]).to(device)
-        text = batch.text
-        if self.model.text_encoder is None:
-            text = torch.where(keeps_text.view(-1, 1, 1), text, self._empty_text)
-        return MicroBatch(
-            batch=replace(batch, source=source, text=text),
-            sigma=torch.stack([one.sigma for one in drawn]).to(device),
-            noise=torch.stack([one.noise for one in drawn]).to(device),
-            semantic_noise=semantic_noise,
-            keeps_text=keeps_text,
-            weight=torch.tensor(weights, device=device),
-        )
-
-    @cached_property
-    def _empty_text(self) -> torch.Tensor:
-        return self.encoder.text("").to(self.parallel.device)
-
-    def _encoded(self, batch: Batch | EncodedBatch, indices: list[int]) -> EncodedBatch:
-        if isinstance(batch, EncodedBatch):
-            return _moved(select(batch, indices), self.parallel.device)
-        return self.encoder.encode_batch(select(batch, indices))
-
-    def _tokens_of_shape(self, batch: Batch | EncodedBatch) -> int:
-        """Of one sample: source, semantic stream and target."""
-        shape = batch.step.shape
-        frames = [shape.num_frames]
-        if shape.source_frames and self.config.model.source == "token":
-            frames.append(shape.source_frames)
-        clips = (VideoShape(num_frames=count, height=shape.height, width=shape.width) for count in frames)
-        grids = (LatentShape.from_video(clip, self.pipe.vae_scale_factor_spatial) for clip in clips)
-        semantic = semantic_tokens(self.pipe.config.num_semantic_tokens, shape.num_frames)
-        return semantic + sum(grid.num_tokens() for grid in grids)
 
     def _save_if_sound(self) -> None:
         """Weights that are not finite themselves would only bury the checkpoints before them."""
@@ -429,14 +284,14 @@ class Trainer:
         with self.ema.applied(), self._encoders_at_hand():
             sampled = validation.sample(self.model)
             # What the first does alone comes when no other waits for it in the middle of a forward pass.
-            report = None
+            result = None
             with self.parallel.agreed():
                 if is_first():
-                    report = validation.report(self.step, sampled)
-                    write_report(report, self.out)
-                    log.validation(self.step, report.families)
+                    result = validation.score(self.step, sampled)
+                    write_result(result, self.out)
+                    log.validation(self.step, result.families)
         self.unvalidated = False
-        return None if report is None else report.families.get("all", {}).get("psnr")
+        return None if result is None else result.families.get("all", {}).get("psnr")
 
 
 def _stopped(asked: signal.Signals, step: int) -> TrainingStoppedError:
@@ -453,13 +308,6 @@ def weighted_sums(output: StepOutput, weight: torch.Tensor) -> torch.Tensor:
     fifth = (sigma * SIGMA_BINS).long().clamp(0, SIGMA_BINS - 1)[counted]
     by_sigma = torch.zeros(SIGMA_BINS, dtype=torch.float64).index_add_(0, fifth, flow[counted])
     counts = torch.bincount(fifth, minlength=SIGMA_BINS).double()
+    # Means are sums here, since a weight is 1 / (samples of the step); fifths count what fell into them.
     means = torch.stack([(values * weight).sum() for values in (output.loss.detach().cpu().double(), flow, semantic)])
     return torch.cat([means, by_sigma, counts])
-
-
-def _moved(batch: EncodedBatch, device: torch.device) -> EncodedBatch:
-    def to(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.to(device)
-
-    target, text = batch.target.to(device), batch.text.to(device)
-    return replace(batch, target=target, source=to(batch.source), text=text, semantic=to(batch.semantic))

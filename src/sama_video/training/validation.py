@@ -20,9 +20,10 @@ from einops import rearrange
 
 from ..data.datasets import read_clip
 from ..data.encoding import Encoder
-from ..data.facts import FileFacts
+from ..data.file_info import FileInfo
 from ..data.manifest import CAPTIONED, Row, parse_column_map, read_manifest
 from ..data.pretext import TEXT_TO_VIDEO, TRANSFORMS, possible_tasks, task_prompt
+from ..data.samples import Sample
 from ..media.metrics import EditScores, psnr, score_edit
 from ..models.latents import decode_latents
 from ..models.shapes import nearest_multiple, neighbouring_num_frames
@@ -57,17 +58,6 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedCase:
-    """A case as the transformer takes it: latents `[1, Z, f, h, w]`, semantic tokens `[1, S, D]` or None, text
-    `[1, L, D]` or None where the text encoder trains."""
-
-    source: torch.Tensor
-    target: torch.Tensor
-    semantic: torch.Tensor | None
-    text: torch.Tensor | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class SampledCase:
     """Latents `[1, Z, f, h, w]`: of the edit as sampled from noise, and of the clean clip as predicted at once."""
 
@@ -96,7 +86,7 @@ class CaseResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class ValidationResult:
     """Of one validation.
 
     Args:
@@ -145,16 +135,10 @@ class Validation:
         self.encoded = [self._encode(case) for case in self.cases]
         self.no_text = encoder.text("")[None] if encoder.with_text else None
 
-    def _encode(self, case: Case) -> EncodedCase:
+    def _encode(self, case: Case) -> Sample:
         source, target = torch.from_numpy(case.source), torch.from_numpy(case.target)
-        semantic = self.encoder.semantic(target[None])
-        text = self.encoder.text(case.prompt)[None] if self.encoder.with_text else None
-        return EncodedCase(
-            source=self.encoder.latents(source[None]),
-            target=self.encoder.latents(target[None]),
-            semantic=semantic,
-            text=text,
-        )
+        sample = Sample(source=source, target=target, prompt=case.prompt, task=case.family, name=case.family)
+        return self.encoder.encode_sample(sample)
 
     @torch.no_grad()
     def sample(self, model: Trainable) -> list[SampledCase]:
@@ -177,26 +161,26 @@ class Validation:
             forget_gathered(model)
 
     @torch.no_grad()
-    def report(self, step: int, sampled: list[SampledCase]) -> Report:
+    def score(self, step: int, sampled: list[SampledCase]) -> ValidationResult:
         """Decode and score what `sample` gave; no other process is needed."""
         results = [
             self._result(case, self._decode(one.edited), self._decode(one.predicted))
             for case, one in zip(self.cases, sampled, strict=True)
         ]
-        return Report(step=step, results=results)
+        return ValidationResult(step=step, results=results)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.pipe.vae.device.type, torch.bfloat16, enabled=self.in_bfloat16)
 
-    def _sample(self, case: Case, encoded: EncodedCase, number: int) -> torch.Tensor:
+    def _sample(self, case: Case, encoded: Sample, number: int) -> torch.Tensor:
         """Latents of the edit, from noise that only the case's number decides."""
         frames, height, width = case.target.shape[:3]
         with self._autocast():
             output = self.pipe(
                 prompt=case.prompt if encoded.text is None else None,
-                prompt_embeds=encoded.text,
+                prompt_embeds=_batched(encoded.text),
                 negative_prompt_embeds=self.no_text,
-                source_latents=encoded.source,
+                source_latents=_batched(encoded.source),
                 height=height,
                 width=width,
                 num_frames=frames,
@@ -206,7 +190,7 @@ class Validation:
             )
         return output.frames
 
-    def _predict_at_once(self, case: Case, encoded: EncodedCase, number: int) -> torch.Tensor:
+    def _predict_at_once(self, case: Case, encoded: Sample, number: int) -> torch.Tensor:
         """`x_0` of the target as one forward pass sees it at `ONE_STEP_SIGMA`, both streams noised as in training."""
         generator = torch.Generator().manual_seed(number)
         sigma = torch.full((1,), ONE_STEP_SIGMA, device=encoded.target.device)
@@ -214,20 +198,22 @@ class Validation:
         def with_noise(x_0: torch.Tensor) -> torch.Tensor:
             return noised(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), sigma)
 
-        x_sigma = with_noise(encoded.target.float())
-        semantic = None if encoded.semantic is None else with_noise(encoded.semantic.float())
+        source = _batched(encoded.source)
+        assert source is not None
+        x_sigma = with_noise(encoded.target[None].float())
+        semantic = None if encoded.semantic is None else with_noise(encoded.semantic[None].float())
         with self._autocast():
             text, _ = self.pipe.encode_prompt(
                 case.prompt if encoded.text is None else None,
                 do_classifier_free_guidance=False,
-                prompt_embeds=encoded.text,
+                prompt_embeds=_batched(encoded.text),
                 device=x_sigma.device,
             )
             velocity = self.pipe.transformer(
                 x_sigma,
                 timestep=1000.0 * sigma,
                 encoder_hidden_states=text,
-                source_hidden_states=encoded.source.float(),
+                source_hidden_states=source.float(),
                 semantic_hidden_states=semantic,
             ).sample
         return x_sigma - ONE_STEP_SIGMA * velocity.float()
@@ -244,6 +230,10 @@ class Validation:
             scores=score_edit(edited, case.source, case.target, case.mask),
             psnr_one_step=psnr(predicted, case.target, case.mask),
         )
+
+
+def _batched(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor[None]
 
 
 def _check_size(config: ValidationConfig, multiple: int) -> None:
@@ -266,27 +256,27 @@ def find_cases(config: ValidationConfig, *, with_pretext: bool) -> list[Case]:
     columns = parse_column_map(config.columns, option)
     rows = read_manifest(config.manifest, column_map=columns, required=CAPTIONED, map_option=option)
     rows = rows[: config.num_samples]
-    facts = FileFacts()
-    return [case for row in rows for case in _cases_of_row(row, config, facts, with_pretext)]
+    info = FileInfo()
+    return [case for row in rows for case in _cases_of_row(row, config, info, with_pretext)]
 
 
 def _engine_cases(config: ValidationConfig, with_pretext: bool) -> list[Case]:
     engine = Engine(split="validation", families=config.families)
     num_edits = config.num_samples * len(config.families)
-    samples = [engine.sample(index, config.num_frames, *config.size) for index in range(num_edits)]
+    pairs = [engine.pair(index, config.num_frames, *config.size) for index in range(num_edits)]
     edits = [
         Case(
-            family=sample.family,
-            prompt=sample.instruction,
-            source=sample.source,
-            target=sample.target,
-            mask=sample.mask,
+            family=pair.family,
+            prompt=pair.instruction,
+            source=pair.source,
+            target=pair.target,
+            mask=pair.mask,
             is_edit=True,
         )
-        for sample in samples
+        for pair in pairs
     ]
-    captioned = samples[: config.num_samples] if with_pretext else []
-    return edits + [case for sample in captioned for case in pretext_cases(sample.source, sample.caption)]
+    captioned = pairs[: config.num_samples] if with_pretext else []
+    return edits + [case for pair in captioned for case in pretext_cases(pair.source, pair.caption)]
 
 
 def pretext_cases(clip: np.ndarray, caption: str) -> list[Case]:
@@ -308,11 +298,11 @@ def pretext_cases(clip: np.ndarray, caption: str) -> list[Case]:
     return cases
 
 
-def _cases_of_row(row: Row, config: ValidationConfig, facts: FileFacts, with_pretext: bool) -> list[Case]:
+def _cases_of_row(row: Row, config: ValidationConfig, info: FileInfo, with_pretext: bool) -> list[Case]:
     assert row.tgt_video is not None
     assert row.prompt is not None
     media = [file for file in (row.src_video, row.tgt_video) if file is not None]
-    shortest = min(facts.shape(file).num_frames for file in media)
+    shortest = min(info.shape(file).num_frames for file in media)
     num_frames, _ = neighbouring_num_frames(min(config.num_frames, shortest))
 
     def clip(file: str) -> np.ndarray:
@@ -326,22 +316,22 @@ def _cases_of_row(row: Row, config: ValidationConfig, facts: FileFacts, with_pre
     return [Case(family=family, prompt=row.prompt, source=source, target=target, mask=mask, is_edit=True)]
 
 
-def write_report(report: Report, out: Path) -> Path:
+def write_result(result: ValidationResult, out: Path) -> Path:
     """metrics.json, sheet.png and clips/ into `out` / validation / step-0001000; returns that folder.
 
     Raises:
         UserError: for a full disk or a folder that cannot be written.
     """
-    folder = out / "validation" / f"step-{report.step:07d}"
+    folder = out / "validation" / f"step-{result.step:07d}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(folder) as aside:
         (aside / "clips").mkdir(parents=True)
-        (aside / "metrics.json").write_text(json.dumps(_as_json(report), indent=1))
-        draw_sheet([_row_of(result) for result in report.results]).save(aside / "sheet.png")
-        for number, result in enumerate(report.results):
-            case = result.case
+        (aside / "metrics.json").write_text(json.dumps(_as_json(result), indent=1))
+        draw_sheet([_row_of(one) for one in result.results]).save(aside / "sheet.png")
+        for number, one in enumerate(result.results):
+            case = one.case
             name = f"{number:02d}-{case.family.replace('/', '-')}"
-            write_side_by_side(aside / "clips" / name, [case.source, result.edited, case.target])
+            write_side_by_side(aside / "clips" / name, [case.source, one.edited, case.target])
     return folder
 
 
@@ -350,8 +340,6 @@ def _row_of(result: CaseResult) -> tuple[str, Sequence[np.ndarray]]:
     return f"{case.family}: {case.prompt}", (case.source, result.edited, case.target)
 
 
-def _as_json(report: Report) -> dict:
-    cases = [
-        {"family": result.case.family, "prompt": result.case.prompt, **result.numbers()} for result in report.results
-    ]
-    return {"step": report.step, "families": report.families, "cases": cases}
+def _as_json(result: ValidationResult) -> dict:
+    cases = [{"family": one.case.family, "prompt": one.case.prompt, **one.numbers()} for one in result.results]
+    return {"step": result.step, "families": result.families, "cases": cases}

@@ -18,14 +18,14 @@ from .runlog import METRICS, numbers_of, read_metrics
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOSSES = ("loss", "flow_loss", "semantic_loss")
-VALIDATIONS = ("validation/all/psnr_inside", "validation/all/psnr_one_step")
-PANEL = (5.2, 3.6)
-SUFFIXES = (".png", ".svg", ".pdf")
+_LOSSES = ("loss", "flow_loss", "semantic_loss")
+_VALIDATIONS = ("validation/all/psnr_inside", "validation/all/psnr_one_step")
+_PANEL = (5.2, 3.6)
+_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
+class _Curve:
     """A metric of a run over its steps: arrays `[n]`; `spread` is a standard deviation, 0 without smoothing."""
 
     run: str
@@ -66,7 +66,7 @@ def series(records: Sequence[dict[str, Any]], metric: str) -> tuple[np.ndarray, 
 
 
 def smoothed(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the `window` newest values at every place; of fewer at the beginning."""
+    """Mean and standard deviation of the `window` newest values at every step; of fewer at the beginning."""
     sums, squares = (np.concatenate([[0.0], np.cumsum(powers)]) for powers in (values, np.square(values)))
     stops = np.arange(1, len(values) + 1)
     starts = np.maximum(0, stops - window)
@@ -76,14 +76,14 @@ def smoothed(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
-def find_curves(runs: dict[str, list[dict[str, Any]]], metric: str, window: int) -> list[Curve]:
+def _find_curves(runs: dict[str, list[dict[str, Any]]], metric: str, window: int) -> list[_Curve]:
     """Of every run that has the metric. Validations are few and stay as they are."""
     curves = []
     for run, records in runs.items():
         steps, values = series(records, metric)
         if len(steps):
             mean, spread = smoothed(values, 1 if metric.startswith("validation/") else window)
-            curves.append(Curve(run=run, steps=steps, mean=mean, spread=spread))
+            curves.append(_Curve(run=run, steps=steps, mean=mean, spread=spread))
     return curves
 
 
@@ -100,15 +100,15 @@ def plot_runs(paths: Sequence[Path], out: Path, *, metrics: Sequence[str] = (), 
     Raises:
         UserError: for a folder without a run, a metric that no run has, another suffix, or without matplotlib.
     """
-    if out.suffix not in SUFFIXES:
-        raise UserError(f"cannot draw {out.name}; use one of {', '.join(SUFFIXES)}")
+    if out.suffix not in _SUFFIXES:
+        raise UserError(f"cannot draw {out.name}; use one of {', '.join(_SUFFIXES)}")
     if window < 1:
         raise UserError(f"`smooth` must be at least 1, got {window}")
     runs = find_runs(paths)
-    panels = {metric: find_curves(runs, metric, window) for metric in metrics or (*LOSSES, *VALIDATIONS)}
+    panels = {metric: _find_curves(runs, metric, window) for metric in metrics or (*_LOSSES, *_VALIDATIONS)}
     missing = [metric for metric, curves in panels.items() if not curves]
     if metrics and missing:
-        raise UserError(f"no run has the metric {missing[0]!r}; there is {', '.join(known_metrics(runs))}")
+        raise UserError(f"no run has the metric {missing[0]!r}; there is {', '.join(_known_metrics(runs))}")
     drawn = {metric: curves for metric, curves in panels.items() if curves}
     if not drawn:
         raise UserError("these runs have not made a step yet; wait for their first")
@@ -116,30 +116,30 @@ def plot_runs(paths: Sequence[Path], out: Path, *, metrics: Sequence[str] = (), 
     return list(drawn)
 
 
-def known_metrics(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _known_metrics(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Everything in the runs' records that can be drawn."""
     names = {name for records in runs.values() for record in records for name, _ in numbers_of(record)}
     return sorted(names - {"step"})
 
 
-def _draw(panels: dict[str, list[Curve]], out: Path) -> None:
+def _draw(panels: dict[str, list[_Curve]], out: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("sama train plot needs matplotlib: pip install 'sama-video[train]'") from error
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(columns * PANEL[0], rows * PANEL[1]), layout="constrained")
+    figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for metric, place in zip(panels, axes, strict=False):
-        _draw_panel(place, metric, panels[metric])
-    for place in axes[len(panels) :]:
-        place.set_visible(False)
+    for metric, panel in zip(panels, axes, strict=False):
+        _draw_panel(panel, metric, panels[metric])
+    for panel in axes[len(panels) :]:
+        panel.set_visible(False)
     with written_aside(out) as aside:
         figure.savefig(aside, dpi=144)
 
 
-def _draw_panel(axes: "Axes", metric: str, curves: list[Curve]) -> None:
+def _draw_panel(axes: "Axes", metric: str, curves: list[_Curve]) -> None:
     for curve in curves:
         (line,) = axes.plot(curve.steps, curve.mean, label=curve.run, marker="." if len(curve.steps) < 30 else None)
         axes.fill_between(

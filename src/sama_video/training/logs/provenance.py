@@ -26,8 +26,8 @@ from ...system.precision import Precision
 from ..config import DatasetConfig, TrainConfig
 from ..parallel import Parallel
 
-PACKAGE = Path(__file__).parents[2]
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "av", "safetensors")
+_PACKAGE = Path(__file__).parents[2]
+_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "av", "safetensors")
 
 
 def write_provenance(config: TrainConfig, folder: Path) -> None:
@@ -47,7 +47,7 @@ def write_provenance(config: TrainConfig, folder: Path) -> None:
         "semantic_encoder": _identity_of_siglip(config.model.semantic_encoder),
         "data": [_identity_of(dataset) for dataset in config.data.datasets],
         "precision": config.loop.precision,
-        "package": {"version": metadata.version("sama-video"), "sources": hash_sources()},
+        "package": {"version": metadata.version("sama-video"), "sources": _hash_sources()},
     }
     with written_aside(note) as aside:
         aside.write_text(json.dumps(found, indent=1))
@@ -74,11 +74,11 @@ def _identity_of(dataset: DatasetConfig) -> dict[str, Any]:
         return {"name": dataset.name, "manifest": dataset.manifest, "hash": f"sha256:{hash_file(file)}"}
 
 
-def hash_sources() -> str:
+def _hash_sources() -> str:
     """sha256 over the package's Python files, in name order."""
     digest = sha256()
-    for file in sorted(PACKAGE.rglob("*.py")):
-        digest.update(str(file.relative_to(PACKAGE)).encode())
+    for file in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(str(file.relative_to(_PACKAGE)).encode())
         digest.update(file.read_bytes())
     return f"sha256:{digest.hexdigest()}"
 
@@ -105,6 +105,6 @@ def environment(parallel: Parallel) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
         "world_size": parallel.world_size,
-        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "versions": {name: metadata.version(name) for name in _LIBRARIES},
         "command": sys.argv,
     }

@@ -10,9 +10,10 @@ import logging
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,12 +21,31 @@ from ...system.errors import UserError
 from ...system.files import written_aside
 from ...system.platforms import peak_memory
 
-if TYPE_CHECKING:
-    from ..trainer import StepMetrics
-
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """Of one optimizer step over all processes; losses are averages over its samples.
+
+    Args:
+        semantic_loss: None without Semantic Anchoring.
+        flow_by_sigma: averages of the flow loss over fifths of sigma, NaN for an empty fifth.
+        waited: seconds spent waiting for data.
+    """
+
+    loss: float
+    flow_loss: float
+    semantic_loss: float | None
+    flow_by_sigma: list[float]
+    gradient_norm: float
+    learning_rate: float
+    num_samples: int
+    num_tokens: int
+    seconds: float
+    waited: float
 
 
 class RunLog:
@@ -62,8 +82,8 @@ class RunLog:
         if self.curves is not None:
             self.curves.close()
 
-    def step(self, step: int, metrics: "StepMetrics") -> None:
-        """After optimizer step `step` (from 1), with its `StepMetrics`."""
+    def step(self, step: int, metrics: StepMetrics) -> None:
+        """After optimizer step `step` (from 1), with its metrics."""
         if not self.writes:
             return
         speed = metrics.num_tokens / metrics.seconds
@@ -78,7 +98,7 @@ class RunLog:
             logger.info("%s", self._line(step, values))
 
     def validation(self, step: int, families: dict[str, dict[str, float | None]]) -> None:
-        """Averages by family, as `validation.Report.families` has them."""
+        """Averages by family, as `validation.ValidationResult.families` has them."""
         if not self.writes:
             return
         self._write({"step": step, "validation": families})

@@ -40,8 +40,8 @@ def draw_sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> PIL.Image.Im
 
 def _strip(clip: np.ndarray) -> PIL.Image.Image:
     """Frames at up to `TIMES` times, beside each other."""
-    places = sorted({round(place) for place in np.linspace(0, len(clip) - 1, TIMES)})
-    picture = PIL.Image.fromarray(np.concatenate([clip[place] for place in places], axis=1))
+    indices = sorted({round(index) for index in np.linspace(0, len(clip) - 1, TIMES)})
+    picture = PIL.Image.fromarray(np.concatenate([clip[index] for index in indices], axis=1))
     width = round(picture.width * CELL_HEIGHT / picture.height)
     return picture.resize((width, CELL_HEIGHT), PIL.Image.Resampling.BICUBIC)
 

@@ -1,6 +1,6 @@
 """What takes time to learn of a media file (its length and size, its hash), remembered between runs.
 
-A fact is remembered under the file's path and its version (a local file's size and times, what a server says of a
+It is remembered under the file's path and its version (a local file's size and times, what a server says of a
 URL), so a changed file is looked at again. A URL of which its server says nothing is looked at once in every run. The
 memory is a folder of JSON lines; every process appends to a file of its own there, as machines that share a disk must.
 It may be deleted at any time.
@@ -11,20 +11,20 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
+from ..models.shapes import VideoShape
 from ..system.errors import UserError
 from ..system.files import hash_file
 from ..video import VideoReader
 from .manifest import is_url, local_file
 
 # What the backends of fsspec call it (HTTP, S3, GCS, Azure, files, memory), in small letters, a hyphen as underscore.
-URL_MARKS = {
+_URL_MARKS = {
     *(
         "etag",
         "last_modified",
@@ -41,17 +41,8 @@ URL_MARKS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class MediaShape:
-    """Frames and pixels of a video; an image has one frame."""
-
-    num_frames: int
-    height: int
-    width: int
-
-
-class FileFacts:
-    """Shapes and hashes of media, each found out once.
+class FileInfo:
+    """Shapes and hashes of media, each found out once; an image is a video of one frame.
 
     Args:
         memory: folder to remember them in, made when there is something to remember; None remembers as long as the
@@ -64,18 +55,18 @@ class FileFacts:
         self.known: dict[str, Any] = {key: value for file in files for key, value in _read_lines(file)}
         self._urls: dict[str, str | None] = {}  # versions; asking a server for each sample would take long
 
-    def shape(self, media: str) -> MediaShape:
+    def shape(self, media: str) -> VideoShape:
         """Raises UserError, naming the file, for one that cannot be read."""
         num_frames, height, width = self._learn("shape", media, _probe)
-        return MediaShape(num_frames=num_frames, height=height, width=width)
+        return VideoShape(num_frames=num_frames, height=height, width=width)
 
     def content_hash(self, media: str) -> str:
         """sha256 of the bytes. Raises UserError for a file that is not there."""
         return self._learn("sha256", media, hash_file)
 
-    def _learn(self, fact: str, media: str, find_out: Callable[[Path], Any]) -> Any:
+    def _learn(self, what: str, media: str, find_out: Callable[[Path], Any]) -> Any:
         version = self._version(media)
-        key = f"{fact} {version or 'unknown'} {media}"
+        key = f"{what} {version or 'unknown'} {media}"
         if key not in self.known:
             with local_file(media) as file:
                 try:
@@ -137,7 +128,7 @@ def file_version(media: str) -> str | None:
         raise
     except Exception as error:  # every fsspec backend has exceptions of its own
         raise UserError(f"cannot fetch {media} ({error}); check the address and the network") from error
-    marks = {name: str(info[name]) for name in sorted(info) if name.lower().replace("-", "_") in URL_MARKS}
+    marks = {name: str(info[name]) for name in sorted(info) if name.lower().replace("-", "_") in _URL_MARKS}
     if not marks:
         return None
     return sha256(json.dumps([info.get("size"), marks]).encode()).hexdigest()[:24]
