@@ -20,9 +20,9 @@ from sama_video.data.buckets import Bucket
 from sama_video.data.samples import Batch
 from sama_video.system.precision import relative_seconds
 from sama_video.training.muon import orthogonal
+from sama_video.training.overrides import with_settings
 from sama_video.training.parallel import Parallel
 from sama_video.training.recipes import find_recipe
-from sama_video.training.settings import with_settings
 from sama_video.training.trainer import Trainer
 
 CONTENDERS = ("auto", "bfloat16", "float32")

@@ -54,9 +54,9 @@ def seconds_per_step(step) -> float:
 def ours() -> tuple[float, float]:
     from sama_video.data.buckets import Bucket
     from sama_video.data.samples import Batch
+    from sama_video.training.overrides import with_settings
     from sama_video.training.parallel import Parallel
     from sama_video.training.recipes import find_recipe
-    from sama_video.training.settings import with_settings
     from sama_video.training.trainer import Trainer
 
     settings = ("model.semantic_encoder=none", "model.train_text_encoder=false", "optimizer.kind=adamw")

@@ -18,7 +18,7 @@ from sama_video.cli.app import main, normalise_arguments
 from sama_video.editing import sidecar_of
 from sama_video.models.presets import ASSETS
 from sama_video.system.errors import UserError
-from sama_video.training.settings import find_stages
+from sama_video.training.overrides import find_stages
 from sama_video.video import VideoReader
 from tests.clips import write_clip
 from tests.commands import sama

@@ -11,8 +11,8 @@ from sama_video.pipelines.lora_files import LORA_FILE
 from sama_video.system.errors import UserError
 from sama_video.training.config import LoraConfig
 from sama_video.training.losses import flow_matching_step
+from sama_video.training.overrides import with_settings
 from sama_video.training.preparation import prepare_transformer
-from sama_video.training.settings import with_settings
 from tests import tiny
 from tests.training import processes, runs
 

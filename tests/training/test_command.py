@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from sama_video.cli.app import app, normalise_arguments
 from sama_video.system.errors import UserError
 from sama_video.training.config import LoopConfig
+from sama_video.training.overrides import as_settings, find_stages, with_settings
 from sama_video.training.recipes import RECIPES, smoke
-from sama_video.training.settings import as_settings, find_stages, with_settings
 from sama_video.video import VideoReader
 from tests import tiny
 from tests.clips import write_clip

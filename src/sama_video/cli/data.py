@@ -171,7 +171,7 @@ def cache(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Encode the clips, texts and anchor frames of a training once, for all its epochs."""
-    from ..training.settings import find_stages
+    from ..training.overrides import find_stages
     from .progress import ProgressBar
 
     stages = find_stages(recipe, settings or [], config)

@@ -62,7 +62,7 @@ def run_recipe(
 ) -> None:
     """Train an editor: sama train smoke --out runs/smoke."""
     from ..system.errors import UserError
-    from ..training.settings import find_stages
+    from ..training.overrides import find_stages
 
     stages = find_stages(recipe, settings or [], config)
     if dry_run:

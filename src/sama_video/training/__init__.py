@@ -9,8 +9,8 @@ __all__ = [
     "interrupts",
     "logs",
     "mixture",
+    "overrides",
     "recipes",
-    "settings",
     "stages",
     "trainer",
 ]

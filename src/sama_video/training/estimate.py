@@ -38,8 +38,8 @@ from ..models.transformer_sama import SamaTransformer3DModel
 from ..system.errors import UserError
 from ..system.precision import Precision, choose_precision
 from .config import LoraConfig, TrainConfig
+from .overrides import as_settings
 from .preparation import reached_parts, video_semantic_tokens
-from .settings import as_settings
 
 _FLOP_UNITS = ((1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP"), (1e18, "EFLOP"))
 _TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
