@@ -9,7 +9,6 @@ from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 from ..media.metrics import METRICS
@@ -18,7 +17,7 @@ from ..video import VideoReader, VideoWriter, write_image
 from .aggregate import TaskScores, overall_scores
 from .benchmark import Item
 from .scored import ScoredRun
-from .tables import Table, counts_text
+from .tables import Table, rendered
 
 _FOLDER = Path(__file__).parent / "page"
 _LONGEST_SIDE = 640
@@ -124,14 +123,19 @@ def page(
     Args:
         media: file of an edit -> its name in the folder `media` beside the page.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.globals |= {"media": media, "roles": _ROLES, "counts_text": counts_text}
     gallery = [
         (run, [(why, list(group)) for why, group in groupby(of_run, key=lambda edit: edit.why)])
         for run, of_run in groupby(edits, key=lambda edit: edit.run)
     ]
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    template = environment.get_template("page.html")
-    return template.render(title=title, about=about, tables=tables, gallery=gallery, style=style, script=script) + "\n"
+    return rendered(
+        "page.html",
+        title=title,
+        about=about,
+        tables=tables,
+        gallery=gallery,
+        media=media,
+        roles=_ROLES,
+        style=style,
+        script=script,
+    )

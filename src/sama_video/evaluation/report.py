@@ -19,7 +19,7 @@ from .page import choose_edits, copy_media, page
 from .published import PublishedTable, paper_apart, paper_headlines, paper_notes, paper_rows, published_table
 from .scored import ScoredRun, choose_judge, read_scored, same_judge
 from .statistics import DRAWS, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
-from .tables import Column, Table, TableRow, bare, csv_text, latex, markdown, markdown_text, plain_text
+from .tables import Column, Table, TableRow, bare, csv_text, latex_text, markdown_text, rendered
 
 _NOT_COMPARABLE = "not comparable with published numbers"
 _OWN_PROMPTS = "The judge was asked by this project's own prompts, not the benchmark's ('--prompts copy' asks those)."
@@ -308,17 +308,15 @@ def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
 # Files
 
 _FILES = {"markdown": "report.md", "csv": "report.csv", "latex": "report.tex", "html": "index.html"}
+_ESCAPES = {"markdown": markdown_text, "latex": latex_text}
 
 
 def _text_of(report: Report, form: str, out: Path, config: ReportConfig) -> str:
     """The report as a text of this format; a page's videos are written beside it."""
-    if form == "markdown":
-        about = [f"# {markdown_text(report.title)}", *map(markdown_text, report.about)]
-        return "\n\n".join(part.rstrip() for part in [*about, *map(markdown, report.tables)]) + "\n"
     if form == "csv":
         return csv_text(report.tables)
-    if form == "latex":
-        about = plain_text(f"{report.title}. {' '.join(report.about)}")  # one line: a break would end the comment
-        return f"% {about}\n% Needs booktabs, xcolor and textcomp.\n\n" + "\n".join(map(latex, report.tables))
+    if form in _ESCAPES:
+        text = _ESCAPES[form]
+        return rendered(_FILES[form], text, title=report.title, about=report.about, tables=report.tables)
     edits = [edit for run in report.runs for edit in choose_edits(run, report.judge, config.samples, config.seed)]
     return page(report.title, report.about, report.tables, edits, copy_media(edits, out / "media"))

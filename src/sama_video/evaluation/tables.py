@@ -1,4 +1,4 @@
-"""Tables as data, and as Markdown, CSV and LaTeX. HTML is `page.py`'s.
+"""Tables as data, as CSV, and as whatever a template of `page/` makes of them: Markdown, LaTeX, HTML.
 
 Names of runs, judges and items come from outside: they are shown, and do nothing in a program that opens them.
 """
@@ -10,7 +10,10 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
 
 from ..judge.redact import one_line
 from .aggregate import Counts
@@ -133,6 +136,15 @@ class Table:
     def number(self, value: float) -> str:
         return "–" if math.isnan(value) else f"{value:.{self.decimals}f}"
 
+    def printed(self, row: TableRow) -> list[tuple[str, str, bool]]:
+        """Of each cell of a row: its number, its interval, and whether it is the best of its column."""
+        return [
+            ("–", "", False)
+            if cell is None
+            else (self.number(cell.value), self.interval_of(cell), self.is_best(row, index))
+            for index, cell in enumerate(row.cells)
+        ]
+
     def interval_of(self, cell: Interval) -> str:
         """ "[8.31, 8.60]", "n = 1" where one source has no interval, or nothing for a bare number."""
         if cell.sources == 1:
@@ -161,38 +173,27 @@ def counts_text(counts: Counts | None) -> str:
     return f"{counts.ok}/{counts.missing}/{counts.failed}" if counts else ""
 
 
-def markdown(table: Table) -> str:
-    """A pipe table under a heading, the best in bold."""
-    return _pipe_table(table, markdown_text)
+def rendered(template: str, text: Callable[[str], str] = str, **values: Any) -> str:
+    """A template of `page/` filled in.
+
+    Args:
+        text: what its filter of that name makes of texts from outside; HTML is escaped anyway.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "page"),
+        autoescape=jinja2.select_autoescape(),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"text": text, "plain": plain_text}
+    return environment.get_template(template).render(counts_text=counts_text, **values)
 
 
 def console(table: Table) -> str:
-    """The same for a screen: texts as they are, but for what a terminal would obey."""
-    return _pipe_table(table, plain_text)
-
-
-def _pipe_table(table: Table, text: Callable[[str], str]) -> str:
-    heads = [text(head) for head in table.heads]
-    lines = [f"## {text(table.title)}", "", _pipes(heads), _pipes(["---"] + ["---:"] * (len(heads) - 1))]
-    lines += [_pipes(_printed(table, row, text, dash="–", best="**{}**", interval=" {}")) for row in table.rows]
-    return "\n".join([*lines, "", *(f"{text(note)}\n" for note in table.footnotes)])
-
-
-def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _printed(
-    table: Table, row: TableRow, text: Callable[[str], str], *, dash: str, best: str, interval: str
-) -> list[str]:
-    """A row's cells: its name, its numbers in these forms, its counts."""
-    numbers = []
-    for index, cell in enumerate(row.cells):
-        number = dash if cell is None else table.number(cell.value).replace("–", dash)
-        number = best.format(number) if table.is_best(row, index) else number
-        around = "" if cell is None else table.interval_of(cell)
-        numbers.append(number + (interval.format(around) if around else ""))
-    return [text(row.label), *numbers, *([counts_text(row.counts)] if table.has_counts else [])]
+    """A pipe table for a screen: texts as they are, but for what a terminal would obey."""
+    return rendered("table.md", plain_text, table=table)
 
 
 _CSV_HEADS = ("table", "row", "origin", "closed", "remark", "column")
@@ -229,28 +230,6 @@ def _csv_number(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
 
 
-def latex(table: Table) -> str:
-    """A booktabs table; closed systems are gray, which needs xcolor."""
-    heads = table.heads
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_latex_text(table.title)}. {' '.join(map(_latex_text, table.footnotes))}}}",
-        rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
-        r"\toprule",
-        _latex_row([_latex_text(head) for head in heads]),
-        r"\midrule",
-    ]
-    for row in table.rows:
-        cells = _printed(table, row, _latex_text, dash="--", best=r"\textbf{{{}}}", interval=r" {{\scriptsize {}}}")
-        lines.append(_latex_row([rf"\textcolor{{gray}}{{{cell}}}" for cell in cells] if row.closed else cells))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
 # Texts from outside
 
 
@@ -274,6 +253,6 @@ def _csv_cell(text: str) -> str:
     return f"'{plain}" if begins in _FORMULA_STARTS or text[:1] in ("\t", "\r", "\n") else plain
 
 
-def _latex_text(text: str) -> str:
+def latex_text(text: str) -> str:
     """For a paragraph, a caption, a comment, or a cell of a table."""
     return "".join(_LATEX_SPECIAL.get(character, character) for character in plain_text(text))
