@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import TypeAdapter
+
+from ..system.strict import Strict
 
 # Goes into the address of every answer: change it with the prompts or with the way media are shown.
 TASK = "appendix-b/1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
+class Prompt(Strict):
     """One of the three.
 
     Args:
@@ -35,12 +38,9 @@ class Prompt:
         return self.text.replace("{instruction}", instruction)
 
 
-def _prompts() -> tuple[Prompt, ...]:
-    values = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-    return tuple(Prompt(**{**one, "dimensions": tuple(one["dimensions"])}) for one in values)
-
-
-PROMPTS = _prompts()
+PROMPTS = TypeAdapter(tuple[Prompt, ...]).validate_python(
+    yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+)
 
 
 def prompts_for(*, is_image: bool) -> tuple[Prompt, ...]:

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import TypeAdapter
 
 from ..judge.clips import MediaConfig
 from ..system.errors import UserError
+from ..system.strict import Strict
 
 _FOLDER = Path(__file__).parent / "benchmarks"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class Block(Strict):
     """Dimensions that an item's score is the mean of.
 
     Args:
@@ -36,7 +38,7 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(Strict):
     """One kind of edit of a benchmark: a row or a group of columns in its table.
 
     Args:
@@ -63,7 +65,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Protocol(Strict):
     """The judge that published numbers come from, and how it was asked; each value is an option of `sama eval judge`.
 
     Args:
@@ -80,7 +82,7 @@ class Protocol:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuthorsPrompts:
+class AuthorsPrompts(Strict):
     """Where prompts of others stand in a user's copy: as texts in a Python file, which is read and never run; and how
     their script sends them.
 
@@ -114,7 +116,7 @@ class AuthorsPrompts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class Benchmark(Strict):
     """What a file in `benchmarks/` says.
 
     Args:
@@ -196,27 +198,20 @@ def find_benchmark(name: str) -> Benchmark:
     path = _FOLDER / f"{name.replace('-', '_')}.yaml"
     if not path.is_file():
         raise UserError(f"unknown benchmark {name!r}; there is {', '.join(benchmark_names())}")
-    return _benchmark(path.stem, yaml.safe_load(path.read_text(encoding="utf-8")))
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    shared = {key: values.pop(key, None) for key in ("blocks", "prompt")}
+    values["tasks"] = [_task(key, {**shared, **task}) for key, task in values["tasks"].items()]
+    return TypeAdapter(Benchmark).validate_python({"name": path.stem, **values})
+
+
+def _task(key: str, values: dict[str, Any]) -> dict[str, Any]:
+    """`blocks` and `prompt` of the file's top count for every task that has none of its own; a task's `rubric` stands
+    in the prompt's place of that name."""
+    prompt = (values["prompt"] or "").replace("{rubric}", values.get("rubric", "").strip())
+    blocks = [{"key": key, **block} for key, block in (values["blocks"] or {}).items()]
+    return {"key": key, "title": values["title"], "prompt": prompt, "blocks": blocks}
 
 
 def benchmark_names() -> list[str]:
     """Of all benchmarks that ship."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
-
-
-def _benchmark(name: str, values: dict[str, Any]) -> Benchmark:
-    """`blocks` and `prompt` of the file's top count for every task that has none of its own; a task's `rubric` stands
-    in the prompt's place of that name."""
-    shared = {key: values.pop(key) for key in ("blocks", "prompt") if key in values}
-    values["tasks"] = tuple(_task(key, {**shared, **task}) for key, task in values["tasks"].items())
-    values["authors"] = tuple(AuthorsPrompts(**one) for one in values.get("authors", ()))
-    values["scale"] = tuple(values.get("scale", Benchmark.scale))
-    if protocol := values.get("protocol"):
-        values["protocol"] = Protocol(**{**protocol, "media": MediaConfig(**protocol.get("media", {}))})
-    return Benchmark(name=name, **values)
-
-
-def _task(key: str, values: dict[str, Any]) -> Task:
-    prompt = values.get("prompt", "").replace("{rubric}", values.get("rubric", "").strip())
-    blocks = tuple(Block(key=key, **block) for key, block in values.get("blocks", {}).items())
-    return Task(key=key, title=values["title"], prompt=prompt, blocks=blocks)

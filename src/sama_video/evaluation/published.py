@@ -4,13 +4,14 @@ Cells stay as printed; a slip is listed beside them and never corrected.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
+from ..system.strict import Strict
 from .aggregate import TaskScores
 from .tables import CLOSED_NOTE, Column, Table, TableRow, bare
 
@@ -19,7 +20,7 @@ _PAPER = "the SAMA paper"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slip:
+class Slip(Strict):
     """Cells that cannot be what was meant.
 
     Args:
@@ -33,7 +34,7 @@ class Slip:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedTable:
+class PublishedTable(Strict):
     """A table of the paper.
 
     Args:
@@ -53,8 +54,8 @@ class PublishedTable:
     columns: tuple[str, ...]
     tasks: dict[str, dict[str, tuple[float | None, ...]]]
     closed: frozenset[str]
-    parameters: dict[str, str]
-    slips: tuple[Slip, ...]
+    parameters: dict[str, str] = field(default_factory=dict)
+    slips: tuple[Slip, ...] = ()
 
     @property
     def systems(self) -> list[str]:
@@ -69,24 +70,13 @@ def published_table(name: str) -> PublishedTable:
     Raises:
         ValueError: for a row whose cells are not one a column.
     """
-    table = _table(yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+    content = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    table = TypeAdapter(PublishedTable).validate_python(content)
     for task, rows in table.tasks.items():
         for system, cells in rows.items():
             if len(cells) != len(table.columns):
                 raise ValueError(f"{name}, {task}, {system}: {len(cells)} cells for {len(table.columns)} columns")
     return table
-
-
-def _table(values: dict[str, Any]) -> PublishedTable:
-    tasks = {task: {system: tuple(cells) for system, cells in rows.items()} for task, rows in values["tasks"].items()}
-    slips = tuple(Slip(**{**slip, "columns": tuple(slip["columns"])}) for slip in values.get("slips", ()))
-    changed = {
-        "tasks": tasks,
-        "slips": slips,
-        "columns": tuple(values["columns"]),
-        "closed": frozenset(values["closed"]),
-    }
-    return PublishedTable(**{"parameters": {}, **values, **changed})
 
 
 # Its rows beside runs

@@ -21,6 +21,7 @@ import PIL.Image
 
 from ..system.errors import UserError
 from ..system.files import hash_file
+from ..system.strict import Strict
 from ..video import TIME_TOLERANCE, VideoReader
 
 WHOLE_FILES = ("video_url", "video_in_image_url")
@@ -28,7 +29,7 @@ _KINDS = ("frames", "side_by_side", *WHOLE_FILES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MediaConfig:
+class MediaConfig(Strict):
     """How clips are shown.
 
     Args:
