@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from ..media.metrics import METRICS
 from ..system.errors import UserError
@@ -43,45 +44,15 @@ class _Order:
     with_target: bool = False
 
 
-def _orders(
-    measures: Sequence[str], better: str, worse: Sequence[str], *, strict: bool = True, with_target: bool = False
-) -> tuple[_Order, ...]:
-    return tuple(
-        _Order(measure=measure, better=better, worse=one, strict=strict, with_target=with_target)
-        for measure in measures
-        for one in worse
-    )
-
-
-# The prompts give an edit that equals its source little or nothing in every dimension, so the copy is not a measure of
-# preservation or quality; and a wrong clip is as good a clip as any, so quality does not tell it.
-_JUDGE_ORDERS = (
-    *_orders(["following"], "perfect", ["identity", "wrong-clip", "noise"]),
-    *_orders(["following"], "half", ["identity", "wrong-clip", "noise"], with_target=True),
-    *_orders(["following"], "perfect", ["half"], strict=False),
-    *_orders(["following"], "identity", ["wrong-clip", "noise"], strict=False),
-    *_orders(["following"], _EDITOR, ["identity", "wrong-clip", "noise"], strict=False),
-    *_orders(["preservation"], "perfect", ["wrong-clip", "noise"]),
-    *_orders(["preservation"], "half", ["wrong-clip", "noise"]),
-    *_orders(["preservation"], _EDITOR, ["wrong-clip", "noise"], strict=False),
-    *_orders(["quality"], "perfect", ["noise"]),
-    *_orders(["quality"], "half", ["noise"]),
-    *_orders(["quality"], _EDITOR, ["noise"], strict=False),
-)
-_SIMILARITIES = ("psnr", "ssim", "haarpsi")
-_TO_SOURCE = tuple(f"{name}_to_source" for name in _SIMILARITIES)
-_OUTSIDE = tuple(f"{name}_outside" for name in _SIMILARITIES)
-_INSIDE = tuple(f"{name}_inside" for name in _SIMILARITIES)
-_EXACT_ORDERS = (
-    *_orders(["success"], "perfect", ["identity", "wrong-clip", "noise"]),
-    *_orders([*_SIMILARITIES, *_INSIDE], "perfect", ["half", "identity", "wrong-clip", "noise"]),
-    *_orders(["psnr", "psnr_inside"], "half", ["identity", "wrong-clip", "noise"], with_target=True),
-    *_orders(["ssim", "haarpsi"], "identity", ["wrong-clip", "noise"]),
-    *_orders([*_OUTSIDE, *_TO_SOURCE], "identity", ["wrong-clip", "noise"]),
-    *_orders(_OUTSIDE, "perfect", ["wrong-clip", "noise"]),
-    *_orders(["motion_error"], "perfect", ["wrong-clip", "noise"]),
-    *_orders(["motion_error_to_source"], "identity", ["wrong-clip", "noise"]),
-)
+def _orders(scores: str) -> list[_Order]:
+    """Those of `orders.yaml` for a "judge" or "exact" scores."""
+    groups = yaml.safe_load(Path(__file__).with_name("orders.yaml").read_text(encoding="utf-8"))[scores]
+    return [
+        _Order(**{**group, "measure": measure, "worse": worse})
+        for group in groups
+        for measure in group["measure"]
+        for worse in group["worse"]
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +91,7 @@ def check_controls(paths: Sequence[Path], judge: str | None = None) -> Verdict:
     findings = []
     if judge is not None:
         findings.append((f"The judge {judge}", _judge_findings(runs, judge)))
-    if exact := _findings(runs, _EXACT_ORDERS, _exact_scores):
+    if exact := _findings(runs, _orders("exact"), _exact_scores):
         findings.append(("The exact scores", exact))
     if not any(finding.order.strict for _, found in findings for finding in found):
         raise UserError(
@@ -139,7 +110,7 @@ def _judge_findings(runs: Sequence[ScoredRun], judge: str) -> list[_Finding]:
     assert benchmark is not None
     capped = benchmark.name in _CAPPED
     orders = [
-        order for order in _JUDGE_ORDERS if not (capped and order.better == "half" and order.measure != "following")
+        order for order in _orders("judge") if not (capped and order.better == "half" and order.measure != "following")
     ]
     return _findings(runs, orders, lambda run, measure: _kind_scores(run, benchmark, judge, measure))
 
