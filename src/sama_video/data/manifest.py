@@ -98,7 +98,6 @@ class Layout:
 
 
 LAYOUTS = tuple(Layout(**each) for each in yaml.safe_load((Path(__file__).parent / "layouts.yaml").read_text("utf-8")))
-INSTRUCTIONS = LAYOUTS[0].columns["prompt"]
 
 
 def choose_layout(

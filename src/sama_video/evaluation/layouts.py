@@ -8,10 +8,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..data.manifest import INSTRUCTIONS, LAYOUTS, SUFFIXES, Layout, Row, read_manifest
+import yaml
+
+from ..data.manifest import LAYOUTS, SUFFIXES, Layout, Row, read_manifest
 from ..system.errors import UserError
 from .benchmark import Benchmark, Item
 from .names import safe_stem, shortened
@@ -19,26 +22,8 @@ from .pairs import manifest_items
 
 # ReCo's file names end after so many characters of the instruction.
 _RECO_NAME_LENGTH = 80
-# Of the frames of an edit of FiVE-Bench: Pyramid-Edit's, TokenFlow's, DMT's, VidToMe's.
-_FIVE_LAST_FOLDERS = ("result_all_frames", "img_ode", "result_frames", "frames")
-# Copies whose columns could not be seen: what they may be called beyond the names of `data.manifest`.
-_LENIENT = Layout(
-    name="benchmarks",
-    columns={
-        "src_video": ("source_video", "source", "input_video", "src_video_path", "video_name", "original"),
-        "prompt": (*INSTRUCTIONS, "editing_instruction", "editing_prompt"),
-        "type": ("type", "category", "task_type", "edit_type", "edited_type"),
-        "ref_image": ("ref_image", "reference_image", "reference"),
-    },
-)
-# A category of VIE-Bench belongs to the first group one of whose words it has; references and mixtures to none.
-_VIE_GROUPS = {
-    "": ("ref", "hybrid", "mix"),
-    "add": ("add", "insert"),
-    "remove": ("remov", "delet"),
-    "style": ("style", "tone", "weather"),
-    "swap": ("swap", "change", "replace"),
-}
+_KNOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_LENIENT = Layout(**_KNOWN["lenient"])
 
 
 def read_items(benchmark: Benchmark, folder: Path) -> list[Item]:
@@ -130,17 +115,9 @@ def _read_openve(benchmark: Benchmark, folder: Path) -> list[Item]:
     path = _first(benchmark, folder, ("benchmark_videos.csv",))
     items = []
     for number, row in enumerate(_rows(path), 1):
-        source = _found(str(row.src_video), folder)
         task = benchmark.task(str(row.type)).key
-        items.append(
-            Item(
-                id=f"{task}/{number:04d}",
-                task=task,
-                instruction=str(row.prompt),
-                source=source,
-                file_name=shortened(f"{source.stem}_edited", ".mp4"),
-            )
-        )
+        item = _lenient_item(task, f"{task}/{number:04d}", row, folder)
+        items.append(replace(item, file_name=shortened(f"{item.source.stem}_edited", ".mp4")))
     return items
 
 
@@ -170,7 +147,7 @@ def _read_vie(benchmark: Benchmark, folder: Path) -> list[Item]:
 
 def vie_group(category: str) -> str:
     """One of the four groups of the paper's Table 2; empty for the categories that it leaves out."""
-    for group, words in _VIE_GROUPS.items():
+    for group, words in _KNOWN["vie_groups"].items():
         if any(word in category.lower() for word in words):
             return group
     return ""
@@ -245,9 +222,15 @@ def _five_results(task: str, entry: dict[str, Any]) -> tuple[str, ...]:
     """Where the authors' evaluation looks for the frames of an edit (each method has its own last folder), and what
     their editor calls its videos."""
     video, edit = entry["video_name"], entry["save_dir"]
-    frames = [f"{video}/{edit}", *(f"{video}/{edit}/{last}" for last in _FIVE_LAST_FOLDERS), f"{task}/{video}"]
+    last_folders = [f"{video}/{edit}/{last}" for last in _KNOWN["five_last_folders"]]
     kind = task.removeprefix("edit")
-    return (*frames, f"{video}/{edit}.mp4", f"{video}/{kind}_{entry['target_prompt'][:20]}.mp4")
+    return (
+        f"{video}/{edit}",
+        *last_folders,
+        f"{task}/{video}",
+        f"{video}/{edit}.mp4",
+        f"{video}/{kind}_{entry['target_prompt'][:20]}.mp4",
+    )
 
 
 def _read_editverse(benchmark: Benchmark, folder: Path) -> list[Item]:
@@ -283,11 +266,6 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON ({error}); download it again") from error
 
 
-def _read_engine(benchmark: Benchmark, folder: Path) -> list[Item]:
-    """A set of the synthetic engine, see `pairs.make_engine_set`."""
-    return manifest_items(read_manifest(_first(benchmark, folder, ("manifest.csv",))))
-
-
 READERS: dict[str, Callable[[Benchmark, Path], list[Item]]] = {
     "reco": _read_reco,
     "openve": _read_openve,
@@ -295,5 +273,6 @@ READERS: dict[str, Callable[[Benchmark, Path], list[Item]]] = {
     "fivebench": _read_fivebench,
     "editverse": _read_editverse,
     "vefx": _read_vefx,
-    "engine": _read_engine,
+    # A set of the synthetic engine, see `pairs.make_engine_set`.
+    "engine": lambda benchmark, folder: manifest_items(read_manifest(_first(benchmark, folder, ("manifest.csv",)))),
 }
