@@ -1,6 +1,6 @@
 """`sama eval`: run an editor on a benchmark, let a judge score it, score it exactly, draw tables."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,21 +14,6 @@ if TYPE_CHECKING:
     from ..evaluation.benchmark import Item
     from ..evaluation.records import RunInfo
     from .progress import ProgressBar
-
-# Options of 'sama eval predict' that no editor but SAMA itself takes.
-_OF_THE_PIPELINE = (
-    "model",
-    "lora",
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "flow_shift",
-    "max_pixels",
-    "device",
-    "dtype",
-    "offload",
-    "vae_tiling",
-)
 
 eval_app = typer.Typer(help="Score editors on benchmarks.", no_args_is_help=True)
 
@@ -129,6 +114,7 @@ def predict(
     """
     given = locals()
 
+    from ..editing.settings import EditSettings
     from ..evaluation.editors import CommandEditor, ControlEditor, FolderEditor, PipelineEditor
     from ..evaluation.predict import predict as run
     from ..evaluation.predict import select_items, summary
@@ -138,8 +124,9 @@ def predict(
         raise UserError("--editor, --control and --from-folder are three editors; give one of them")
     _refuse_unused(context, *(("--manifest", "data") if manifest else ("a benchmark", "column_map")))
     other = "--editor" if editor else "--control" if control else "--from-folder" if from_folder else None
+    loading = {"lora": lora, "device": device, "dtype": dtype, "offload": offload, "vae_tiling": vae_tiling}
     if other is not None:
-        _refuse_unused(context, other, *_OF_THE_PIPELINE)
+        _refuse_unused(context, other, "model", *loading, *(each.name for each in fields(EditSettings)))
     if editor is None:
         _refuse_unused(context, other or "SAMA as the editor", "timeout")
     with ProgressBar() as progress:
@@ -152,11 +139,7 @@ def predict(
         elif from_folder is not None:
             chosen = FolderEditor(folder=from_folder)
         else:
-            from ..editing import EditSettings
-
-            settings = options.made_of(given, EditSettings)
-            loading = {"lora": lora, "device": device, "dtype": dtype, "offload": offload, "vae_tiling": vae_tiling}
-            chosen = PipelineEditor(model=model, edit=settings, loading=loading)
+            chosen = PipelineEditor(model=model, edit=options.made_of(given, EditSettings), loading=loading)
         info = replace(info, editor=name or chosen.name)
         predictions = run(info, items, chosen, out, retry_failed=retry_failed, progress=progress)
     typer.echo("\n".join(summary(predictions)))

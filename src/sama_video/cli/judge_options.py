@@ -30,8 +30,8 @@ class JudgeOptions:
         """The judge, with what decides its answers."""
         from ..judge.questions import JudgeConfig
 
-        reached = {name: getattr(self, name) for name in ("base_url", "api_key_env", "concurrency", "timeout")}
-        return JudgeConfig(**decisive, **reached, max_tries=self.max_tries)
+        reached = ("base_url", "api_key_env", "concurrency", "timeout", "max_tries")
+        return JudgeConfig(**decisive, **{name: getattr(self, name) for name in reached})
 
     def show(self, quote: "Quote") -> None:
         """A dry run's output."""

@@ -16,9 +16,6 @@ from .histogram import draw_histograms
 from .rules import CurationConfig
 from .score import Scored
 
-# What UTF-8 cannot hold, from a manifest's texts, becomes JSON's own way of writing it.
-_ESCAPED = "backslashreplace"
-
 
 @dataclass(frozen=True)
 class Reason:
@@ -147,4 +144,5 @@ def _listed(counts: dict[str, int]) -> str:
 
 def _write_text(path: Path, text: str) -> None:
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8", errors=_ESCAPED, newline="\n")
+        # What UTF-8 cannot hold, from a manifest's texts, becomes JSON's own way of writing it.
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -53,15 +53,12 @@ class Pair:
     def kind(self) -> str:
         return "image" if self.source.is_image else "video"
 
-    def shown_for(self, prompt: Prompt) -> tuple[View, View]:
-        return (self.target, self.source) if prompt.edited_first else (self.source, self.target)
-
     def questions(self, turns: int) -> Iterator[tuple[Prompt, Question]]:
         for prompt in prompts_for(is_image=self.source.is_image):
             question = Question(
                 task=TASK,
                 prompt=prompt.filled(self.instruction),
-                views=self.shown_for(prompt),
+                views=(self.target, self.source) if prompt.edited_first else (self.source, self.target),
                 dimensions=prompt.answer_keys,
             )
             for turn in range(turns):

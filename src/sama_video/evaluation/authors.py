@@ -162,7 +162,8 @@ def _openve_row(task: Task, judgment: Judgment, text: str | None) -> list[float]
 
 
 def _reco_row(task: Task, judgment: Judgment, text: str | None) -> list[float]:
-    if judgment.status == "missing" or _cannot_stand_side_by_side(judgment.reason):
+    unequal = any(part.startswith((UNEQUAL_LENGTHS, UNEQUAL_HEIGHTS)) for part in judgment.reason.split("; "))
+    if judgment.status == "missing" or unequal:
         return [math.nan] * len(task.columns)
     if judgment.status == "error" and not text:
         text = "Error: API call failed"
@@ -177,10 +178,6 @@ def _reco_row(task: Task, judgment: Judgment, text: str | None) -> list[float]:
             f"the authors' script stops at an answer that it cannot read, such as {judgment.item}'s ({error}); ask for "
             "it again or leave out `compat`"
         ) from error
-
-
-def _cannot_stand_side_by_side(reason: str) -> bool:
-    return any(part.startswith((UNEQUAL_LENGTHS, UNEQUAL_HEIGHTS)) for part in reason.split("; "))
 
 
 def reco_scores(text: str, blocks: Sequence[Block]) -> list[float]:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from ..editing import EditSettings
     from ..pipelines.pipeline_sama import SamaPipeline
 
-_PLACEHOLDERS = ("source", "instruction", "output", "reference")
 # Unlike any edit of a benchmark's: what half of it scores is not by chance half of an answer.
 _STRONG_LOOK = "thermal"
 
@@ -155,10 +154,13 @@ class CommandEditor:
     def _arguments(self, item: Item, output: Path) -> list[str]:
         if "{reference}" in self.template and item.reference is None:
             raise EditFailedError("the item has no reference picture")
-        values = {name: str(getattr(item, name)) for name in _PLACEHOLDERS if name != "output"} | {
-            "output": str(output)
+        values = {
+            "source": str(item.source),
+            "instruction": item.instruction,
+            "output": str(output),
+            "reference": str(item.reference),
         }
-        placeholder = re.compile(rf"\{{({'|'.join(_PLACEHOLDERS)})\}}")
+        placeholder = re.compile(rf"\{{({'|'.join(values)})\}}")
         return [placeholder.sub(lambda found: values[found[1]], part) for part in split_command(self.template)]
 
 

@@ -38,7 +38,6 @@ from .records import (
     read_run,
     write_run,
 )
-from .statistics import Interval
 from .tables import ONE_SOURCE, few_sources_notes
 
 # Belongs to a record's key: raised whenever a score would come out otherwise than before.
@@ -273,9 +272,6 @@ def summary(items: Sequence[Item], records: Sequence[ExactScores]) -> list[str]:
     ]
     intervals = whole.intervals()
     for name, interval in zip(whole.columns, intervals, strict=True):
-        lines.append(f"  {name}: {interval.value:.3f} {_spread(interval)}")
+        spread = ONE_SOURCE if interval.sources == 1 else f"[{interval.low:.3f}, {interval.high:.3f}]"
+        lines.append(f"  {name}: {interval.value:.3f} {spread}")
     return [*lines, *few_sources_notes(intervals)]
-
-
-def _spread(interval: Interval) -> str:
-    return ONE_SOURCE if interval.sources == 1 else f"[{interval.low:.3f}, {interval.high:.3f}]"

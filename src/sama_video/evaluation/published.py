@@ -117,28 +117,22 @@ def paper_headlines(paper: PublishedTable, tasks: Sequence[str], overall: bool) 
 def paper_rows(paper: PublishedTable, scores: TaskScores) -> list[TableRow]:
     """A row a system that was printed for this task; a column that the paper does not print is empty."""
     return [
-        _paper_row(paper, system, [_by_name(paper, cells).get(name) for name in scores.columns])
+        _paper_row(paper, system, [dict(zip(paper.columns, cells, strict=True)).get(name) for name in scores.columns])
         for system, cells in paper.tasks.get(scores.task, {}).items()
         if any(cell is not None for cell in cells)
     ]
 
 
-def _by_name(paper: PublishedTable, cells: Sequence[float | None]) -> dict[str, float | None]:
-    return dict(zip(paper.columns, cells, strict=True))
-
-
-def paper_apart(paper: PublishedTable) -> list[Table]:
+def paper_apart(paper: PublishedTable) -> Table:
     """The printed table by itself: another judge's scores do not stand in one table with these."""
     tasks = list(paper.tasks)
-    return [
-        Table(
-            title=f"{_PAPER[0].upper() + _PAPER[1:]}, {paper.title}, as printed",
-            columns=tuple(Column(name=task.replace("_", " ")) for task in tasks),
-            rows=tuple(paper_headlines(paper, tasks, overall=False)),
-            decimals=paper.decimals,
-            notes=(
-                *paper_notes(paper, tasks, paper.columns[-1:]),
-                "Another judge than these runs': not comparable with the tables above.",
-            ),
-        )
-    ]
+    return Table(
+        title=f"{_PAPER[0].upper() + _PAPER[1:]}, {paper.title}, as printed",
+        columns=tuple(Column(name=task.replace("_", " ")) for task in tasks),
+        rows=tuple(paper_headlines(paper, tasks, overall=False)),
+        decimals=paper.decimals,
+        notes=(
+            *paper_notes(paper, tasks, paper.columns[-1:]),
+            "Another judge than these runs': not comparable with the tables above.",
+        ),
+    )

@@ -156,9 +156,9 @@ _MEDIA = ("source", "target", "mask", "reference")
 
 
 def _item_line(item: Item) -> str:
-    values = {key: str(value) if key in _MEDIA and value else value for key, value in asdict(item).items()}
+    values = asdict(item)
     del values["results"]
-    return json.dumps(values, ensure_ascii=False, sort_keys=True) + "\n"
+    return json.dumps(values, ensure_ascii=False, sort_keys=True, default=str) + "\n"
 
 
 def _item(values: dict[str, Any]) -> Item:

@@ -136,7 +136,7 @@ def _judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) 
     tables = [_summary(runs, judge, beside, rule, overall=benchmark.overall == "items")]
     tables += [_task_table(runs, judge, index, beside, rule) for index in range(len(runs[0].judged[judge]))]
     if paper is not None and beside is None:
-        tables += paper_apart(paper)
+        tables.append(paper_apart(paper))
     headlines = {run.name: overall_scores(run.judged[judge]) for run in runs}
     return [*tables, *_difference_tables(headlines, ""), *_agreement_tables(runs)]
 

@@ -73,7 +73,8 @@ def _scored(path: Path, compat: bool) -> ScoredRun:
             f"{path} is a run of {benchmark.title} version {info.version}, and this is version {benchmark.version}: "
             "predict and judge it again"
         )
-    exact = [] if not (path / EXACT).is_file() else list(read_records(path / EXACT, ExactScores))
+    asked = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(path.glob("judgments-*.json"))]
+    exact = list(read_records(path / EXACT, ExactScores))
     return ScoredRun(
         name=info.editor,
         path=path,
@@ -82,7 +83,7 @@ def _scored(path: Path, compat: bool) -> ScoredRun:
         items=items,
         predictions=predictions_of(path),
         judged=_judged(path, benchmark, items, compat) if benchmark is not None else {},
-        asked=_asked(path),
+        asked={one["judge"]: one for one in asked},
         exact=aggregate_exact(items, exact) if exact else [],
     )
 
@@ -94,11 +95,6 @@ def _judged(path: Path, benchmark: Benchmark, items: list[Item], compat: bool) -
         judge: aggregate(benchmark, items, [one for one in judgments if one.judge == judge], compat=texts)
         for judge in sorted({one.judge for one in judgments})
     }
-
-
-def _asked(path: Path) -> dict[str, dict[str, Any]]:
-    settings = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(path.glob("judgments-*.json"))]
-    return {one["judge"]: one for one in settings}
 
 
 def _first_texts(path: Path) -> dict[str, str]:

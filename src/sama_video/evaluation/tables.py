@@ -212,10 +212,11 @@ def csv_text(tables: Sequence[Table]) -> str:
         for row in table.rows:
             counts = (row.counts.ok, row.counts.missing, row.counts.failed) if row.counts else ("", "", "")
             for column, cell in zip(table.columns, row.cells, strict=True):
-                numbers = [_csv_number(n) for n in (cell.value, cell.low, cell.high)] if cell else ["", "", ""]
+                numbers = (cell.value, cell.low, cell.high) if cell else (math.nan,) * 3
                 words = [_csv_cell(text) for text in (table.title, row.name, row.origin, row.remark, column.name)]
                 whose = [*words[:3], int(row.closed), *words[3:]]
-                writer.writerow([*whose, *numbers, *counts, *_csv_sources(cell)])
+                known = ["" if math.isnan(number) else number for number in numbers]
+                writer.writerow([*whose, *known, *counts, *_csv_sources(cell)])
     return text.getvalue()
 
 
@@ -224,10 +225,6 @@ def _csv_sources(cell: Interval | None) -> list[str | int]:
         return ["", ""]
     warning = ONE_SOURCE if cell.sources == 1 else f"fewer than {FEW_SOURCES} sources" if cell.is_unsure else ""
     return [cell.sources, warning]
-
-
-def _csv_number(value: float) -> str:
-    return "" if math.isnan(value) else repr(value)
 
 
 # Texts from outside

@@ -343,14 +343,12 @@ def _count_of(usage: dict[str, Any], name: str) -> int:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds from a Retry-After header, which is a number or a date."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
+    value = headers.get("retry-after", "")
     try:
-        return min(max(0.0, float(value)), _LONGEST_WAIT)
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return min(max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()), _LONGEST_WAIT)
-    except (ValueError, OverflowError, TypeError):
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError, TypeError):
+            return None
+    return min(max(0.0, seconds), _LONGEST_WAIT)
