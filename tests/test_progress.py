@@ -22,8 +22,8 @@ def clock():
     return Clock()
 
 
-def bar(clock, stream, about=""):
-    return ProgressBar(about, stream=stream, clock=clock)
+def bar(clock, stream):
+    return ProgressBar(stream=stream, clock=clock)
 
 
 def test_a_line_every_ten_seconds_and_none_before(clock):
@@ -83,11 +83,11 @@ def test_lines_come_by_themselves():
 
 def test_what_was_done_before_does_not_count_as_speed(clock):
     stream = io.StringIO()
-    with bar(clock, stream, "row 2 of 5") as progress:
+    with bar(clock, stream) as progress:
         progress("judging", 500, 1000)
         clock.now += 60.0
         progress("judging", 510, 1000)
-    assert stream.getvalue() == "row 2 of 5, judging: 510 of 1000, about 49 min left\n"
+    assert stream.getvalue() == "judging: 510 of 1000, about 49 min left\n"
 
 
 def test_a_number_that_nobody_knows(clock):

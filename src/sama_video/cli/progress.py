@@ -45,7 +45,6 @@ class ProgressBar:
     while no call comes; work that takes less is silent. Safe for threads.
 
     Args:
-        about: put before every phase, such as "row 2 of 5".
         stream: where to; None for the standard error.
         clock: seconds, as `time.monotonic`.
         every: seconds between lines.
@@ -53,13 +52,12 @@ class ProgressBar:
 
     def __init__(
         self,
-        about: str = "",
         *,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
         every: float = _SECONDS_BETWEEN_LINES,
     ):
-        self.about, self.every = about, every
+        self.every = every
         self._stream, self._clock = stream or sys.stderr, clock
         self._phases: dict[str, _Phase] = {}
         self._newest = ""
@@ -80,11 +78,13 @@ class ProgressBar:
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         with self._lock:
-            if phase not in self._phases:
-                self._phases[phase] = _Phase(self._clock(), done, done, total)
-            self._phases[phase].done, self._phases[phase].total = done, total
+            state = self._phases.setdefault(phase, _Phase(self._clock(), done, done, total))
+            state.done, state.total = done, total
             self._newest = phase
-            self._draw(phase)
+            if self._bars is not None:
+                if phase not in self._tasks:
+                    self._tasks[phase] = self._bars.add_task(phase, total=total or None)
+                self._bars.update(self._tasks[phase], completed=done, total=total or None)
         self.tick()
 
     @contextlib.contextmanager
@@ -110,17 +110,7 @@ class ProgressBar:
     def _write(self, line: str) -> None:
         self._spoke = self._clock()
         with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-            print(f"{self.about}{', ' if self.about else ''}{line}", file=self._stream, flush=True)
-
-    def _draw(self, phase: str) -> None:
-        if self._bars is None:
-            return
-        state = self._phases[phase]
-        total = state.total or None
-        if phase not in self._tasks:
-            about = f"{self.about}, {phase}" if self.about else phase
-            self._tasks[phase] = self._bars.add_task(about, total=total)
-        self._bars.update(self._tasks[phase], completed=state.done, total=total)
+            print(line, file=self._stream, flush=True)
 
     def _tick_until_the_end(self) -> None:
         while not self._ended.wait(self.every / 10):

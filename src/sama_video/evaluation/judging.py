@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..judge.answers import Answer, AnswerStore, read_answers
 from ..judge.client import Judge, JudgeStoppedError
 from ..judge.clips import WHOLE_FILES, MediaConfig, View, shown_parts, views_of
@@ -39,14 +41,7 @@ from .records import ANSWERS, MANIFEST, Judgment, Prediction, RunInfo, predictio
 
 # About what an answer takes, for estimates: a sentence for each score and the form around it.
 _OUTPUT_TOKENS_PER_SCORE = 50
-_SHOWN = {
-    "frames": "You see frames of two videos, labelled with their times. Video 1 is the original, Video 2 is the edited "
-    "video; frames with the same time belong together.",
-    "side_by_side": "You see frames in the order of time. In each picture the left half is the original and the right "
-    "half is the edited video.",
-    "video_url": "You see two videos. Video 1 is the original, Video 2 is the edited video.",
-    "video_in_image_url": "You see two videos. Video 1 is the original, Video 2 is the edited video.",
-}
+_SHOWN = yaml.safe_load(Path(__file__).with_name("shown.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True)

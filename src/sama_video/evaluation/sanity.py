@@ -67,6 +67,11 @@ class _Finding:
     difference: Interval
 
     @property
+    def name(self) -> str:
+        order = self.order
+        return f"{order.measure}: {order.better} {'>' if order.strict else '≥'} {order.worse}"
+
+    @property
     def holds(self) -> bool:
         return self.difference.low > 0 if self.order.strict else not self.difference.high < 0
 
@@ -108,10 +113,9 @@ def check_controls(paths: Sequence[Path], judge: str | None = None) -> Verdict:
 def _judge_findings(runs: Sequence[ScoredRun], judge: str) -> list[_Finding]:
     benchmark = runs[0].benchmark
     assert benchmark is not None
-    capped = benchmark.name in _CAPPED
-    orders = [
-        order for order in _orders("judge") if not (capped and order.better == "half" and order.measure != "following")
-    ]
+    orders = _orders("judge")
+    if benchmark.name in _CAPPED:
+        orders = [order for order in orders if order.better != "half" or order.measure == "following"]
     return _findings(runs, orders, lambda run, measure: _kind_scores(run, benchmark, judge, measure))
 
 
@@ -182,20 +186,16 @@ def _table(subject: str, findings: Sequence[_Finding]) -> Table:
         title=f"{subject}: controls that must be better, and by how much",
         first="Must hold",
         columns=(Column(name="better by", better=""),),
-        rows=tuple(TableRow(name=_row_name(one), cells=(one.difference,)) for one in findings),
+        rows=tuple(
+            TableRow(name=one.name if one.holds else f"{one.name} FAILS", cells=(one.difference,)) for one in findings
+        ),
         decimals=3,
         notes=("In brackets: 95% interval. '>' must lie above 0 with its whole interval, '≥' must not lie below.",),
     )
 
 
-def _row_name(finding: _Finding) -> str:
-    order = finding.order
-    name = f"{order.measure}: {order.better} {'>' if order.strict else '≥'} {order.worse}"
-    return name if finding.holds else f"{name} FAILS"
-
-
 def _sentence(subject: str, findings: Sequence[_Finding]) -> str:
-    broken = [_row_name(one).removesuffix(" FAILS") for one in findings if not one.holds]
+    broken = [one.name for one in findings if not one.holds]
     if broken:
         return f"{subject}: UNFIT. {len(broken)} of {len(findings)} orders do not hold: {'; '.join(broken)}."
     return f"{subject}: fit. All {len(findings)} orders hold."

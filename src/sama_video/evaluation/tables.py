@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
+import yaml
 
 from ..judge.redact import one_line
 from .aggregate import Counts
@@ -31,26 +32,7 @@ _MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
 _AUTOLINKS = re.compile(r"(?<=\w):(?=//)|(?<=www)\.|@", re.IGNORECASE)
 # Within a line's first characters: headings, lists, quotations, lines.
 _MARKDOWN_STARTS = re.compile(r"\A(?:([#>+\-=])|(\d+)([.)]))")
-_LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    # Behind the end of a row, these would be its arguments.
-    "[": "{[}",
-    "]": "{]}",
-    "*": "{*}",
-    "†": r"\textsuperscript{\textdagger}",
-    "–": "--",
-    "−": "$-$",
-    "τ": r"$\tau$",
-    "ρ": r"$\rho$",
-    "≥": r"$\geq$",
-}
+_LATEX_SPECIAL = yaml.safe_load(Path(__file__).with_name("latex.yaml").read_text(encoding="utf-8"))
 _LONGEST = 2000
 
 
