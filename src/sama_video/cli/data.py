@@ -121,12 +121,14 @@ def check(
 ) -> None:
     """Decode every file of a manifest and sort its rows into clean and rejected; exit code 1 if any is rejected."""
     from ..data.catalogue import find_dataset, read_dataset
-    from ..data.manifest import EDIT_PAIR, parse_column_map, read_manifest
+    from ..data.manifest import EDIT_PAIR, is_url, parse_column_map, read_manifest
     from .progress import ProgressBar
 
     if workers is not None and workers < 1:
         raise UserError(f"--workers must be at least 1, got {workers}")
-    folder = out if out is not None else _default_folder(manifest)
+    if out is None and is_url(manifest):
+        raise UserError("a manifest at a URL needs --out, the folder to write the results to")
+    folder = out or Path(manifest).with_name(f"{Path(manifest).stem}_check")
     names = parse_column_map(column_map or [])
     required = EDIT_PAIR
     if dataset is None:
@@ -143,19 +145,6 @@ def check(
     typer.echo(f"{folder / 'clean.csv'}, {folder / 'rejected.csv'}, {folder / 'report.json'}")
     if result.num_clean < result.num_rows:
         raise typer.Exit(1)
-
-
-def _default_folder(manifest: str) -> Path:
-    """`<stem>_check` beside a manifest.
-
-    Raises:
-        UserError: for a manifest at a URL.
-    """
-    from ..data.manifest import is_url
-
-    if is_url(manifest):
-        raise UserError("a manifest at a URL needs --out, the folder to write the results to")
-    return Path(manifest).with_name(f"{Path(manifest).stem}_check")
 
 
 @data_app.command()

@@ -11,7 +11,7 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..system.errors import UserError
@@ -218,7 +218,7 @@ def _read_to_the_end(path: Path, empty: CheckedFile) -> CheckedFile:
 class _Verdict:
     row: Row
     problems: list[Problem]
-    warnings: list[str] = field(default_factory=list)
+    is_unchanged: bool  # its target has its source's bytes
 
 
 def _judge(manifest: Iterable[Row], checked: Mapping[str, CheckedFile], required: Sequence[str]) -> list[_Verdict]:
@@ -234,7 +234,7 @@ def _judge(manifest: Iterable[Row], checked: Mapping[str, CheckedFile], required
             if not problems:
                 ids.add(row.id)
                 contents[content] = row.id
-        verdicts.append(_Verdict(row=row, problems=problems, warnings=[] if problems else _oddities(files)))
+        verdicts.append(_Verdict(row=row, problems=problems, is_unchanged=_is_unchanged(files)))
     return verdicts
 
 
@@ -276,10 +276,9 @@ def _repetitions(row: Row, content: tuple, ids: set[str], contents: Mapping[tupl
         yield Problem(reason="duplicate", detail=f"same files and prompt as row {contents[content]}")
 
 
-def _oddities(files: Mapping[str, CheckedFile]) -> list[str]:
+def _is_unchanged(files: Mapping[str, CheckedFile]) -> bool:
     source, target = files.get("src_video"), files.get("tgt_video")
-    same = source is not None and target is not None and source.digest == target.digest
-    return ["target equals source"] if same else []
+    return source is not None and target is not None and source.digest == target.digest
 
 
 def _with_reason(verdict: _Verdict) -> Row:
@@ -290,16 +289,13 @@ def _with_reason(verdict: _Verdict) -> Row:
 def _summarise(verdicts: Sequence[_Verdict], files: Mapping[str, CheckedFile]) -> CheckResult:
     clean = [verdict for verdict in verdicts if not verdict.problems]
     reasons = Counter(reason for verdict in verdicts for reason in {problem.reason for problem in verdict.problems})
-    warnings: dict[str, list[str]] = {}
-    for verdict in clean:
-        for warning in verdict.warnings:
-            warnings.setdefault(warning, []).append(verdict.row.id)
+    unchanged = [verdict.row.id for verdict in clean if verdict.is_unchanged]
     shown = [files[media] for verdict in clean if (media := verdict.row.src_video or verdict.row.tgt_video)]
     return CheckResult(
         num_rows=len(verdicts),
         num_clean=len(clean),
         reasons=dict(sorted(reasons.items())),
-        warnings=warnings,
+        warnings={"target equals source": unchanged} if unchanged else {},
         frame_counts=dict(sorted(Counter(file.num_frames for file in shown).items())),
         sizes=dict(sorted(Counter(f"{file.width}x{file.height}" for file in shown).items())),
     )

@@ -77,14 +77,12 @@ class Encoder:
 
     def encode_sample(self, sample: Sample) -> Sample:
         semantic = self.semantic(sample.target[None])
-        return Sample(
+        return replace(
+            sample,
             target=self.latents(sample.target[None])[0],
             source=None if sample.source is None else self.latents(sample.source[None])[0],
             text=self.text(sample.prompt) if self.with_text else None,
             semantic=None if semantic is None else semantic[0],
-            prompt=sample.prompt,
-            task=sample.task,
-            name=sample.name,
         )
 
     def encode_portion(self, batch: Batch, indices: Sequence[int]) -> Batch:

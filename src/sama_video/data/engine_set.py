@@ -103,11 +103,11 @@ def _claim(config: EngineSetConfig, out: Path) -> None:
     """A folder holds one set: files of other settings must not mix."""
     settings = json.dumps({"engine": VERSION, **asdict(config)}, indent=1)
     note = out / "engine.json"
-    if note.exists() and note.read_text() != settings:
-        raise UserError(f"{out} holds a set of other settings (see {note.name}); choose another `out`")
     if not note.exists():
         with written_aside(note) as aside:
             aside.write_text(settings)
+    elif note.read_text() != settings:
+        raise UserError(f"{out} holds a set of other settings (see {note.name}); choose another `out`")
 
 
 def _refuse_to_shorten(manifest: Path, count: int) -> None:

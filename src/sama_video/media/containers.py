@@ -5,43 +5,19 @@ More than FFmpeg's writers take: they write 24-bit PCM and Vorbis into MP4, whic
 
 from pathlib import Path
 
-CONTAINER_NAMES = {".mp4": "MP4", ".m4v": "M4V", ".mov": "QuickTime", ".mkv": "Matroska"}
+from ..system.data_files import table_beside
+
+_TABLES = table_beside(__file__)
+# By suffix.
+CONTAINER_NAMES: dict[str, str] = _TABLES["names"]
 VIDEO_SUFFIXES = set(CONTAINER_NAMES)
-# Sound that is copied as it is. All other sound is encoded again.
-_COPIED_SOUND = {
-    ".mp4": {"aac", "mp3", "ac3", "eac3", "alac", "flac", "opus"},
-    ".m4v": {"aac", "ac3", "alac"},
-    ".mov": {"aac", "mp3", "ac3", "eac3", "alac"},
-    ".mkv": {
-        *("aac", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "vorbis"),
-        *("flac", "alac", "truehd", "mlp", "tta", "wavpack"),
-    },
-}
-# Plain samples lose nothing when they are written again, cut to the sample.
-_PCM_SOUND = {
-    ".mp4": set(),
-    ".m4v": set(),
-    ".mov": {
-        *("pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be", "pcm_f32le", "pcm_f32be"),
-        *("pcm_u8", "pcm_mulaw", "pcm_alaw"),
-    },
-    ".mkv": {"pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"},
-}
+_COPIED_SOUND: dict[str, list[str]] = _TABLES["copied_sound"]
+_PCM_SOUND: dict[str, list[str]] = _TABLES["pcm_sound"]
+COPIED_SUBTITLES: dict[str, list[str]] = _TABLES["copied_subtitles"]
+WRITTEN_SUBTITLES: dict[str, str] = _TABLES["written_subtitles"]
+QUICKTIME_LANGUAGES: dict[str, str] = _TABLES["quicktime_languages"]
 _LOSSLESS_SOUND = {"flac", "alac"}  # that FFmpeg encodes
 _TELEPHONE_SOUND = {"pcm_mulaw", "pcm_alaw", "pcm_vidc"}
-COPIED_SUBTITLES = {
-    ".mp4": {"mov_text"},
-    ".m4v": {"mov_text"},
-    ".mov": {"mov_text"},
-    ".mkv": {"subrip", "ass", "hdmv_pgs_subtitle", "dvd_subtitle", "dvb_subtitle"},
-}
-# QuickTime's own names for languages, where they are not ISO 639-2's; it has no others.
-QUICKTIME_LANGUAGES = {
-    **{"deu": "ger", "nld": "dut", "swe": "sve", "ell": "gre", "isl": "ice", "zho": "chi", "sqi": "alb", "fre": "fra"},
-    **{"cze": "ces", "slo": "slk", "rum": "ron", "hrv": "hr ", "srp": "sr ", "mkd": "mac", "hye": "arm", "kat": "geo"},
-    **{"mya": "bur", "msa": "may", "bod": "tib", "cym": "wel", "eus": "baq"},
-}
-WRITTEN_SUBTITLES = {".mp4": "mov_text", ".m4v": "mov_text", ".mov": "mov_text", ".mkv": "subrip"}
 
 
 def container_of(path: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..system.data_files import table_beside
 from ..system.errors import UserError
 
 # Half the distance to the target in every pixel, and more: a fourth of the squared error.
@@ -40,55 +41,7 @@ class Metric:
     about: str
 
 
-_PSNR_ABOUT = "Peak signal-to-noise ratio in RGB, 0 to 100 dB (100 for equal clips)."
-_SSIM_ABOUT = "Structural similarity of luma, up to 1 (Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5)."
-_HAARPSI_ABOUT = (
-    "Haar wavelet perceptual similarity, 0 to 1 (Reisenhofer et al. 2018): agreement of edges at three scales and of "
-    "colour. It has no trained weights; it is not LPIPS."
-)
-_FLICKER_ABOUT = (
-    "Mean absolute second difference in time, in levels of 255 and one level added, over the reference's: 1 is the "
-    "reference's, more flickers more, less is frozen or blurred in time."
-)
-_MOTION_ABOUT = (
-    "Mean end-point error between the optical flows (DIS, Kroeger et al. 2016) of edit and reference, pixels a frame "
-    "at the source's size."
-)
-
-
-def _everywhere(suffix: str, where: str) -> dict[str, Metric]:
-    return {
-        f"psnr{suffix}": Metric(title=f"PSNR {where}", better="higher", unit="dB", about=_PSNR_ABOUT),
-        f"ssim{suffix}": Metric(title=f"SSIM {where}", better="higher", about=_SSIM_ABOUT),
-        f"haarpsi{suffix}": Metric(title=f"HaarPSI {where}", better="higher", about=_HAARPSI_ABOUT),
-    }
-
-
-METRICS: dict[str, Metric] = {
-    "success": Metric(
-        title="success",
-        better="higher",
-        about="1 if the squared error to the target inside the mask is at most a fourth of the source's, else 0.",
-    ),
-    **_everywhere("", "to target"),
-    **_everywhere("_inside", "to target, inside"),
-    **_everywhere("_outside", "to source, outside"),
-    **_everywhere("_to_source", "to source"),
-    "flicker": Metric(title="flicker over target's", better="", about=_FLICKER_ABOUT),
-    "flicker_to_source": Metric(title="flicker over source's", better="", about=_FLICKER_ABOUT),
-    "motion_error": Metric(title="motion error to target", better="lower", unit="px", about=_MOTION_ABOUT),
-    "motion_error_to_source": Metric(title="motion error to source", better="lower", unit="px", about=_MOTION_ABOUT),
-    "text_agreement": Metric(
-        title="text agreement",
-        better="higher",
-        about="Cosine of the instruction's embedding and the mean of the frames', -1 to 1, by the encoder given.",
-    ),
-    "frame_consistency": Metric(
-        title="frame consistency",
-        better="higher",
-        about="Mean cosine of neighbouring frames' embeddings, -1 to 1, by the encoder given.",
-    ),
-}
+METRICS = {name: Metric(**entry) for name, entry in table_beside(__file__).items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from ..system.errors import UserError
 from .checkpoint_files import StateDict, Weights, header_entry, read_weights
 from .foreign_weights import TEXT_ENCODER, TRANSFORMER, VAE, refuse_foreign
-from .official_names import SAMA_KEYS, TEXT_ENCODER_KEYS, TRANSFORMER_KEYS, renamer, vae_keys
+from .official_names import SAMA_KEYS, TEXT_ENCODER_KEYS, TRANSFORMER_KEYS, WAN22_VAE_LATENTS, renamer, vae_keys
 from .presets import PRESETS, preset_of
 from .strict_loading import load_strictly, make_empty
 from .transformer_sama import SamaTransformer3DModel
@@ -204,21 +204,6 @@ def official_transformer_state(model: SamaTransformer3DModel) -> StateDict:
     return _rename_all(model.state_dict(), renamer(TRANSFORMER_KEYS, reverse=True), "a SAMA transformer")
 
 
-# Of Wan2.2's VAE, from its release; Wan2.1's are diffusers' defaults.
-_WAN22_LATENTS_MEAN = (
-    -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891,
-    0.1570, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
-    -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230, -0.0313, -0.1649, 0.0117, 0.0723,
-    -0.2839, -0.2083, -0.0520, 0.3748, 0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
-)  # fmt: skip
-_WAN22_LATENTS_STD = (
-    0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901,
-    0.6885, 0.6165, 0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
-    0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944,
-    0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
-)  # fmt: skip
-
-
 def _is_wan22_vae(state: StateDict) -> bool:
     return any(key.startswith("encoder.downsamples.0.downsamples.") for key in state)
 
@@ -254,9 +239,8 @@ def _infer_vae_config(state: StateDict) -> dict[str, Any]:
         "is_residual": True,
         "scale_factor_spatial": 16,
     }
-    if config["z_dim"] == len(_WAN22_LATENTS_MEAN):
-        config |= {"latents_mean": list(_WAN22_LATENTS_MEAN), "latents_std": list(_WAN22_LATENTS_STD)}
-    return config
+    is_released = config["z_dim"] == len(WAN22_VAE_LATENTS["latents_mean"])
+    return config | (WAN22_VAE_LATENTS if is_released else {})
 
 
 def build_vae(vae_class: type, state: StateDict, config: Mapping[str, Any]) -> Any:

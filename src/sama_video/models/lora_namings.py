@@ -21,6 +21,7 @@ import torch
 
 from ..system.errors import UserError
 from .checkpoint_files import StateDict
+from .foreign_weights import foreign_kind
 from .official_names import FULL_KEYS, TRANSFORMER_KEYS, renamer
 from .strict_loading import is_finite
 from .weight_files import listed
@@ -42,31 +43,6 @@ ENDINGS = (
 PREFIXES = ("model.", "diffusion_model.", "pipe.", "dit.", "base_model.", "transformer.", "module.", "unet.")
 # Names in which every dot is an underscore begin with one of these.
 UNDERSCORED = ("lora_unet__", "lora_unet_", "lora_transformer_", "lora_dit_", "lycoris_")
-
-# What is named for what it is: (pattern in any name, what it is, what to do).
-_PLAIN = "train or export it as a plain LoRA"
-_NO_PLACE = "SAMA has no place for them; use a LoRA of the text-to-video model"
-_FOREIGN = (
-    (r"dora_scale$|lora_magnitude_vector", "a DoRA file: beside low-rank changes it rescales weights", _PLAIN),
-    (r"\.lokr_", "a LoKr file (LyCORIS): its changes are Kronecker products", _PLAIN),
-    (r"\.hada_", "a LoHa file (LyCORIS): its changes are Hadamard products", _PLAIN),
-    (r"\.ia3_|\.on_input$", "an IA3 file: it rescales activations", _PLAIN),
-    (r"\.oft_|\.boft_", "an OFT file: it rotates weights", _PLAIN),
-    (r"\.(glora_|a1\.weight$|b1\.weight$)", "a GLoRA file", _PLAIN),
-    (r"\.lora_mid\.|\.hada_t|\.lora_(E|embedding_[AB])\b", "a LoRA of a kind with further factors", _PLAIN),
-    (r"\.(set_weight|reshape_weight)$", "a file that also replaces weights", _PLAIN),
-    (r"\.(k_img|v_img|add_k_proj|add_v_proj|norm_k_img|norm_added_k)\b|_(k_img|v_img)\.|img_emb|image_embedder",
-     "a LoRA with parts of an image-to-video model", _NO_PLACE),
-    (r"vace_", "a LoRA with parts of a VACE model", _NO_PLACE),
-    (r"(^|[._])(control_adapter|ref_conv|face_adapter|motion_encoder|audio_\w+)\.",
-     "a LoRA with parts of a control, speech or animation model", _NO_PLACE),
-    (r"^transformer_2\.", "a LoRA with changes of a second expert (Wan2.2 A14B)", "SAMA has one transformer"),
-    (r"^(lora_te|text_encoder|text_encoders|cond_stage_model|te\d?)[._\d]", "a LoRA that changes the text encoder, too",
-     "the text encoder cannot be changed by a LoRA here; keep the transformer's part alone"),
-    (r"double_blocks|single_blocks|single_transformer_blocks|joint_blocks|(^|\.)transformer_blocks\.|(unet|transformer)_transformer_blocks_|"
-     r"(down|up|input|output|mid|middle)_blocks?[._]", "a LoRA of another family of models",
-     "only those of Wan 2.1 and 2.2 text-to-video models and SAMA fit"),
-)  # fmt: skip
 
 
 def is_lora(names: list[str]) -> bool:
@@ -109,11 +85,13 @@ def convert_lora_state(state: StateDict, config: Mapping[str, Any] | None = None
 
 
 def _refuse_foreign(state: StateDict, config: Mapping[str, Any]) -> None:
-    for pattern, kind, advice in _FOREIGN:
-        if found := next((key for key in state if re.search(pattern, key)), None):
-            raise UserError(f"this is {kind} ({found}); {advice}")
+    if foreign := foreign_kind(state, "loras"):
+        raise UserError(f"this is {foreign}")
     if config.get("use_dora"):
-        raise UserError(f"this is {_FOREIGN[0][1]} (use_dora in its configuration); {_PLAIN}")
+        raise UserError(
+            "this is a DoRA file: beside low-rank changes it rescales weights (use_dora in its configuration); train "
+            "or export it as a plain LoRA"
+        )
     if state and not is_lora(list(state)) and any("patch_embedding" in key for key in state):
         raise UserError("this is a whole model and not a LoRA; convert it, and pass the folder as `model`")
 
@@ -153,8 +131,10 @@ def _parsed(key: str) -> tuple[str, str, str | None]:
 
 
 _OFFICIAL = renamer(TRANSFORMER_KEYS)
-_OWN = {own for _, own in TRANSFORMER_KEYS}
-_BY_UNDERSCORES = {name.replace(".", "_"): own for pair in TRANSFORMER_KEYS for name, own in [pair, (pair[1], pair[1])]}
+_OWN = set(TRANSFORMER_KEYS.values())
+_BY_UNDERSCORES = {
+    name.replace(".", "_"): own for official, own in TRANSFORMER_KEYS.items() for name in (official, own)
+}
 
 
 def _own_name(name: str, is_module: bool) -> str | None:

@@ -1,56 +1,15 @@
 """The official release's names of weights and diffusers', one table per component for both directions."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-# One table per component, (official pattern, diffusers pattern), each an exact rename of whole dotted parts.
-# `{i}` stands for a number. Both directions read the same table.
-TRANSFORMER_KEYS = (
-    ("patch_embedding", "patch_embedding"),
-    ("text_embedding.0", "condition_embedder.text_embedder.linear_1"),
-    ("text_embedding.2", "condition_embedder.text_embedder.linear_2"),
-    ("time_embedding.0", "condition_embedder.time_embedder.linear_1"),
-    ("time_embedding.2", "condition_embedder.time_embedder.linear_2"),
-    ("time_projection.1", "condition_embedder.time_proj"),
-    ("blocks.{i}.modulation", "blocks.{i}.scale_shift_table"),
-    ("blocks.{i}.self_attn.q", "blocks.{i}.attn1.to_q"),
-    ("blocks.{i}.self_attn.k", "blocks.{i}.attn1.to_k"),
-    ("blocks.{i}.self_attn.v", "blocks.{i}.attn1.to_v"),
-    ("blocks.{i}.self_attn.o", "blocks.{i}.attn1.to_out.0"),
-    ("blocks.{i}.self_attn.norm_q", "blocks.{i}.attn1.norm_q"),
-    ("blocks.{i}.self_attn.norm_k", "blocks.{i}.attn1.norm_k"),
-    ("blocks.{i}.cross_attn.q", "blocks.{i}.attn2.to_q"),
-    ("blocks.{i}.cross_attn.k", "blocks.{i}.attn2.to_k"),
-    ("blocks.{i}.cross_attn.v", "blocks.{i}.attn2.to_v"),
-    ("blocks.{i}.cross_attn.o", "blocks.{i}.attn2.to_out.0"),
-    ("blocks.{i}.cross_attn.norm_q", "blocks.{i}.attn2.norm_q"),
-    ("blocks.{i}.cross_attn.norm_k", "blocks.{i}.attn2.norm_k"),
-    ("blocks.{i}.norm3", "blocks.{i}.norm2"),
-    ("blocks.{i}.ffn.0", "blocks.{i}.ffn.net.0.proj"),
-    ("blocks.{i}.ffn.2", "blocks.{i}.ffn.net.2"),
-    ("head.modulation", "scale_shift_table"),
-    ("head.head", "proj_out"),
-    ("segment_embedding", "type_embedding"),
-    ("siglip_feat_mlp.norm", "semantic_projector.norm"),
-    ("siglip_feat_mlp.fc1", "semantic_projector.fc1"),
-    ("siglip_feat_mlp.fc2", "semantic_projector.fc2"),
-    ("semantic_head.norm", "semantic_head.norm"),
-    ("semantic_head.proj", "semantic_head.proj"),
-)
-TEXT_ENCODER_KEYS = (
-    ("token_embedding", "shared"),
-    ("norm", "encoder.final_layer_norm"),
-    ("blocks.{i}.norm1", "encoder.block.{i}.layer.0.layer_norm"),
-    ("blocks.{i}.attn.q", "encoder.block.{i}.layer.0.SelfAttention.q"),
-    ("blocks.{i}.attn.k", "encoder.block.{i}.layer.0.SelfAttention.k"),
-    ("blocks.{i}.attn.v", "encoder.block.{i}.layer.0.SelfAttention.v"),
-    ("blocks.{i}.attn.o", "encoder.block.{i}.layer.0.SelfAttention.o"),
-    ("blocks.{i}.pos_embedding.embedding", "encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias"),
-    ("blocks.{i}.norm2", "encoder.block.{i}.layer.1.layer_norm"),
-    ("blocks.{i}.ffn.gate.0", "encoder.block.{i}.layer.1.DenseReluDense.wi_0"),
-    ("blocks.{i}.ffn.fc1", "encoder.block.{i}.layer.1.DenseReluDense.wi_1"),
-    ("blocks.{i}.ffn.fc2", "encoder.block.{i}.layer.1.DenseReluDense.wo"),
-)
+from ..system.data_files import table_beside
+
+_TABLES = table_beside(__file__)
+# One table per component: official name -> diffusers' name. Both directions read the same table.
+TRANSFORMER_KEYS: dict[str, str] = _TABLES["transformer"]
+TEXT_ENCODER_KEYS: dict[str, str] = _TABLES["text_encoder"]
+WAN22_VAE_LATENTS: dict[str, list[float]] = _TABLES["wan22_vae_latents"]
 # Wan's transformer in diffusers, without what SAMA adds.
 STOCK_WAN = "WanTransformer3DModel"
 # Plain Wan files lack these; a transformer loaded from one starts as Wan, with the new parts newly initialised.
@@ -59,11 +18,8 @@ SAMA_KEYS = ("type_embedding.", "semantic_projector.", "semantic_head.")
 FULL_KEYS = (*SAMA_KEYS, "source_embedding.")
 
 
-def renamer(table: tuple[tuple[str, str], ...], reverse: bool = False) -> Callable[[str], str | None]:
-    rules = {}
-    for official, diffusers in table:
-        old, new = (diffusers, official) if reverse else (official, diffusers)
-        rules[old] = new
+def renamer(table: Mapping[str, str], reverse: bool = False) -> Callable[[str], str | None]:
+    rules = {diffusers: official for official, diffusers in table.items()} if reverse else table
 
     def rename(key: str) -> str | None:
         block = re.match(r"((?:.*\.)?blocks?\.)(\d+)(\..*)", key)
@@ -75,8 +31,8 @@ def renamer(table: tuple[tuple[str, str], ...], reverse: bool = False) -> Callab
     return rename
 
 
-def vae_keys(wan22: bool) -> tuple[tuple[str, str], ...]:
-    """(official, diffusers) stems of Wan's VAE. Wan2.2 nests its levels, Wan2.1 counts its layers through."""
+def vae_keys(wan22: bool) -> dict[str, str]:
+    """Official -> diffusers' stems of Wan's VAE. Wan2.2 nests its levels, Wan2.1 counts its layers through."""
     residual = (
         ("residual.0", "norm1"),
         ("residual.2", "conv1"),
@@ -109,4 +65,4 @@ def vae_keys(wan22: bool) -> tuple[tuple[str, str], ...]:
                 keys += [(f"{old_down}.{a}", f"encoder.down_blocks.{flat}.{b}") for a, b in residual + resample]
                 keys += [(f"{old_up}.{a}", f"{up}.upsamplers.0.{b}") for a, b in resample]
             keys += [(f"{old_up}.{a}", f"{up}.resnets.{layer}.{b}") for a, b in residual]
-    return tuple(keys)
+    return dict(keys)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from ..system.data_files import table_beside
 from ..system.errors import UserError
 from .shapes import PATCH, WAN_SPATIAL_FACTOR, LatentShape, VideoShape, fit_size, nearest_multiple
 
@@ -64,58 +65,12 @@ class Preset:
     weights: Path | None = None
 
 
-def _wan(heads: int, layers: int, ffn_dim: int, channels: int = 16) -> dict:
-    return {
-        "num_attention_heads": heads,
-        "attention_head_dim": 128,
-        "num_layers": layers,
-        "ffn_dim": ffn_dim,
-        "in_channels": channels,
-        "out_channels": channels,
-    }
+def _read_preset(name: str, entry: dict[str, Any]) -> Preset:
+    weights = ASSETS / name if entry.pop("ships", False) else None
+    return Preset(**entry | {"settings": PipelineSettings(**entry.get("settings", {})), "weights": weights})
 
 
-PRESETS: dict[str, Preset] = {
-    "nano": Preset(
-        transformer={
-            "num_attention_heads": 8,
-            "attention_head_dim": 48,
-            "num_layers": 6,
-            "ffn_dim": 1536,
-            "in_channels": 48,
-            "out_channels": 48,
-            "text_dim": 192,
-            "semantic_dim": 192,
-            "semantic_hidden_dim": 192,
-            "semantic_rope": "identity",
-        },
-        num_parameters=15_905_088,
-        settings=PipelineSettings(
-            prompt_prefix="",
-            max_sequence_length=32,
-            num_semantic_tokens=0,
-            native_area=128 * 128,
-            native_num_frames=33,
-            default_num_inference_steps=6,
-            default_guidance_scale=1.0,
-            default_flow_shift=3.0,
-        ),
-        weights=ASSETS / "nano",
-    ),
-    # Sampling of the others: Wan's own (its README for 1.3B, its configurations for the rest).
-    "wan2.1-1.3b": Preset(
-        transformer=_wan(12, 30, 8960),
-        num_parameters=1_423_532_480,
-        settings=PipelineSettings(default_guidance_scale=6.0, default_flow_shift=8.0),
-    ),
-    "wan2.2-5b": Preset(
-        transformer=_wan(24, 30, 14336, channels=48),
-        num_parameters=5_007_674_944,
-        spatial_factor=16,
-        settings=PipelineSettings(native_area=704 * 1280, native_num_frames=121),
-    ),
-    "wan2.1-14b": Preset(transformer=_wan(40, 40, 13824), num_parameters=14_300_847_552),
-}
+PRESETS = {name: _read_preset(name, entry) for name, entry in table_beside(__file__).items()}
 _RELEASED, _WITH_WAN22_VAE = "wan2.1-14b", "wan2.2-5b"
 _WAN_TEXT_DIM = 4096
 

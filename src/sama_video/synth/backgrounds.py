@@ -360,14 +360,21 @@ def _plain(colour: str) -> _Painter:
     return lambda x, **_: np.broadcast_to(np.array(COLOURS[colour]), (*x.shape, 3))
 
 
-def _two(first: str, second: str, is_first: Callable[..., np.ndarray]) -> _Painter:
-    return lambda x, y, **_: np.where(
-        is_first(x=x, y=y)[..., None], np.array(COLOURS[first]), np.array(COLOURS[second])
-    )
+def _two(first: str, second: str, is_first: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> _Painter:
+    return lambda x, y, **_: _where(is_first(x, y), COLOURS[first], np.array(COLOURS[second]))
 
 
 def _gradient(first: str, second: str) -> _Painter:
     return lambda down, **_: _mix(COLOURS[first], COLOURS[second], down)
+
+
+# Patterns of two colours: where the first of them is.
+_PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "a {} and {} checkerboard": lambda x, y: (x // 128 + y // 128) % 2 == 0,
+    "vertical {} and {} stripes": lambda x, _: x // 128 % 2 == 0,
+    "horizontal {} and {} stripes": lambda _, y: y // 128 % 2 == 0,
+    "{} polka dots on {}": lambda x, y: (x % 204 - 102) ** 2 + (y % 204 - 102) ** 2 < 60 * 60,
+}
 
 
 @cache
@@ -376,17 +383,9 @@ def backdrops() -> dict[str, _Painter]:
     painters = dict(SCENICS)
     for first in COLOURS:
         painters[f"a plain {first} wall"] = _plain(first)
-        for second in COLOURS:
-            if first == second:
-                continue
-            painters[f"a {first} and {second} checkerboard"] = _two(
-                first, second, lambda x, y: (x // 128 + y // 128) % 2 == 0
-            )
-            painters[f"vertical {first} and {second} stripes"] = _two(first, second, lambda x, **_: x // 128 % 2 == 0)
-            painters[f"horizontal {first} and {second} stripes"] = _two(first, second, lambda y, **_: y // 128 % 2 == 0)
-            painters[f"{first} polka dots on {second}"] = _two(
-                first, second, lambda x, y: (x % 204 - 102) ** 2 + (y % 204 - 102) ** 2 < 60 * 60
-            )
+        for second in (colour for colour in COLOURS if colour != first):
+            for phrase, is_first in _PATTERNS.items():
+                painters[phrase.format(first, second)] = _two(first, second, is_first)
             painters[f"a gradient from {first} at the top to {second} at the bottom"] = _gradient(first, second)
     return painters
 

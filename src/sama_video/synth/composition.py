@@ -14,6 +14,15 @@ from .sprites import COLOURS, Sprite
 
 _GRID_STEPS = (0.2, 0.5, 0.8)
 _DRIFT = 0.42  # of the frame: how far "drifting right" goes
+_DIRECTIONS = {"right": (_DRIFT, 0.0), "left": (-_DRIFT, 0.0), "up": (0.0, -_DRIFT), "down": (0.0, _DRIFT)}
+# Kind, amplitude and cycles of a `Motion`.
+_MANNERS = {
+    "still": ("still", 0.0, 0.0),
+    "spin": ("still", 0.0, 0.0),
+    "bounce": ("bounce", 0.2, 4.0),
+    "orbit": ("orbit", 0.14, 1.0),
+    "wave": ("wave", 0.1, 2.0),
+}
 SUBTITLE_COLOURS = ("white", "yellow")
 _TINTED = 0.3
 _CLEAR_DISTANCE = 0.45  # of two objects' summed sides: nearer centres count as covering one another
@@ -28,21 +37,10 @@ def grid_point(where: str) -> tuple[float, float]:
 
 def named_motion(name: str, start: tuple[float, float]) -> Motion | None:
     """What a motion of `instructions.MOTIONS` means from `start` on; None where it would leave the frame."""
-    (x, y), (dx, dy) = start, (0.0, 0.0)
-    kind, amplitude, cycles = "straight", 0.0, 0.0
-    if name in ("still", "spin"):
-        kind = "still"
-    elif name == "bounce":
-        kind, amplitude, cycles = "bounce", 0.2, 4.0
-    elif name == "orbit":
-        kind, amplitude, cycles = "orbit", 0.14, 1.0
-    else:
-        direction = name.split()[-1]
-        dx, dy = {"right": (_DRIFT, 0.0), "left": (-_DRIFT, 0.0), "up": (0.0, -_DRIFT), "down": (0.0, _DRIFT)}[
-            direction
-        ]
-        if name.startswith("wave"):
-            kind, amplitude, cycles = "wave", 0.1, 2.0
+    words = name.split()  # "wave right" has a manner and a direction, most have one of them
+    x, y = start
+    dx, dy = (0.0, 0.0) if name in _MANNERS else _DIRECTIONS[words[-1]]
+    kind, amplitude, cycles = _MANNERS.get(words[0], ("straight", 0.0, 0.0))
     if not (0.1 <= x + dx <= 0.9 and 0.1 <= y + dy <= 0.9):
         return None
     if kind == "bounce" and y < 0.4:

@@ -1,11 +1,12 @@
 """The edit families: each turns a scene into the scene that its instruction asks for.
 
 Families carry the benchmarks' names. An edit says enough for its target to be determined, or is marked as not exact
-(loosely worded: "add a fox"). A family that cannot act on a scene returns None, and another scene is drawn.
+(loosely worded: "add a fox"). A family that cannot act on a scene raises `Unfit`, and another scene is drawn.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,18 @@ from .composition import (
     named_motion,
 )
 from .draw import Draw
-from .instructions import GRID, HALF, JOINS, MOTIONS, SIZE_WORDS, SUBTITLES, TWICE, fill, look_instruction, with_article
+from .instructions import (
+    GRID,
+    HALF,
+    JOINS,
+    MOTIONS,
+    SIZE_WORDS,
+    SUBTITLES,
+    TEMPLATES,
+    TWICE,
+    look_instruction,
+    with_article,
+)
 from .language import named, references
 from .lettering import CANONICAL_FONT
 from .looks import LOOKS
@@ -29,6 +41,10 @@ from .scene import Scene, Subtitle, Thing
 from .sprites import ATTRIBUTES, COLOURS, Sprite, tile_of
 
 _VISIBLE_CHANGE = 14.0  # mean grey levels within an object, below which a change would hardly be seen
+
+
+class Unfit(Exception):
+    """A family cannot act on a scene, or would not visibly change it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +93,17 @@ class Request:
         return frozenset(thing.sprite.name for scene in self.seen for thing in scene.things)
 
     def words(self, key: str, **slots: str) -> str:
-        return fill(key, self.split, self.draw, **slots)
+        """A clause from one of a family's templates, a loosely worded one where it is asked for and there is one."""
+        loose = f"{key}/loose"
+        templates = TEMPLATES[loose if self.loose and loose in TEMPLATES else key]
+        return self.draw.choice(templates[self.split]).format(**slots)
 
-    def pick(self, several: bool = True) -> tuple[str, frozenset[int]] | None:
-        """An expression and the keys of the things that it means; None if nothing can be pointed at."""
+    def pick(self, several: bool = True) -> tuple[str, frozenset[int]]:
+        """An expression and the keys of the things that it means.
+
+        Raises:
+            Unfit: if nothing can be pointed at.
+        """
         free = [thing for thing in self.scene.things if thing.key not in self.taken]
         groups = {(thing.key,) for thing in free}
         if several and free:
@@ -90,15 +113,18 @@ class Request:
         choices = [(frozenset(group), references(self.seen, frozenset(group))) for group in sorted(groups)]
         choices = [(keys, words) for keys, words in choices if words]
         if not choices:
-            return None
+            raise Unfit
         keys, words = self.draw.choice(choices)
         return self.draw.choice(words), keys
 
+    def things(self, keys: frozenset[int]) -> list[Thing]:
+        return [thing for thing in self.scene.things if thing.key in keys]
 
-Family = Callable[[Request], Edit | None]
+
+Family = Callable[[Request], Edit]
 
 
-def local_add(request: Request) -> Edit | None:
+def local_add(request: Request) -> Edit:
     draw, scene = request.draw, request.scene
     sprite = draw_sprite(draw, request.drawings, avoid=request.names)
     size = draw.choice(tuple(SIZE_WORDS))
@@ -107,26 +133,22 @@ def local_add(request: Request) -> Edit | None:
     name = draw.choice(tuple(MOTIONS)) if request.moving else "still"
     motion = named_motion(name, grid_point(where))
     if motion is None:
-        return None
+        raise Unfit
     key = max((thing.key for seen in request.seen for thing in seen.things), default=-1) + 1
     spins = 1 if name == "spin" else 0
     new = Thing(key=key, sprite=sprite, size=size, colour=colour, motion=motion, spins=spins)
     if request.loose:
         new = replace(new, motion=draw_motion(draw, request.moving), spins=0)
     if not is_visible(new, list(scene.things)):
-        return None
+        raise Unfit
     called = named(sprite.name, colour)
     if request.loose:
-        clause = request.words("local_add/loose", new=with_article(called))
+        clause = request.words("local_add", new=with_article(called))
     else:
-        slots = {
-            "new": with_article(f"{draw.choice(SIZE_WORDS[size])} {called}"),
-            "where": draw.choice(GRID[where]),
-        }
-        if request.moving:
-            clause = request.words("local_add", motion=draw.choice(MOTIONS[name]), **slots)
-        else:
-            clause = request.words("local_add/still", **slots)
+        called, place = f"{draw.choice(SIZE_WORDS[size])} {called}", draw.choice(GRID[where])
+        moves = draw.choice(MOTIONS[name]) if request.moving else ""
+        kind = "local_add" if request.moving else "local_add/still"
+        clause = request.words(kind, new=with_article(called), where=place, motion=moves)
     return Edit(
         kind="local_add",
         target=replace(scene, things=(*scene.things, new)),
@@ -136,11 +158,8 @@ def local_add(request: Request) -> Edit | None:
     )
 
 
-def local_remove(request: Request) -> Edit | None:
-    picked = request.pick()
-    if picked is None:
-        return None
-    what, keys = picked
+def local_remove(request: Request) -> Edit:
+    what, keys = request.pick()
     rest = tuple(thing for thing in request.scene.things if thing.key not in keys)
     return Edit(
         kind="local_remove",
@@ -150,34 +169,21 @@ def local_remove(request: Request) -> Edit | None:
     )
 
 
-def replace_things(request: Request) -> Edit | None:
-    picked = request.pick()
-    if picked is None:
-        return None
-    what, keys = picked
+def replace_things(request: Request) -> Edit:
+    what, keys = request.pick()
     draw = request.draw
     sprite = draw_sprite(draw, request.drawings, avoid=request.names)
     colour = draw.choice(tuple(COLOURS)) if sprite.category == "shape" or draw.chance(0.25) else None
     new = named(sprite.plural, colour) if len(keys) > 1 else with_article(named(sprite.name, colour))
-    clause = (
-        request.words("replace/loose", what=what) if request.loose else request.words("replace", what=what, new=new)
-    )
-
-    def change(thing: Thing) -> Thing:
-        return replace(thing, sprite=sprite, colour=colour)
-
+    clause = request.words("replace", what=what, new=new)
+    change = {"sprite": sprite, "colour": colour}
     return _changed_things(request, "replace", keys, change, clause, exact=not request.loose)
 
 
 def _changed_things(
-    request: Request,
-    kind: str,
-    keys: frozenset[int],
-    change: Callable[[Thing], Thing],
-    clause: str,
-    exact: bool = True,
+    request: Request, kind: str, keys: frozenset[int], change: dict[str, Any], clause: str, exact: bool = True
 ) -> Edit:
-    things = tuple(change(thing) if thing.key in keys else thing for thing in request.scene.things)
+    things = tuple(replace(thing, **change) if thing.key in keys else thing for thing in request.scene.things)
     return Edit(
         kind=kind,
         target=replace(request.scene, things=things),
@@ -187,6 +193,12 @@ def _changed_things(
     )
 
 
+def _check_visible(things: list[Thing], change: dict[str, Any]) -> None:
+    """Raises Unfit for a thing that would look hardly different."""
+    if not all(_looks_different(thing, replace(thing, **change)) for thing in things):
+        raise Unfit
+
+
 def _looks_different(before: Thing, after: Thing) -> bool:
     first = tile_of(before.sprite, before.colour, before.attribute).astype(np.int16)
     second = tile_of(after.sprite, after.colour, after.attribute).astype(np.int16)
@@ -194,92 +206,62 @@ def _looks_different(before: Thing, after: Thing) -> bool:
     return float(abs(first - second)[inside].mean()) > _VISIBLE_CHANGE
 
 
-def local_change(request: Request) -> Edit | None:
+def local_change(request: Request) -> Edit:
     variant = request.draw.weighted((_change_colour, _change_size, _change_attribute, _change_shadow), (4, 3, 4, 1))
     return variant(request)
 
 
-def _change_colour(request: Request) -> Edit | None:
-    picked = request.pick()
-    if picked is None:
-        return None
-    what, keys = picked
+def _change_colour(request: Request) -> Edit:
+    what, keys = request.pick()
     colour = request.draw.choice(tuple(COLOURS))
-
-    def change(thing: Thing) -> Thing:
-        return replace(thing, colour=colour)
-
-    if not all(_looks_different(thing, change(thing)) for thing in request.scene.things if thing.key in keys):
-        return None
-    key = "local_change/colour/loose" if request.loose else "local_change/colour"
-    slots = {"what": what} if request.loose else {"what": what, "colour": colour}
-    return _changed_things(
-        request, "local_change/colour", keys, change, request.words(key, **slots), exact=not request.loose
-    )
+    change, kind = {"colour": colour}, "local_change/colour"
+    _check_visible(request.things(keys), change)
+    clause = request.words(kind, what=what, colour=colour)
+    return _changed_things(request, kind, keys, change, clause, exact=not request.loose)
 
 
-def _change_size(request: Request) -> Edit | None:
-    picked = request.pick(several=False)
-    if picked is None:
-        return None
-    what, keys = picked
+def _change_size(request: Request) -> Edit:
+    what, keys = request.pick(several=False)
     draw = request.draw
-    (thing,) = (thing for thing in request.scene.things if thing.key in keys)
+    (thing,) = request.things(keys)
     other = draw.choice([size for size in SIZE_WORDS if size != thing.size])
-    after, words = replace(thing, size=other), draw.choice(SIZE_WORDS[other])
+    change, words = {"size": other}, draw.choice(SIZE_WORDS[other])
     if draw.chance(0.4) and thing.size != "medium":
         grows = thing.size == "small"
-        after, words = replace(thing, scale=2.0 if grows else 0.5), draw.choice(TWICE if grows else HALF)
+        change, words = {"scale": 2.0 if grows else 0.5}, draw.choice(TWICE if grows else HALF)
     if request.loose:
-        words = "bigger" if after.extent > thing.extent else "smaller"
-    clause = request.words("local_change/size/loose" if request.loose else "local_change/size", what=what, size=words)
-    return _changed_things(request, "local_change/size", keys, lambda _: after, clause, exact=not request.loose)
+        words = "bigger" if replace(thing, **change).extent > thing.extent else "smaller"
+    clause = request.words("local_change/size", what=what, size=words)
+    return _changed_things(request, "local_change/size", keys, change, clause, exact=not request.loose)
 
 
-def _change_attribute(request: Request) -> Edit | None:
-    picked = request.pick()
-    if picked is None:
-        return None
-    what, keys = picked
+def _change_attribute(request: Request) -> Edit:
+    what, keys = request.pick()
     attribute = request.draw.choice(ATTRIBUTES)
-
-    def change(thing: Thing) -> Thing:
-        return replace(thing, attribute=attribute)
-
-    if not all(_looks_different(thing, change(thing)) for thing in request.scene.things if thing.key in keys):
-        return None
-    kind = f"local_change/{attribute}"
+    change, kind = {"attribute": attribute}, f"local_change/{attribute}"
+    _check_visible(request.things(keys), change)
     return _changed_things(request, kind, keys, change, request.words(kind, what=what))
 
 
-def _change_shadow(request: Request) -> Edit | None:
-    picked = request.pick(several=False)
-    if picked is None:
-        return None
-    what, keys = picked
-    (thing,) = (thing for thing in request.scene.things if thing.key in keys)
+def _change_shadow(request: Request) -> Edit:
+    what, keys = request.pick(several=False)
+    (thing,) = request.things(keys)
     kind = "local_change/no shadow" if thing.shadow else "local_change/shadow"
-    return _changed_things(
-        request, kind, keys, lambda t: replace(t, shadow=not t.shadow), request.words(kind, what=what)
-    )
+    return _changed_things(request, kind, keys, {"shadow": not thing.shadow}, request.words(kind, what=what))
 
 
-def background_change(request: Request) -> Edit | None:
+def background_change(request: Request) -> Edit:
     backdrop = draw_backdrop(request.draw)
-    if request.loose:
-        clause = request.words("background_change/loose")
-    else:
-        clause = request.words("background_change", place=backdrop.phrase)
     return Edit(
         kind="background_change",
         target=replace(request.scene, background=backdrop),
-        clause=clause,
+        clause=request.words("background_change", place=backdrop.phrase),
         changed=Changed(background=True),
         exact=not request.loose,
     )
 
 
-def global_style(request: Request) -> Edit | None:
+def global_style(request: Request) -> Edit:
     look = request.draw.choice(tuple(LOOKS))
     return Edit(
         kind=f"global_style/{look}",
@@ -289,7 +271,7 @@ def global_style(request: Request) -> Edit | None:
     )
 
 
-def subtitle_edit(request: Request) -> Edit | None:
+def subtitle_edit(request: Request) -> Edit:
     draw, old = request.draw, request.scene.subtitle
     if old is None:
         new = Subtitle(
@@ -306,7 +288,7 @@ def subtitle_edit(request: Request) -> Edit | None:
     else:
         new, kind = replace(old, text=draw_subtitle(draw, request.split).text), "subtitle_edit/reword"
         if new.text == old.text:
-            return None
+            raise Unfit
         clause = request.words(kind, text=new.text, old=old.text)
     return Edit(
         kind=kind,
@@ -316,12 +298,10 @@ def subtitle_edit(request: Request) -> Edit | None:
     )
 
 
-def compound(request: Request) -> Edit | None:
+def compound(request: Request) -> Edit:
     """Two edits of different families in one instruction."""
     first_family, second_family = request.draw.shuffled([name for name in FAMILIES if name != "compound"])[:2]
     first = FAMILIES[first_family](request)
-    if first is None:
-        return None
     second = FAMILIES[second_family](
         replace(
             request,
@@ -330,8 +310,6 @@ def compound(request: Request) -> Edit | None:
             taken=request.taken | first.changed.things,
         )
     )
-    if second is None:
-        return None
     return Edit(
         kind=f"compound/{first_family}+{second_family}",
         target=second.target,

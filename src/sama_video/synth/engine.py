@@ -5,13 +5,14 @@ single picture; so the same index can be had small and large. By hand, since no 
 and mask are exact and whose bytes are the same on every machine.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from .composition import draw_scene
 from .draw import Draw
-from .edits import FAMILIES, Edit, Request
+from .edits import FAMILIES, Edit, Request, Unfit
 from .footage import Footage
 from .instructions import finish
 from .language import caption
@@ -126,12 +127,11 @@ class Engine:
         family = self.families[index % len(self.families)]
         for attempt in range(_ATTEMPTS):
             draw = Draw("sama-engine", VERSION, self.split, self.seed, index, int(moving), attempt)
-            draft = self._attempt(draw, index, family, moving)
-            if draft is not None:
-                return draft
+            with contextlib.suppress(Unfit):
+                return self._attempt(draw, index, family, moving)
         raise RuntimeError(f"no pair of {family} for index {index} in {_ATTEMPTS} attempts")
 
-    def _attempt(self, draw: Draw, index: int, family: str, moving: bool) -> Draft | None:
+    def _attempt(self, draw: Draw, index: int, family: str, moving: bool) -> Draft:
         footage = self.footage if self.footage is not None and draw.chance(self.footage_fraction) else None
         scene = draw_scene(
             draw,
@@ -153,8 +153,6 @@ class Engine:
             moving=moving,
         )
         edit = FAMILIES[family](request)
-        if edit is None:
-            return None
         return Draft(
             id=f"{self.split}-{self.seed}-{index:07d}",
             split=self.split,

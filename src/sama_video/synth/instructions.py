@@ -53,11 +53,6 @@ def look_instruction(look: str, split: str, draw: Draw) -> str:
     return draw.choice(frames).format(draw.choice(phrases))
 
 
-def fill(key: str, split: str, draw: Draw, **words: str) -> str:
-    """A clause from one of a family's templates."""
-    return draw.choice(TEMPLATES[key][split]).format(**words)
-
-
 def finish(clause: str, split: str, draw: Draw) -> str:
     """A whole instruction: wrapped, with or without a capital and a final mark."""
     if draw.chance(0.35) and clause[-1] not in "?.!":

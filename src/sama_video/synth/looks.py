@@ -6,7 +6,7 @@ defined relative to the frame's short side, so that the same look means the same
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -28,21 +28,13 @@ def _weighted(pixels: np.ndarray, matrix: Sequence[Sequence[float]], offset: Seq
 
 
 def _colour_matrix(matrix: Sequence[Sequence[float]], offset: Sequence[float] = (0.0, 0.0, 0.0)) -> Look:
-    def look(video: np.ndarray) -> np.ndarray:
-        return _weighted(video, matrix, offset)
-
-    return look
+    return partial(_weighted, matrix=matrix, offset=offset)
 
 
 def _curve(level: Callable[[float], float]) -> Look:
     """The same curve 0..1 -> 0..1 on every channel."""
     levels = [math.floor(255 * min(max(level(value / 255), 0.0), 1.0) + 0.5) for value in range(256)]
-    table = np.array(levels, dtype=np.uint8)
-
-    def look(video: np.ndarray) -> np.ndarray:
-        return table[video]
-
-    return look
+    return np.array(levels, dtype=np.uint8).__getitem__
 
 
 def luma(video: np.ndarray) -> np.ndarray:
