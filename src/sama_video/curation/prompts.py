@@ -1,11 +1,10 @@
 """The three prompts of Appendix B as data (`prompts.yaml`): what is asked, which clip comes first, what is scored."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import yaml
 from pydantic import TypeAdapter
 
+from ..system.data_files import table_beside
 from ..system.strict import Strict
 
 # Goes into the address of every answer: change it with the prompts or with the way media are shown.
@@ -38,9 +37,7 @@ class Prompt(Strict):
         return self.text.replace("{instruction}", instruction)
 
 
-PROMPTS = TypeAdapter(tuple[Prompt, ...]).validate_python(
-    yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-)
+PROMPTS = TypeAdapter(tuple[Prompt, ...]).validate_python(table_beside(__file__))
 
 
 def prompts_for(*, is_image: bool) -> tuple[Prompt, ...]:

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..judge.answers import Answer, AnswerStore, read_answers
 from ..judge.client import Judge, JudgeStoppedError
 from ..judge.clips import WHOLE_FILES, MediaConfig, View, shown_parts, views_of
@@ -31,6 +29,7 @@ from ..judge.questions import (
     sum_quotes,
 )
 from ..judge.redact import reason_of
+from ..system.data_files import table_beside
 from ..system.errors import UserError
 from ..system.files import written_aside
 from ..system.workers import Progress, in_threads
@@ -41,7 +40,7 @@ from .records import ANSWERS, MANIFEST, Judgment, Prediction, RunInfo, predictio
 
 # About what an answer takes, for estimates: a sentence for each score and the form around it.
 _OUTPUT_TOKENS_PER_SCORE = 50
-_SHOWN = yaml.safe_load(Path(__file__).with_name("shown.yaml").read_text(encoding="utf-8"))
+_SHOWN = table_beside(__file__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..data.manifest import LAYOUTS, SUFFIXES, Layout, Row, read_manifest
+from ..system.data_files import table_beside
 from ..system.errors import UserError
 from .benchmark import Benchmark, Item
 from .names import safe_stem, shortened
@@ -22,7 +21,7 @@ from .pairs import manifest_items
 
 # ReCo's file names end after so many characters of the instruction.
 _RECO_NAME_LENGTH = 80
-_KNOWN = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+_KNOWN = table_beside(__file__)
 _LENIENT = Layout(**_KNOWN["lenient"])
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from ..media.metrics import METRICS
+from ..system.data_files import table_beside
 from ..system.errors import UserError
 from .benchmark import Benchmark
 from .scored import ScoredRun, choose_judge, read_scored
@@ -45,8 +45,8 @@ class _Order:
 
 
 def _orders(scores: str) -> list[_Order]:
-    """Those of `orders.yaml` for a "judge" or "exact" scores."""
-    groups = yaml.safe_load(Path(__file__).with_name("orders.yaml").read_text(encoding="utf-8"))[scores]
+    """Those of `sanity.yaml` for a "judge" or "exact" scores."""
+    groups = table_beside(__file__)[scores]
     return [
         _Order(**{**group, "measure": measure, "worse": worse})
         for group in groups

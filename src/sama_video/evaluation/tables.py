@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import yaml
 
 from ..judge.redact import one_line
+from ..system.data_files import table_beside
 from .aggregate import Counts
 from .statistics import FEW_SOURCES, Interval
 
@@ -32,7 +32,7 @@ _MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
 _AUTOLINKS = re.compile(r"(?<=\w):(?=//)|(?<=www)\.|@", re.IGNORECASE)
 # Within a line's first characters: headings, lists, quotations, lines.
 _MARKDOWN_STARTS = re.compile(r"\A(?:([#>+\-=])|(\d+)([.)]))")
-_LATEX_SPECIAL = yaml.safe_load(Path(__file__).with_name("latex.yaml").read_text(encoding="utf-8"))
+_LATEX_SPECIAL = table_beside(__file__)
 _LONGEST = 2000
 
 

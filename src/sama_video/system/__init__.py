@@ -2,4 +2,4 @@
 
 # Modules, imported when they are asked for.
 # pyright: reportUnsupportedDunderAll=false
-__all__ = ["data_files", "errors", "files", "journal", "lazy", "platforms", "precision", "workers"]
+__all__ = ["data_files", "errors", "files", "journal", "lazy", "platforms", "precision", "strict", "workers"]
