@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,27 +12,26 @@ from typing import Any
 import filelock
 
 from ..system.errors import UserError
-from ..system.files import make_folder, written_aside
+from ..system.files import folder_made, written_aside
 from .config import TrainConfig
 
 CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"
 
 
-class FolderClaim:
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
     """A run's folder, made and locked; the lock of a dead process is free.
+
+    A folder in which no run began is removed if it is empty, and those that were made for it.
 
     Raises:
         UserError: while another run trains there, or for a folder that cannot be made.
     """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.made = [path for path in (folder, *folder.parents) if not path.exists()]
-        make_folder(folder)
-        # The operating system drops the lock with the process that holds it, however it ends.
-        self._lock = filelock.FileLock(folder / LOCK)
+    # The operating system drops the lock with the process that holds it, however it ends.
+    lock = filelock.FileLock(folder / LOCK)
+    with folder_made(folder):
         try:
-            self._lock.acquire(blocking=False)
+            lock.acquire(blocking=False)
         except filelock.Timeout as error:
             raise UserError(
                 f"another run is training in {folder} ({_who(folder)}); wait until it ends, stop it, or choose another "
@@ -38,21 +39,15 @@ class FolderClaim:
             ) from error
         except (OSError, NotImplementedError) as error:
             raise UserError(f"cannot lock {folder} ({error}); choose a folder on a disk that takes locks") from error
-        with written_aside(folder / PROCESS) as aside:
-            aside.write_text(f"{os.getpid()} on {platform.node()}")
-
-    def release(self) -> None:
-        """Let go; a folder in which no run began is removed if it is empty, and those that were made for it."""
-        (self.folder / PROCESS).unlink(missing_ok=True)
-        self._lock.release()
-        if (self.folder / CONFIG).exists():
-            return
-        (self.folder / LOCK).unlink(missing_ok=True)
-        for path in self.made:
-            try:
-                path.rmdir()
-            except OSError:
-                return
+        try:
+            with written_aside(folder / PROCESS) as aside:
+                aside.write_text(f"{os.getpid()} on {platform.node()}")
+            yield
+        finally:
+            (folder / PROCESS).unlink(missing_ok=True)
+            lock.release()
+            if not (folder / CONFIG).exists():
+                (folder / LOCK).unlink(missing_ok=True)
 
 
 def _who(folder: Path) -> str:
