@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import filelock
 
 from ..system.errors import UserError
 from ..system.files import folder_made, written_aside
-from .config import TrainConfig
+from .config import LoopConfig, OptimizerConfig, ParallelConfig, TrainConfig, ValidationConfig
+from .overrides import read_config
 
 CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"
 
@@ -65,10 +66,10 @@ def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
     if not resume:
         raise UserError(f"{folder} holds a run already; pass `resume` to continue it, or choose another `out`")
     try:
-        found = _fixed(json.loads(note.read_text()))
-    except (ValueError, KeyError, TypeError) as error:
+        found = read_config(json.loads(note.read_text()), str(note))  # what earlier versions lacked is the default
+    except ValueError as error:
         raise UserError(f"{note} is damaged ({error}); restore it, or choose another `out`") from error
-    if found != _fixed(json.loads(json.dumps(asdict(config)))):
+    if _fixed(found) != _fixed(config):
         raise UserError(
             f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
             "data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
@@ -81,19 +82,14 @@ def write_config(config: TrainConfig, folder: Path) -> None:
         aside.write_text(json.dumps(asdict(config), indent=1))
 
 
-def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
-    """What a run cannot change on the way without being another one."""
-    free = ["validation", "num_workers", "prefetch_factor"]
-    free += ["cache_dtype"] if settings["data"]["cache"] is None else []
-    data = {name: value for name, value in settings["data"].items() if name not in free}
-    # Written by earlier versions, which had no such setting.
-    data["datasets"] = [{"columns": [], **dataset} for dataset in data["datasets"]]
-    model = {name: value for name, value in settings["model"].items() if name != "preset"}
-    return {
-        "name": settings["name"],
-        "model": model,
-        "objective": settings["objective"],
-        "data": data,
-        "seed": settings["loop"]["seed"],
-        "optimizer": settings["optimizer"]["kind"],
-    }
+def _fixed(config: TrainConfig) -> TrainConfig:
+    """The run with the same value in every config for what may change on the way."""
+    data: dict[str, Any] = {"validation": ValidationConfig(), "num_workers": 0, "prefetch_factor": 1}
+    if config.data.cache is None:
+        data["cache_dtype"] = "auto"
+    return replace(
+        config.changed(model={"preset": None}, data=data),
+        loop=LoopConfig(num_steps=1, seed=config.loop.seed),
+        optimizer=OptimizerConfig(kind=config.optimizer.kind),
+        parallel=ParallelConfig(),
+    )
