@@ -18,7 +18,7 @@ from common import setting
 from sama_video.editing import EditSettings, edit_frames, plan_edit, read_at_model_size
 from sama_video.media.detail import JointUpsampler, resize_plainly
 from sama_video.pipelines.loading import load_pipeline
-from sama_video.synth.instructions import EVALUATION
+from sama_video.synth.instructions import LOOK_WORDINGS
 from sama_video.synth.looks import LOOKS
 from sama_video.video import VideoReader
 
@@ -76,7 +76,7 @@ def main() -> None:
         source, middle, pairs = to_tensor(frames), len(frames) // 2, []
         for look, make in LOOKS.items():
             exact = to_tensor(make(frames))
-            edit = edit_frames(pipe, frames, EVALUATION[look][0], settings, plan.window, lambda *_: None)
+            edit = edit_frames(pipe, frames, LOOK_WORDINGS[look]["validation"], settings, plan.window, lambda *_: None)
             full = psnr_at_full_size(reader, settings, look, JointUpsampler(source, edit))
             before, after = psnr(source, exact), psnr(edit, exact)
             scores = f"{before:.1f} | {after:.1f} | {after - before:+.1f} | {psnr(edit, source):.1f} | {full:.1f}"

@@ -1,9 +1,12 @@
 """Imports point one way, from `cli` down to `system`: the layers below, and never upwards, sideways or in a circle."""
 
 import ast
+import re
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 import sama_video
 
@@ -94,3 +97,47 @@ def test_the_names_that_a_room_offers_are_there():
                 module = __import__(name, fromlist=["*"])
                 for offered in ast.literal_eval(node.value):
                     assert f"{name}.{offered}" in MODULES or hasattr(module, offered), (name, offered)
+
+
+def public_names(body, room):
+    """(room, name) of public classes and functions, methods and fields of classes included."""
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            yield room, node.name
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            fields = (one.target for one in node.body if isinstance(one, ast.AnnAssign))
+            yield from ((room, one.id) for one in fields if isinstance(one, ast.Name) and one.id[0] != "_")
+            yield from public_names(node.body, room)
+
+
+def words_of(name):
+    parts = (part.lower() for part in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name))
+    return {part.removesuffix("s") for part in parts}
+
+
+NAMES = [
+    pair for name, tree in TREES.items() if name != "sama_video" for pair in public_names(tree.body, room_of(name))
+]
+# What people wrote into configurations keeps its name.
+STORED = {"adamw_share"}
+
+
+def glossary():
+    text = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text().split("| word | means | rooms |")[1]
+    for words, _, rooms in re.findall(r"^\| ([a-z, ]+) \| (.+) \| ([a-z, ]*) ?\|$", text, re.MULTILINE):
+        yield from ((word.strip(), {room.strip() for room in rooms.split(",")} - {""}) for word in words.split(","))
+
+
+@pytest.mark.parametrize(("word", "rooms"), [one for one in glossary() if one[1]])
+def test_a_word_of_the_glossary_names_things_in_its_rooms_alone(word, rooms):
+    assert {(room, name) for room, name in NAMES if word in words_of(name) and room not in rooms} == set()
+
+
+def test_words_that_meant_several_things_are_gone():
+    retired = {"place", "share", "fact"}
+    assert {name for _, name in NAMES if words_of(name) & retired} <= STORED
+
+
+def test_no_two_classes_have_one_name():
+    names = Counter(node.name for tree in TREES.values() for node in tree.body if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1 and not name.startswith("_")] == []

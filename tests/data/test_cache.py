@@ -136,10 +136,10 @@ def test_anchors_follow_one_another(workplace):
         load_pipeline(str(workplace / "model")), SemanticEncoder.from_pretrained(workplace / "siglip"), num_anchors=3
     )
     clip = torch.randint(0, 256, (5, 32, 32, 3)).byte()
-    tokens = encoder.semantic(clip)
+    (tokens,) = encoder.semantic(clip[None])
     assert tokens.shape == (3 * 65, 32)
     torch.testing.assert_close(tokens[65:130], encoder.semantic_encoder(clip[2:3])[0])
-    assert encoder.semantic(clip[:1]).shape == (65, 32)
+    assert encoder.semantic(clip[None, :1]).shape == (1, 65, 32)
 
 
 def entries_by_shard(out):

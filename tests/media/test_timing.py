@@ -10,7 +10,7 @@ import pytest
 
 from sama_video.data.check import check_media
 from sama_video.data.file_info import FileInfo
-from sama_video.media.timing import Clock, Schedule
+from sama_video.media.timing import Clock, Timeline
 from sama_video.video import VideoReader
 from tests.clips import index_of, picture, write_clip
 
@@ -203,7 +203,7 @@ def test_unchanged_frames_of_theora_are_shown_again(tmp_path):
 
 def clock(**changes):
     usual = {"num_frames": 9, "clock": "display", "stands": False, "hides_frames": False, "has_fields": False}
-    return Clock(Schedule(**{**usual, "joins": 0, "rate": Fraction(25), "jumps": False, **changes}), Fraction(0))
+    return Clock(Timeline(**{**usual, "joins": 0, "rate": Fraction(25), "jumps": False, **changes}), Fraction(0))
 
 
 def test_single_wrong_times_are_put_between_their_neighbours():

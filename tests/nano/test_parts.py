@@ -60,7 +60,7 @@ def test_a_finished_nano_edits_as_the_trained_one_with_a_better_decoder(engine, 
 
 
 def test_frames_must_be_4k_plus_1(codec):
-    with pytest.raises(ValueError, match="4k\\+1 frames"):
+    with pytest.raises(ValueError, match="num_frames must be 4k\\+1, got 4; use 1 or 5"):
         codec.encode(torch.zeros(1, 3, 4, 32, 32))
 
 
@@ -68,7 +68,7 @@ def test_heads_start_on_the_same_place():
     """A target token's attention in such a head peaks at the source token of its own place."""
     torch.manual_seed(0)
     transformer = nano.new_transformer()
-    nano.start_some_heads_on_the_same_place(transformer)
+    nano.start_some_heads_on_the_same_position(transformer)
     attention = transformer.blocks[0].attn1
     cos, sin = transformer.rope(torch.zeros(1, Z_DIM, 3, 16, 16))
     tokens = torch.randn(1, 192, 384)

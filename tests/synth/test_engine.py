@@ -202,18 +202,19 @@ def test_unknown_splits_and_families_are_refused(changes):
 def test_a_vocabulary_is_all_that_is_shown_and_asked_for():
     vocabulary = ("fox", "star", "bus", "house", "heart", "moon", "crown", "rose")
     engine = Engine(vocabulary=vocabulary)
-    plans = [engine.plan(index, moving=False) for index in range(80)]
-    shown = {thing.sprite.name for plan in plans for scene in (plan.source, plan.edit.target) for thing in scene.things}
+    made = [engine.draft(index, moving=False) for index in range(80)]
+    scenes = [scene for draft in made for scene in (draft.source, draft.edit.target)]
+    shown = {thing.sprite.name for scene in scenes for thing in scene.things}
     assert shown == set(vocabulary)
 
 
 def test_known_drawings_in_scenes_and_words_of_the_test_split():
     known = Engine(split="test", drawings="train")
-    plans = [known.plan(index) for index in range(40)]
+    made = [known.draft(index) for index in range(40)]
     taught, new = (set(Engine(split=split).sprites) for split in ("train", "test"))
-    assert {thing.sprite for plan in plans for thing in plan.source.things} <= taught - new
-    textures = {plan.source.background.recipe for plan in plans}
-    assert textures == {plan.source.background.recipe for plan in map(Engine(split="test").plan, range(40))}
+    assert {thing.sprite for draft in made for thing in draft.source.things} <= taught - new
+    textures = {draft.source.background.recipe for draft in made}
+    assert textures == {draft.source.background.recipe for draft in map(Engine(split="test").draft, range(40))}
 
 
 def test_an_unknown_thing_is_refused():

@@ -8,7 +8,7 @@ from sama_video.data.epoch import ScheduledBatch, ScheduledSample
 from sama_video.data.loader import portion_of
 from sama_video.data.samples import Batch
 from sama_video.training.config import ObjectiveConfig
-from sama_video.training.micro_batches import draw, pieces
+from sama_video.training.micro_batches import draw, forward_passes
 from tests.training import processes
 
 BUCKET = Bucket(height=64, width=64, num_frames=1, source_frames=1)
@@ -41,7 +41,7 @@ def test_every_sample_counts_once_and_all_processes_take_as_many_passes(num_samp
     for rank in range(world_size):
         portion, is_filler = portion_of(batch, rank, world_size)
         length = 0 if is_filler else len(portion)
-        found = list(pieces(length, size, -(-num_samples // world_size)))
+        found = list(forward_passes(length, size, -(-num_samples // world_size)))
         passes.append(len(found))
         assert all(0 < len(piece.indices) <= size for piece in found)
         counted += [portion[i].index for piece in found if not piece.is_filler for i in piece.indices]

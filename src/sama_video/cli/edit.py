@@ -11,7 +11,7 @@ from ..system.errors import UserError
 from ..system.files import check_folder, folder_made, sweep
 from . import options
 from .console import remark, say
-from .edit_manifest import Batch, Job, check_files, default_output, read_rows
+from .edit_manifest import EditBatch, Job, check_files, default_output, read_rows
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def edit(
     if manifest is not None:
         folder = output or manifest.parent
         rows = read_rows(manifest, folder, settings, column_map or [], compare=compare, allow_outside=allow_outside)
-        batch = Batch(manifest=manifest, folder=folder, rows=rows, overwrite=overwrite)
+        batch = EditBatch(manifest=manifest, folder=folder, rows=rows, overwrite=overwrite)
         batch.check_files()
         found = find_model(model)
         info = found.info(lora)

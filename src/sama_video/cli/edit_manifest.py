@@ -265,7 +265,7 @@ def _is_done(job: Job, loading: "Loading", model: "ModelInfo") -> bool:
 
 
 @dataclass(kw_only=True)
-class Batch:
+class EditBatch:
     """What a manifest's rows have in common.
 
     Args:

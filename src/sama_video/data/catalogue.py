@@ -15,9 +15,7 @@ import pyarrow.compute as pc
 import yaml
 
 from ..system.errors import UserError
-from .manifest import EDIT_PAIR, LAYOUTS, MAP_OPTION, Layout, Manifest, folder_of, read_manifest, resolve
-
-CAPTIONED_CLIP = ("tgt_video", "prompt")
+from .manifest import CAPTIONED, EDIT_PAIR, LAYOUTS, MAP_OPTION, Layout, Manifest, folder_of, read_manifest, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ class DatasetCard:
 
     @property
     def required(self) -> tuple[str, ...]:
-        return CAPTIONED_CLIP if self.kind == "text-to-video" else EDIT_PAIR
+        return CAPTIONED if self.kind == "text-to-video" else EDIT_PAIR
 
     @property
     def url(self) -> str:

@@ -3,8 +3,8 @@
 Shape legend: F frames, H W pixels, Z latent channels, f h w latent grid, L text tokens, S semantic tokens, D width.
 
 One at a time also where a batch could be encoded at once: the arithmetic of a batch depends on its size, and training
-from a cache must equal training without one to the bit. On a GPU the engine's samples, which no cache holds, are encoded
-together.
+from a cache must equal training without one to the bit. On a GPU the engine's samples, which no cache holds, are
+encoded together.
 """
 
 from collections.abc import Sequence

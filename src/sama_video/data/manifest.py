@@ -3,7 +3,7 @@
 A manifest is CSV (see `delimited.py`), JSON, JSONL or Parquet, a local file or an fsspec URL. Capitals and blanks in
 the names of known columns do not matter. Whatever its columns are called, a `Row` has
 this project's names: `src_video, tgt_video, prompt`, and where known `id, type, task, ref_image, mask`. An image in a
-video column is a clip of one frame. `LAYOUTS` lists what other tools call these; `choose_layout` holds the rule.
+video column is a clip of one frame. `layouts.yaml` lists what other tools call these; `choose_layout` holds the rule.
 
 The readers are ours, since those of pyarrow and pandas guess types (an id 007 becomes 7) and do not name a broken line.
 """
@@ -26,6 +26,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import yaml
 
 from ..system.errors import UserError
 from ..system.files import written_aside
@@ -70,8 +71,6 @@ class Row:
     extra: dict[str, str] = field(default_factory=dict)
 
 
-INSTRUCTIONS = ("prompt", "instruction", "edit_instruction", "text")
-_CAPTIONS = ("caption", "prompt", "text")
 # The same everywhere, so a layout names them only where it differs.
 _COMMON_COLUMNS = {"id": ("id",), "type": ("type",), "task": ("task",), "ref_image": ("ref_image",), "mask": ("mask",)}
 
@@ -85,7 +84,7 @@ class Layout:
     """
 
     name: str
-    columns: Mapping[str, tuple[str, ...]]
+    columns: Mapping[str, Sequence[str]]
 
     def find(self, available: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """The columns of `available` for each field that has any."""
@@ -98,75 +97,8 @@ class Layout:
         return found
 
 
-LAYOUTS = (
-    Layout(
-        name="sama, Kiwi-Edit, ReCo",
-        columns={"src_video": ("src_video",), "tgt_video": ("tgt_video",), "prompt": INSTRUCTIONS},
-    ),
-    Layout(
-        name="Ditto-1M",
-        columns={"src_video": ("source_path",), "tgt_video": ("edited_path",), "prompt": INSTRUCTIONS},
-    ),
-    Layout(
-        name="OpenVE, VideoCoF, VEFX-Bench",
-        columns={
-            "src_video": ("original_video", "original_image"),
-            "tgt_video": ("edited_video", "edited_image"),
-            "prompt": INSTRUCTIONS,
-            "type": ("edited_type", "type"),
-        },
-    ),
-    Layout(
-        name="DiffSynth-Studio videos",
-        columns={
-            "src_video": ("vace_video",),
-            "tgt_video": ("video",),
-            "prompt": INSTRUCTIONS,
-            "ref_image": ("vace_reference_image",),
-            "mask": ("vace_video_mask",),
-        },
-    ),
-    Layout(
-        name="DiffSynth-Studio images",
-        columns={"src_video": ("edit_image",), "tgt_video": ("image",), "prompt": INSTRUCTIONS},
-    ),
-    Layout(
-        name="VideoX-Fun",
-        columns={
-            "src_video": ("control_file_path",),
-            "tgt_video": ("file_path",),
-            "prompt": ("text",),
-            "type": (),  # its `type` says whether the file is a video or an image
-        },
-    ),
-    Layout(
-        name="LTX-2 trainer",
-        columns={
-            "src_video": ("reference_video", "ref_media_path"),
-            "tgt_video": ("video", "media_path"),
-            "prompt": ("caption", "prompt"),
-        },
-    ),
-    Layout(
-        name="musubi-tuner",
-        columns={
-            "src_video": ("control_path",),
-            "tgt_video": ("video_path", "image_path"),
-            "prompt": ("caption", "prompt"),
-        },
-    ),
-    Layout(
-        name="edits to be made",
-        columns={"src_video": ("video", "video_path", "image", "image_path"), "prompt": INSTRUCTIONS},
-    ),
-    Layout(
-        name="captioned clips",
-        columns={
-            "tgt_video": ("video", "video_path", "media_path", "file_path", "image", "image_path"),
-            "prompt": _CAPTIONS,
-        },
-    ),
-)
+LAYOUTS = tuple(Layout(**each) for each in yaml.safe_load((Path(__file__).parent / "layouts.yaml").read_text("utf-8")))
+INSTRUCTIONS = LAYOUTS[0].columns["prompt"]
 
 
 def choose_layout(
@@ -354,9 +286,7 @@ def _read_table(path: str) -> pa.Table:
     try:
         with _opened(path) as file:
             table = READERS[suffix](file)
-    except UserError as error:
-        raise UserError(f"cannot read the manifest {path}: {error}") from None
-    except ImportError as error:
+    except (UserError, ImportError) as error:
         raise UserError(f"cannot read the manifest {path}: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(

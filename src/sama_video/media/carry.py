@@ -34,7 +34,7 @@ from .decoding import choose_stream
 from .opening import Part, joined_matroska, open_container
 from .packets import UNUSABLE, Piece, Timed, gather_packets
 from .reader import Frame
-from .sound import Decoded, encode_again, spans
+from .sound import DecodedSound, encode_again, spans
 from .subtitles import TEXT_CODECS, cut_lines, encode_lines, one_at_a_time, read_lines
 from .tracks import AddStream, Track, Tracks, encoded_stream
 from .writer import VideoWriter
@@ -264,7 +264,7 @@ class _Carrier:
         problem: str | None,
     ) -> tuple[Track, list[str]]:
         stream.codec_context.flush_buffers()
-        sound = encode_again(Decoded(stream, packets, all_channels=way != "aac"), way, self.piece)
+        sound = encode_again(DecodedSound(stream, packets, all_channels=way != "aac"), way, self.piece)
         if sound is None:
             raise _LeftOut("nothing of it is heard in this piece")
         track = self._track(stream, "sound", label, sound.packets, encoded_stream(sound))

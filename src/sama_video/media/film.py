@@ -13,7 +13,7 @@ from .colour import REFERENCE_WHITE, coding_of, find_white, to_rgb
 from .decoding import Decoded, Decoder, choose_stream
 from .frames import Frame, VideoInfo
 from .opening import MAX_SOURCE_PIXELS, Part, check_pixels, joined_matroska, open_container, reading
-from .timing import Clock, Schedule, join_schedules, read_schedule
+from .timing import Clock, Timeline, join_timelines, read_timeline
 
 # Seconds before the wanted time at which decoding starts: more than any usual distance between key frames, and
 # MPEG program streams have no index, so their seeks land anywhere near.
@@ -44,7 +44,7 @@ class Film:
         self.notes: list[str] = []
         self.ignores_edit_list = False
         self.parts: list[tuple[int, int] | None] = [*joined_matroska(path)] or [None]
-        self.schedule = self._read_schedule()
+        self.timeline = self._read_timeline()
         with self._opened(self.parts[0]) as decoder:
             first = next(decoder.frames(), None)
             if first is None:
@@ -55,12 +55,12 @@ class Film:
             check_pixels(path, height, width, self.max_pixels)
             self.origin = first.time or Fraction(0)
             # Fields of one frame come as two packets in some containers: packets then do not count frames.
-            counts = not (decoder.is_interlaced and self.schedule.has_fields)
+            counts = not (decoder.is_interlaced and self.timeline.has_fields)
             self.info = VideoInfo(
                 height=height,
                 width=width,
-                fps=self.schedule.rate,
-                num_frames=self.schedule.num_frames if counts else 0,
+                fps=self.timeline.rate,
+                num_frames=self.timeline.num_frames if counts else 0,
                 has_audio=any(stream.codec_context is not None for stream in decoder.container.streams.audio),
                 is_image=False,
             )
@@ -69,7 +69,7 @@ class Film:
 
     def _probes(self) -> Iterator[av.VideoFrame]:
         """A few frames from all over the film, the first among them; that one alone where seeking is not possible."""
-        seconds = self.info.num_frames / self.info.fps if self.schedule.can_seek else Fraction(0)
+        seconds = self.info.num_frames / self.info.fps if self.timeline.can_seek else Fraction(0)
         with self._opened(self.parts[0]) as decoder:
             for probe in range(_PROBES if seconds else 1):
                 if probe:
@@ -80,23 +80,23 @@ class Film:
                     yield decoded.frame
                 frames.close()
 
-    def _read_schedule(self) -> Schedule:
-        schedule = self._read_schedules()
-        if schedule.clock == "none" and schedule.hides_frames:
+    def _read_timeline(self) -> Timeline:
+        timeline = self._read_timelines()
+        if timeline.clock == "none" and timeline.hides_frames:
             # An edit list counts in times, so it hides frames at random where there are none.
             self.ignores_edit_list = True
-            schedule = self._read_schedules()
-        if schedule.clock == "none" and schedule.num_frames > 1:
-            what = "its clock stands still" if schedule.stands else "it carries no times"
-            self._note(f"{what}: frames are shown at {float(schedule.rate):.6g} per second")
-        return schedule
+            timeline = self._read_timelines()
+        if timeline.clock == "none" and timeline.num_frames > 1:
+            what = "its clock stands still" if timeline.stands else "it carries no times"
+            self._note(f"{what}: frames are shown at {float(timeline.rate):.6g} per second")
+        return timeline
 
-    def _read_schedules(self) -> Schedule:
-        schedules = []
+    def _read_timelines(self) -> Timeline:
+        timelines = []
         for part in self.parts:
             with self._container(part) as (container, stream):
-                schedules.append(read_schedule(container, stream))
-        return join_schedules(schedules)
+                timelines.append(read_timeline(container, stream))
+        return join_timelines(timelines)
 
     @contextlib.contextmanager
     def _container(self, part: tuple[int, int] | None) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
@@ -149,7 +149,7 @@ class Film:
     def _from(self, start: Fraction) -> Iterator[tuple[Decoded, Fraction]]:
         margin = _SEEK_MARGIN
         while True:
-            seeks = self.schedule.can_seek and float(start) > margin
+            seeks = self.timeline.can_seek and float(start) > margin
             previous = None
             for decoded, time in self._timed(start - Fraction(margin) if seeks else None):
                 if previous is None and seeks and time > start:
@@ -164,7 +164,7 @@ class Film:
                 return
 
     def _timed(self, seek_to: Fraction | None) -> Iterator[tuple[Decoded, Fraction]]:
-        clock = Clock(self.schedule, self.origin)
+        clock = Clock(self.timeline, self.origin)
         for part in self.parts:
             with self._opened(part) as decoder:
                 if seek_to is not None:

@@ -78,7 +78,7 @@ def _speakers(layout: str) -> set[str]:
 
 
 @dataclass
-class Decoded:
+class DecodedSound:
     """A track's frames with their times in seconds of the source's clock; counts the packets that were broken.
 
     Args:
@@ -225,7 +225,7 @@ class EncodedSound:
     channels: int
 
 
-def encode_again(decoded: Decoded, codec: str, piece: Piece) -> EncodedSound | None:
+def encode_again(decoded: DecodedSound, codec: str, piece: Piece) -> EncodedSound | None:
     """Encode what sounds in the piece, at its exact place; None if nothing does.
 
     Raises:

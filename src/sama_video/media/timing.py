@@ -32,7 +32,7 @@ _LEADING = 16  # frames, the longest reordering of H.264 and HEVC
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Timeline:
     """What a track's packets say of its frames, learnt without decoding them.
 
     Args:
@@ -73,7 +73,7 @@ def _format(container: av.container.InputContainer) -> str:
     return container.format.name.split(",")[0]
 
 
-def read_schedule(container: av.container.InputContainer, stream: av.VideoStream) -> Schedule:
+def read_timeline(container: av.container.InputContainer, stream: av.VideoStream) -> Timeline:
     """Looks through a track, from the index in the header where that is complete (MP4), else packet by packet."""
     kind = _format(container)
     entries = stream.index_entries
@@ -94,7 +94,7 @@ def read_schedule(container: av.container.InputContainer, stream: av.VideoStream
         clock = "decoding"
     else:
         clock = "display"
-    return Schedule(
+    return Timeline(
         num_frames=sum(tick.is_shown for tick in ticks),
         clock=clock,
         stands=stands,
@@ -106,10 +106,10 @@ def read_schedule(container: av.container.InputContainer, stream: av.VideoStream
     )
 
 
-def join_schedules(schedules: Sequence[Schedule]) -> Schedule:
-    """The schedule of parts that are shown one after the other."""
-    joins = sum(schedule.joins for schedule in schedules) + len(schedules) - 1
-    return replace(schedules[0], num_frames=sum(schedule.num_frames for schedule in schedules), joins=joins)
+def join_timelines(timelines: Sequence[Timeline]) -> Timeline:
+    """The timeline of parts that are shown one after the other."""
+    joins = sum(timeline.joins for timeline in timelines) + len(timelines) - 1
+    return replace(timelines[0], num_frames=sum(timeline.num_frames for timeline in timelines), joins=joins)
 
 
 def _ticks(container: av.container.InputContainer, stream: av.VideoStream) -> list[tuple[_Tick, bool]]:
@@ -179,9 +179,9 @@ class Clock:
         origin: seconds at which the track's own clock shows its first frame.
     """
 
-    def __init__(self, schedule: Schedule, origin: Fraction):
-        self.schedule, self.origin, self.offset = schedule, origin, -origin
-        self.step = 1 / schedule.rate
+    def __init__(self, timeline: Timeline, origin: Fraction):
+        self.timeline, self.origin, self.offset = timeline, origin, -origin
+        self.step = 1 / timeline.rate
         self.decoding_times: deque[Fraction] = deque()
         self.count = 0
         self.first: Fraction | None = None  # of the part of a joined file
@@ -196,9 +196,9 @@ class Clock:
 
     def time_of(self, read: Fraction | None, duration: Fraction) -> Fraction:
         """The time of the next frame; `read` is what the file says, `duration` the seconds that it lasts."""
-        if self.schedule.clock == "none" or read is None:
+        if self.timeline.clock == "none" or read is None:
             shown = self.count * self.step
-        elif self.schedule.clock == "decoding":
+        elif self.timeline.clock == "decoding":
             shown = self._in_display_order()
         else:
             shown = self._continued(read)
@@ -219,7 +219,7 @@ class Clock:
         if self.first is None or self.last_read is None:
             self.first = self.last_read = read
             return read + self.offset
-        if starts_again(read, self.first, self.last_read, self.schedule.jumps):
+        if starts_again(read, self.first, self.last_read, self.timeline.jumps):
             shown = self.last_shown + self.last_duration
             self.offset, self.first, self.last_read = shown - read, read, read
             self._note(f"the clock starts again at {float(shown):.2f} s: the parts were joined there")

@@ -53,7 +53,7 @@ def new_transformer(spreads: "Spreads | None" = None) -> SamaTransformer3DModel:
 
 
 @torch.no_grad()
-def start_some_heads_on_the_same_place(transformer: SamaTransformer3DModel, num_heads: int = 2) -> None:
+def start_some_heads_on_the_same_position(transformer: SamaTransformer3DModel, num_heads: int = 2) -> None:
     """Let the first heads of every block begin by attending to the tokens of their own place.
 
     Rotated by the same angle, equal queries and keys match best at equal positions. A constant bias on the fastest
@@ -265,7 +265,7 @@ def new_nano(folder: Path, engine: Engine, *, start_from: Path | None = None, co
         else:
             vae = load_pipeline(codec, device="cpu", dtype="float32").vae
         transformer = new_transformer(measure_spreads(vae, engine))
-        start_some_heads_on_the_same_place(transformer)
+        start_some_heads_on_the_same_position(transformer)
     else:
         old = load_pipeline(str(start_from), device="cpu", dtype="float32")
         transformer, vae = old.transformer, old.vae

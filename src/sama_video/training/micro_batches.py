@@ -80,22 +80,22 @@ def _seed(*numbers: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class ForwardPass:
     """Samples of one forward pass by their index in this process's portion; fillers do not count."""
 
     indices: list[int]
     is_filler: bool
 
 
-def pieces(length: int, size: int, longest: int) -> Iterator[Piece]:
-    """A portion of `length` samples in pieces of at most `size`.
+def forward_passes(length: int, size: int, longest: int) -> Iterator[ForwardPass]:
+    """A portion of `length` samples in forward passes of at most `size`.
 
     There are as many as the `longest` portion of a process needs, since sharded processes must take as many forward
     passes; one without a sample of its own holds sample 0 once more, as a filler.
     """
     for first in range(0, longest, size):
         indices = list(range(first, min(first + size, length)))
-        yield Piece(indices=indices or [0], is_filler=not indices)
+        yield ForwardPass(indices=indices or [0], is_filler=not indices)
 
 
 class MicroBatches:
@@ -127,17 +127,17 @@ class MicroBatches:
         return semantic + sum(grid.num_tokens() for grid in grids)
 
     def _of_batch(self, batch: Batch, index: int, step: int, num_samples: int) -> Iterator[MicroBatch]:
-        """In pieces of at most `micro_tokens`, encoded where they are pixels still."""
+        """In forward passes of at most `micro_tokens`, encoded where they are pixels still."""
         world, rank = self._parallel.world_size, self._parallel.rank
         length = 0 if batch.is_filler else len(batch.prompts)
         size = max(1, self._config.loop.micro_tokens // self.tokens_of_sample(batch))
-        for piece in pieces(length, size, -(-batch.num_global // world)):
-            micro = self._encoded(batch, piece.indices)
+        for forward in forward_passes(length, size, -(-batch.num_global // world)):
+            micro = self._encoded(batch, forward.indices)
             # Ranks take every `world`-th sample of a batch, so this is a sample's number on any number of processes;
             # batches are apart by more samples than any of them has.
-            numbers = [(index << 20) + rank + own * world for own in piece.indices]
+            numbers = [(index << 20) + rank + own * world for own in forward.indices]
             drawn = [draw(micro, one, self._config.loop.seed, step, self._config.objective) for one in numbers]
-            yield self._with_draws(micro, drawn, 0.0 if piece.is_filler else 1 / num_samples)
+            yield self._with_draws(micro, drawn, 0.0 if forward.is_filler else 1 / num_samples)
 
     def _encoded(self, batch: Batch, indices: list[int]) -> Batch:
         device, encode = self._parallel.device, self._encoder.encode_portion
