@@ -203,6 +203,18 @@ def test_what_may_change_on_the_way(tiny_init, tmp_path):
     assert run_stages([gentler], tmp_path, resume=True).is_dir()
 
 
+def test_a_run_of_an_earlier_version_resumes(tiny_init, tmp_path):
+    """Its config.json lacks the settings that there were not."""
+    run_stages([processes.config(tiny_init, loop={"num_steps": 1})], tmp_path, resume=False)
+    shutil.rmtree(tmp_path / "tiny" / "export")
+    file = tmp_path / "tiny" / "config.json"
+    saved = json.loads(file.read_text())
+    for dataset in saved["data"]["datasets"]:
+        del dataset["columns"], dataset["engine"]["vocabulary"]
+    file.write_text(json.dumps(saved))
+    assert run_stages([processes.config(tiny_init, loop={"num_steps": 2})], tmp_path, resume=True).is_dir()
+
+
 def train_and_signal_the_job(config, out, name="TERM"):
     """As a scheduler ends a job, or a terminal's Ctrl-C a command: a signal to the run and its loader's workers, here
     in the middle of the second step."""

@@ -8,7 +8,7 @@ and `nano_finetuning` to begin with; `--start-from` carries over what an earlier
 import argparse
 import logging
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -37,14 +37,14 @@ TEXT_TOKENS = 48
 MAX_BATCH = 512  # samples that a step may take, which keeps the steps' samples apart
 
 
-def new_transformer(spreads: "Spreads | None" = None) -> SamaTransformer3DModel:
+def new_transformer(spreads: dict[str, list[float]] | None = None) -> SamaTransformer3DModel:
     """An untrained transformer of the nano's size.
 
     With `spreads` it predicts around the source, and its semantic tokens have places.
     """
     config = dict(PRESETS["nano"].transformer)
     if spreads is not None:
-        config |= {"prediction": "around_source", "semantic_rope": "grid", **vars(spreads)}
+        config |= {"prediction": "around_source", "semantic_rope": "grid", **spreads}
     transformer = SamaTransformer3DModel(**config)
     nn.init.normal_(transformer.type_embedding.weight, std=0.5)
     nn.init.zeros_(transformer.proj_out.weight)
@@ -114,17 +114,12 @@ def train_tokenizer(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spreads:
-    """Root mean squares per channel: of target latents less their source's, and of target latents."""
-
-    residual_std: list[float]
-    latents_std: list[float]
-
-
 @torch.no_grad()
-def measure_spreads(vae: AutoencoderSamaNano, engine: Engine, num_samples: int = 240) -> Spreads:
-    """What a prediction around the source has to know of the latents, from pictures and clips of the engine in turn."""
+def measure_spreads(vae: AutoencoderSamaNano, engine: Engine, num_samples: int = 240) -> dict[str, list[float]]:
+    """What a prediction around the source has to know of the latents, from pictures and clips of the engine in turn.
+
+    Root mean squares per channel: of target latents less their source's, and of target latents.
+    """
     residual, whole = [], []
     for index in range(num_samples):
         sample = engine.sample(index, 5 if index % 2 else 1, 128, 128)
@@ -135,7 +130,7 @@ def measure_spreads(vae: AutoencoderSamaNano, engine: Engine, num_samples: int =
         whole.append(target.square().mean(dim=(0, 2, 3, 4)))
     stds = (torch.stack(squares).mean(dim=0).sqrt().tolist() for squares in (residual, whole))
     residual_std, latents_std = ([round(std, 4) for std in each] for each in stds)
-    return Spreads(residual_std=residual_std, latents_std=latents_std)
+    return {"residual_std": residual_std, "latents_std": latents_std}
 
 
 @torch.no_grad()

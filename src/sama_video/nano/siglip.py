@@ -8,7 +8,6 @@ from its newest checkpoint. Source of the objective: Zhai et al., "Sigmoid Loss 
 import argparse
 import json
 import logging
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -149,9 +148,9 @@ class SiglipTrainer:
                 self.save()
                 saved = time.monotonic()
             if request.number:
-                number = signal.Signals(request.number)
-                logger.info("stopped by %s; step %d is saved, the same command continues", NAMES[number], self.step)
-                sys.exit(EXIT_CODES[number])
+                told = "stopped by %s; step %d is saved, the same command continues"
+                logger.info(told, NAMES[request.number], self.step)
+                sys.exit(EXIT_CODES[request.number])
 
     def log(self, record: dict) -> None:
         with open(self.out / "metrics.jsonl", "a") as stream:

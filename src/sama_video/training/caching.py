@@ -17,7 +17,6 @@ from ..data.encoding import Encoder
 from ..data.epoch import scheduled_variants, tabulate
 from ..data.loader import load_sample, sample_recipe
 from ..data.shards import SHARD_BYTES, StoreWriter, TensorStore
-from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..pipelines.loading import load_pipeline
 from ..pipelines.selection import Loading, find_model
 from ..system.errors import UserError
@@ -26,6 +25,7 @@ from ..system.precision import Precision
 from ..system.workers import SPAWN, Progress, end_with_parent
 from .config import TrainConfig
 from .mixture import batch_config, build_mixture, cache_precision, encoder_identity, settle_cache_precision
+from .preparation import load_semantic_encoder
 
 _SECONDS_TO_END = 30
 
@@ -104,10 +104,7 @@ def _encode(job: CacheJob, first: int, progress: Progress) -> int:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.workers))
     identity = encoder_identity(job.run)
     pipe = load_pipeline(job.run.model.init, device=job.device, dtype=cache_precision(job.run))
-    semantic = None
-    if job.run.model.semantic_encoder is not None:
-        folder = find_semantic_encoder(job.run.model.semantic_encoder)
-        semantic = SemanticEncoder.from_pretrained(folder, dtype=pipe.vae.dtype).to(pipe.vae.device)
+    semantic = load_semantic_encoder(pipe, job.run.model)
     encoder = Encoder(pipe, semantic, num_anchors=job.run.objective.num_anchors)
 
     # 2. What to encode

@@ -3,34 +3,36 @@
 import json
 import os
 import platform
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from ..system.errors import UserError
-from ..system.files import make_folder, written_aside
-from .config import TrainConfig
+from ..system.files import folder_made, written_aside
+from .config import LoopConfig, OptimizerConfig, ParallelConfig, TrainConfig, ValidationConfig
+from .overrides import read_config
 
 CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"
 
 
-class FolderClaim:
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
     """A run's folder, made and locked; the lock of a dead process is free.
+
+    A folder in which no run began is removed if it is empty, and those that were made for it.
 
     Raises:
         UserError: while another run trains there, or for a folder that cannot be made.
     """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.made = [path for path in (folder, *folder.parents) if not path.exists()]
-        make_folder(folder)
-        # The operating system drops the lock with the process that holds it, however it ends.
-        self._lock = filelock.FileLock(folder / LOCK)
+    # The operating system drops the lock with the process that holds it, however it ends.
+    lock = filelock.FileLock(folder / LOCK)
+    with folder_made(folder):
         try:
-            self._lock.acquire(blocking=False)
+            lock.acquire(blocking=False)
         except filelock.Timeout as error:
             raise UserError(
                 f"another run is training in {folder} ({_who(folder)}); wait until it ends, stop it, or choose another "
@@ -38,21 +40,15 @@ class FolderClaim:
             ) from error
         except (OSError, NotImplementedError) as error:
             raise UserError(f"cannot lock {folder} ({error}); choose a folder on a disk that takes locks") from error
-        with written_aside(folder / PROCESS) as aside:
-            aside.write_text(f"{os.getpid()} on {platform.node()}")
-
-    def release(self) -> None:
-        """Let go; a folder in which no run began is removed if it is empty, and those that were made for it."""
-        (self.folder / PROCESS).unlink(missing_ok=True)
-        self._lock.release()
-        if (self.folder / CONFIG).exists():
-            return
-        (self.folder / LOCK).unlink(missing_ok=True)
-        for path in self.made:
-            try:
-                path.rmdir()
-            except OSError:
-                return
+        try:
+            with written_aside(folder / PROCESS) as aside:
+                aside.write_text(f"{os.getpid()} on {platform.node()}")
+            yield
+        finally:
+            (folder / PROCESS).unlink(missing_ok=True)
+            lock.release()
+            if not (folder / CONFIG).exists():
+                (folder / LOCK).unlink(missing_ok=True)
 
 
 def _who(folder: Path) -> str:
@@ -70,10 +66,10 @@ def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
     if not resume:
         raise UserError(f"{folder} holds a run already; pass `resume` to continue it, or choose another `out`")
     try:
-        found = _fixed(json.loads(note.read_text()))
-    except (ValueError, KeyError, TypeError) as error:
+        found = read_config(json.loads(note.read_text()), str(note))  # what earlier versions lacked is the default
+    except ValueError as error:
         raise UserError(f"{note} is damaged ({error}); restore it, or choose another `out`") from error
-    if found != _fixed(json.loads(json.dumps(asdict(config)))):
+    if _fixed(found) != _fixed(config):
         raise UserError(
             f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
             "data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
@@ -86,19 +82,14 @@ def write_config(config: TrainConfig, folder: Path) -> None:
         aside.write_text(json.dumps(asdict(config), indent=1))
 
 
-def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
-    """What a run cannot change on the way without being another one."""
-    free = ["validation", "num_workers", "prefetch_factor"]
-    free += ["cache_dtype"] if settings["data"]["cache"] is None else []
-    data = {name: value for name, value in settings["data"].items() if name not in free}
-    # Written by earlier versions, which had no such setting.
-    data["datasets"] = [{"columns": [], **dataset} for dataset in data["datasets"]]
-    model = {name: value for name, value in settings["model"].items() if name != "preset"}
-    return {
-        "name": settings["name"],
-        "model": model,
-        "objective": settings["objective"],
-        "data": data,
-        "seed": settings["loop"]["seed"],
-        "optimizer": settings["optimizer"]["kind"],
-    }
+def _fixed(config: TrainConfig) -> TrainConfig:
+    """The run with the same value in every config for what may change on the way."""
+    data: dict[str, Any] = {"validation": ValidationConfig(), "num_workers": 0, "prefetch_factor": 1}
+    if config.data.cache is None:
+        data["cache_dtype"] = "auto"
+    return replace(
+        config.changed(model={"preset": None}, data=data),
+        loop=LoopConfig(num_steps=1, seed=config.loop.seed),
+        optimizer=OptimizerConfig(kind=config.optimizer.kind),
+        parallel=ParallelConfig(),
+    )

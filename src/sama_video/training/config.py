@@ -353,11 +353,15 @@ class TrainConfig(_Config):
 
     def with_precision(self, precision: Precision) -> "TrainConfig":
         """The same run in a precision that is decided."""
-        return replace(self, loop=replace(self.loop, precision=precision))
+        return self.changed(loop={"precision": precision})
 
     def started_from(self, init: str) -> "TrainConfig":
         """The same run from another model."""
-        return replace(self, model=replace(self.model, init=init))
+        return self.changed(model={"init": init})
+
+    def changed(self, **parts: dict[str, Any]) -> "TrainConfig":
+        """The same run with other values in its parts, such as `loop={"num_steps": 3}`."""
+        return replace(self, **{name: replace(getattr(self, name), **values) for name, values in parts.items()})
 
 
 def _check_ranges(part: str, config: Any, **ranges: tuple[float, float]) -> None:

@@ -62,7 +62,7 @@ def _check_anchors(config: TrainConfig, tables: Sequence[DatasetTable], lengths:
 def _notes(config: TrainConfig, tables: Sequence[DatasetTable], lengths: Sequence[np.ndarray]) -> Iterator[str]:
     pictures = sum(int((counts == 1).sum()) for counts in lengths)
     videos = sum(len(counts) for counts in lengths) - pictures
-    yield f"the data: {pictures} pictures and {videos} videos, cut to {_listed(lengths)} frames"
+    yield f"the data: {pictures} pictures and {videos} videos, cut to {', '.join(map(str, _all(lengths)))} frames"
     moving = [counts[~table.has_source] for table, counts in zip(tables, lengths, strict=True)]
     if config.data.pretext and not any(possible_tasks(int(count)) != (TEXT_TO_VIDEO,) for count in _all(moving)):
         yield "data.pretext has nothing to do: no captioned clip without a source has more than one frame"
@@ -76,7 +76,3 @@ def _notes(config: TrainConfig, tables: Sequence[DatasetTable], lengths: Sequenc
 
 def _all(lengths: Sequence[np.ndarray]) -> np.ndarray:
     return np.unique(np.concatenate(lengths))
-
-
-def _listed(lengths: Sequence[np.ndarray]) -> str:
-    return ", ".join(map(str, _all(lengths)))

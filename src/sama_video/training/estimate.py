@@ -22,7 +22,7 @@ The formulas stay beside `torch.utils.flop_counter`, which agrees to 2e-5 but ta
 
 import json
 import math
-import time
+import timeit
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,12 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from ..models.presets import PRESETS, PipelineSettings
+from ..models.presets import PRESETS, PipelineSettings, Preset
 from ..models.shapes import PATCH, WAN_SPATIAL_FACTOR, LatentShape, VideoShape, semantic_tokens
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..system.errors import UserError
 from ..system.precision import Precision, choose_precision
-from .config import LoraConfig, TrainConfig
+from .config import LoraConfig, ModelConfig, TrainConfig
 from .overrides import as_settings
 from .preparation import reached_parts, video_semantic_tokens
 
@@ -124,38 +124,33 @@ def find_model_size(config: TrainConfig) -> ModelSize:
         UserError: if neither says.
     """
     folder = Path(config.model.init)
-    if (folder / "model_index.json").is_file():
-        return _size_of_folder(config, folder)
-    name = config.model.init if config.model.init in PRESETS else config.model.preset
-    if name is None:
-        raise UserError(
-            f"the size of {config.model.init} is unknown, since it is no folder here; --set model.preset to one of "
-            f"{', '.join(PRESETS)}"
-        )
-    return _size_of_preset(config, name)
-
-
-def _size_of_preset(config: TrainConfig, name: str) -> ModelSize:
-    if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}: use one of {', '.join(PRESETS)}")
-    preset = PRESETS[name]
-    if preset.weights is not None:
-        return _size_of_folder(config, preset.weights)
-    return _size(config, dict(preset.transformer), _USUAL_TEXT_TOKENS, preset.spatial_factor, None, 0)
-
-
-def _size_of_folder(config: TrainConfig, folder: Path) -> ModelSize:
+    if not (folder / "model_index.json").is_file():
+        preset = _preset(config.model)
+        if preset.weights is None:
+            return _size(config, dict(preset.transformer), _USUAL_TEXT_TOKENS, preset.spatial_factor, None, 0)
+        folder = preset.weights
     text = _count_parameters(folder / "text_encoder")
     trains = config.model.train_text_encoder
-    frozen = 4 * (_count_parameters(folder / "vae") + (0 if trains else text))
     return _size(
         config,
         json.loads((folder / "transformer" / "config.json").read_text()),
         json.loads((folder / "model_index.json").read_text()).get("max_sequence_length", _USUAL_TEXT_TOKENS),
         json.loads((folder / "vae" / "config.json").read_text()).get("scale_factor_spatial", _USUAL_VAE_FACTOR),
-        frozen,
+        4 * (_count_parameters(folder / "vae") + (0 if trains else text)),
         text if trains else 0,
     )
+
+
+def _preset(model: ModelConfig) -> Preset:
+    name = model.init if model.init in PRESETS else model.preset
+    if name is None:
+        raise UserError(
+            f"the size of {model.init} is unknown, since it is no folder here; --set model.preset to one of "
+            f"{', '.join(PRESETS)}"
+        )
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}: use one of {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 def _count_parameters(folder: Path) -> int:
@@ -208,19 +203,13 @@ def _adapter_parameters(model: SamaTransformer3DModel, lora: LoraConfig) -> int:
     )
 
 
-def _forward_flops(size: ModelSize, tokens: int) -> tuple[float, float]:
-    """Arithmetic of one sample's forward pass: of matrices, and of attention."""
+def training_flops(size: ModelSize, tokens: int, *, lora: bool, checkpointing: bool) -> float:
+    """Arithmetic of one sample's forward and backward pass."""
     n, d, f, text = size.layers, size.width, size.ffn_width, size.text_tokens
     matrices = n * (12 * tokens * d**2 + 4 * tokens * d * f + 4 * text * d**2)
     attention = n * (4 * tokens**2 * d + 4 * tokens * text * d)
-    return float(matrices), float(attention)
-
-
-def training_flops(size: ModelSize, tokens: int, *, lora: bool, checkpointing: bool) -> float:
-    """Arithmetic of one sample's forward and backward pass."""
-    matrices, attention = _forward_flops(size, tokens)
     repeated = 1 if checkpointing else 0
-    return (1 + repeated + (1 if lora else 2)) * matrices + (3 + repeated) * attention
+    return float((1 + repeated + (1 if lora else 2)) * matrices + (3 + repeated) * attention)
 
 
 def activation_bytes(size: ModelSize, tokens: int, *, checkpointing: bool, in_bfloat16: bool) -> float:
@@ -322,16 +311,11 @@ def _measure_device(config: TrainConfig) -> Device:
     side = 8192 if device == "cuda" else 1024
     dtype = torch.bfloat16 if config.loop.precision == "bfloat16" else torch.float32
     matrix = torch.randn(side, side, device=device).to(dtype)
-    fastest = min(_seconds_of_product(matrix) for _ in range(4))
+    # Reading a value waits for the device.
+    fastest = min(timeit.repeat(lambda: float((matrix @ matrix)[0, 0]), number=1, repeat=4))
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if device == "cuda" else None
     name = torch.cuda.get_device_name(0) if device == "cuda" else "this CPU"
     return Device(name=f"{name} (measured)", flops=2 * side**3 / fastest, memory_gib=memory)
-
-
-def _seconds_of_product(matrix: torch.Tensor) -> float:
-    started = time.perf_counter()
-    float((matrix @ matrix)[0, 0])  # reading a value waits for the device
-    return time.perf_counter() - started
 
 
 def _find_device(config: TrainConfig, name: str) -> Device:
@@ -381,13 +365,20 @@ def describe(
     size, found = find_model_size(config), _find_device(config, device)
     peak = found.flops if peak_tflops is None else peak_tflops * 1e12
     steps = estimate_steps(config, size, num_devices, mfu * peak)
+    seconds = [step.seconds * config.loop.num_steps for step in steps]
+    shortest, longest = (_scaled(limit, _TIME_UNITS) for limit in (min(seconds), max(seconds)))
     memory = estimate_memory(config, size, num_devices, steps)
     return [
         f"model     {size.parameters:,} parameters, {size.trained:,} of them trained",
         f"devices   {num_devices} x {found.name}, {peak / 1e12:,.3g} TFLOP/s each, {mfu:.0%} of it assumed to be used",
         f"precision {precision}",
-        *_step_lines(steps),
-        *_run_lines(config, steps),
+        *(
+            f"step      {step.num_frames:3d} frames {step.width}x{step.height}: {step.num_samples} samples x "
+            f"{step.tokens_per_sample:,} tokens = {step.num_samples * step.tokens_per_sample:,} tokens, "
+            f"{_scaled(step.flops, _FLOP_UNITS)}, {_scaled(step.seconds, _TIME_UNITS)}"
+            for step in steps
+        ),
+        f"run       {config.loop.num_steps:,} steps: {shortest} to {longest}, by how many are of which length",
         *_memory_lines(config, memory, size, found),
     ]
 
@@ -400,22 +391,6 @@ def _precision_on(config: TrainConfig, device: str) -> Precision:
     here = "cuda" if torch.cuda.is_available() else "cpu"
     wanted = config.loop.precision
     return choose_precision(here, wanted) if device == "auto" or wanted != "auto" else "bfloat16"
-
-
-def _step_lines(steps: list[StepEstimate]) -> list[str]:
-    return [
-        f"step      {step.num_frames:3d} frames {step.width}x{step.height}: {step.num_samples} samples x "
-        f"{step.tokens_per_sample:,} tokens = {step.num_samples * step.tokens_per_sample:,} tokens, "
-        f"{_scaled(step.flops, _FLOP_UNITS)}, {_scaled(step.seconds, _TIME_UNITS)}"
-        for step in steps
-    ]
-
-
-def _run_lines(config: TrainConfig, steps: list[StepEstimate]) -> list[str]:
-    shortest, longest = (
-        _scaled(find(step.seconds for step in steps) * config.loop.num_steps, _TIME_UNITS) for find in (min, max)
-    )
-    return [f"run       {config.loop.num_steps:,} steps: {shortest} to {longest}, by how many are of which length"]
 
 
 def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:

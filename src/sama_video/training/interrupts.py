@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EXIT_CODES = {signal.SIGTERM: 3, signal.SIGINT: 130}
-NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+EXIT_CODES: dict[int, int] = {signal.SIGTERM: 3, signal.SIGINT: 130}
+NAMES: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 # torchrun may pass one Ctrl-C on twice; a person's second one comes later.
 SECOND_AFTER = 1.0
 
@@ -27,7 +27,7 @@ class InterruptedRunError(BaseException):
     """
 
     def __init__(self, number: int, *, again: bool = False):
-        super().__init__(NAMES[signal.Signals(number)])
+        super().__init__(NAMES[number])
         self.number, self.again = number, again
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..data.cache import EncoderIdentity, LatentCache
+from ..data.cache import EncoderIdentity
 from ..data.catalogue import read_dataset
 from ..data.datasets import EngineDataset, ManifestDataset, TrainingDataset
 from ..data.epoch import BatchConfig, DatasetTable, WeightedDataset, join_tables, tabulate
@@ -82,25 +82,25 @@ def tabulate_mixture(datasets: list[WeightedDataset], parallel: Parallel) -> lis
     return [join_tables(of_all) for of_all in zip(*parallel.gather(portions), strict=True)]
 
 
-def open_cache(config: TrainConfig) -> LatentCache | None:
-    """What `sama data cache` encoded for this run; None if the config names no cache.
+def encoder_identity(config: TrainConfig) -> EncoderIdentity:
+    """What the entries of a run's cache are known by.
 
     Raises:
         UserError: for a model without files here, or datasets that are not made of files.
     """
-    return None if config.data.cache is None else LatentCache(Path(config.data.cache), encoder_identity(config))
-
-
-def encoder_identity(config: TrainConfig) -> EncoderIdentity:
-    """What the entries of a run's cache are known by. Raises as `open_cache`."""
     if engines := [dataset.name for dataset in config.data.datasets if dataset.engine is not None]:
         raise UserError(
             f"a cache holds files, and {engines[0]} comes from the engine: write it with 'sama data synth', cache that "
             f"(--set data.datasets=FOLDER/manifest.csv), or unset data.cache"
         )
+    folder = find_model(config.model.init).folder
+    if folder is None:  # a hub id, whose files are not known
+        raise UserError(
+            f"a cache is keyed by the model's files: download {config.model.init} and set model.init to its folder"
+        )
     semantic = config.model.semantic_encoder
     return EncoderIdentity.of_folders(
-        _local_folder(config.model.init),
+        folder,
         dtype=getattr(torch, cache_precision(config)),
         siglip=None if semantic is None else find_semantic_encoder(semantic),
         num_anchors=config.objective.num_anchors,
@@ -135,14 +135,6 @@ def settle_cache_precision(config: TrainConfig, device: str) -> None:
     if config.data.cache_dtype == "auto" and not (folder / _CACHE_PRECISION).exists() and not len(TensorStore(folder)):
         with written_aside(folder / _CACHE_PRECISION) as aside:
             aside.write_text(json.dumps(choose_precision(device)))
-
-
-def _local_folder(model: str) -> Path:
-    """Of a preset or folder. Raises UserError for a hub id, whose files are not known."""
-    folder = find_model(model).folder
-    if folder is None:
-        raise UserError(f"a cache is keyed by the model's files: download {model} and set model.init to its folder")
-    return folder
 
 
 def batch_config(config: DataConfig, pixel_multiple: int, seed: int) -> BatchConfig:

@@ -31,9 +31,6 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, matrices: Iterable[nn.Parameter], *, weight_decay: float, dtype: torch.dtype, lr: float = 0.0):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
         self.dtype = dtype
-
-    def make_state(self) -> None:
-        """Momenta of zero, as a first step would make them, without its arithmetic."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
@@ -48,12 +45,8 @@ class Muon(torch.optim.Optimizer):
 
     def _step(self, matrices: list[torch.Tensor], rate: float, weight_decay: float) -> None:
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
-        states = [self.state[matrix] for matrix in matrices]
-        for state, gradient in zip(states, gradients, strict=True):
-            if "momentum_buffer" not in state:
-                state["momentum_buffer"] = torch.zeros_like(gradient)
         # m = _MOMENTUM m + (1 - _MOMENTUM) g, and Nesterov's look ahead (1 - _MOMENTUM) g + _MOMENTUM m
-        momenta = [state["momentum_buffer"] for state in states]
+        momenta = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
         # One matrix alone stays one: products of a stack are rounded in another order.

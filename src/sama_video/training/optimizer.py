@@ -45,14 +45,10 @@ class Optimizer:
         self._make_state()
 
     def _make_state(self) -> None:
-        """Moments of zero, which torch makes in the first step only: a checkpoint holds the same names at any step."""
+        """AdamW's moments of zero, which torch makes in its first step: a checkpoint has the same names at any step."""
         for parameter in self.parameters.values():
             parameter.grad = torch.zeros_like(parameter)
-        for part in self.parts:
-            if isinstance(part, Muon):
-                part.make_state()
-            else:
-                part.step()  # at a rate of zero
+        self.parts[-1].step()  # at a rate of zero
         for values in self.state().values():
             for value in values.values():
                 value.zero_()

@@ -45,7 +45,7 @@ def _read_stages(file: Path) -> list[TrainConfig]:
     stages = content if isinstance(content, list) else [content]
     if not all(isinstance(stage, dict) for stage in stages):
         raise UserError(f"{file} holds no config; a run's config.json is one")
-    return [_read(stage, str(file)) for stage in stages]
+    return [read_config(stage, str(file)) for stage in stages]
 
 
 def with_settings(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
@@ -62,7 +62,7 @@ def with_settings(config: TrainConfig, settings: Iterable[str]) -> TrainConfig:
         if not equals:
             raise UserError(f"--set takes key=value, got {setting!r}")
         _put(values, key.strip(), text.strip())
-    return _read(values, "--set", settings)
+    return read_config(values, "--set", settings)
 
 
 def _put(values: Any, key: str, text: str) -> None:
@@ -120,7 +120,7 @@ def _adapter() -> TypeAdapter[TrainConfig]:
     return TypeAdapter(TrainConfig)
 
 
-def _read(values: Any, origin: str, settings: Sequence[str] = ()) -> TrainConfig:
+def read_config(values: Any, origin: str, settings: Sequence[str] = ()) -> TrainConfig:
     """A config from plain values.
 
     Args:

@@ -5,13 +5,13 @@ Every ablation of the paper is a value of the config: Semantic Anchoring (`model
 (`model.source`), the semantic head's target (`objective.semantic_target`).
 """
 
-from ..models.semantic_encoder import SemanticEncoder
+from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
 from ..models.shapes import TOKENS_PER_ANCHOR
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..pipelines.pipeline_sama import SamaPipeline
 from ..system.errors import UserError
 from .adapters import add_lora, halve_frozen
-from .config import ModelConfig, ObjectiveConfig, TrainConfig
+from .config import ModelConfig, ObjectiveConfig
 
 
 def prepare_transformer(
@@ -33,7 +33,8 @@ def prepare_transformer(
     if model.lora is None:
         transformer.requires_grad_(True)
     else:
-        _check_lora(model)
+        if model.train_text_encoder:
+            raise UserError("a LoRA file has no place for a text encoder; set model.train_text_encoder=false")
         add_lora(transformer, model.lora)
         if precision == "bfloat16":
             halve_frozen(transformer)
@@ -58,10 +59,12 @@ def reached_parts(model: ModelConfig) -> dict[str, bool]:
     }
 
 
-def check_parts(pipe: SamaPipeline, config: TrainConfig) -> None:
-    """Raises UserError for a model without the part that reads the instructions."""
-    if pipe.text_encoder is None:
-        raise UserError(f"{config.model.init} has no text encoder; use a folder that holds one")
+def load_semantic_encoder(pipe: SamaPipeline, model: ModelConfig) -> SemanticEncoder | None:
+    """The run's SigLIP where the pipeline's autoencoder is, in its precision; None without Semantic Anchoring."""
+    if model.semantic_encoder is None:
+        return None
+    folder = find_semantic_encoder(model.semantic_encoder)
+    return SemanticEncoder.from_pretrained(folder, dtype=pipe.vae.dtype).to(pipe.vae.device)
 
 
 def check_semantic_width(pipe: SamaPipeline, encoder: SemanticEncoder, model: ModelConfig) -> None:
@@ -92,8 +95,3 @@ def _set_streams(transformer: SamaTransformer3DModel, model: ModelConfig, object
             )
         prediction = objective.semantic_target
     transformer.reconfigure(roles=model.roles, source=model.source, semantic_prediction=prediction)
-
-
-def _check_lora(model: ModelConfig) -> None:
-    if model.train_text_encoder:
-        raise UserError("a LoRA file has no place for a text encoder; set model.train_text_encoder=false")

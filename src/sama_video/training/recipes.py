@@ -7,6 +7,7 @@ where the user put them, `data.datasets.N.manifest`. A recipe without a size is 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from ..data.catalogue import CATALOGUE
 from ..synth.sprites import NANO_VOCABULARY
@@ -51,12 +52,9 @@ def factorized_pretraining(size: str = "") -> TrainConfig:
 def supervised_finetuning(size: str = "") -> TrainConfig:
     """Stage 1: image and video edits, from stage 0's result (section 3.4)."""
     stage_0 = factorized_pretraining(size)
-    return replace(
-        stage_0,
-        name=f"supervised_finetuning{size}",
-        model=replace(stage_0.model, init=f"runs/{stage_0.name}/export"),
-        data=replace(stage_0.data, datasets=_table_1(1), pretext=False),
-    )
+    stage_1 = stage_0.started_from(f"runs/{stage_0.name}/export")
+    stage_1 = stage_1.changed(data={"datasets": _table_1(1), "pretext": False})
+    return replace(stage_1, name=f"supervised_finetuning{size}")
 
 
 def lora_pretraining(size: str = "") -> TrainConfig:
@@ -72,13 +70,11 @@ def lora_finetuning(size: str = "") -> TrainConfig:
 
 
 def _with_adapters(full: TrainConfig, name: str) -> TrainConfig:
-    return replace(
-        full,
-        name=name,
-        model=replace(full.model, lora=LoraConfig()),
-        data=replace(full.data, image_batch_size=16, video_batch_size=4),
-        optimizer=OptimizerConfig(learning_rate=1e-4, final_learning_rate=1e-5),
-        loop=LoopConfig(num_steps=2_000, ema_warmup=True),
+    return replace(full, name=name).changed(
+        model={"lora": LoraConfig()},
+        data={"image_batch_size": 16, "video_batch_size": 4},
+        optimizer={"learning_rate": 1e-4, "final_learning_rate": 1e-5},
+        loop={"num_steps": 2_000, "ema_warmup": True},
     )
 
 
@@ -90,40 +86,33 @@ _NANO_CLIPS = (
 )
 
 
-def _nano(name: str, init: str, data: DataConfig, num_steps: int) -> TrainConfig:
+def nano_pretraining() -> TrainConfig:
+    """Stage 0 of SAMA-Nano: the engine's edits as images, its captioned clips with pretext tasks."""
+    images = EngineConfig(num_samples=60_000, shapes=_NANO_IMAGES)
+    clips = EngineConfig(num_samples=20_000, shapes=_NANO_CLIPS, text_to_video=True)
     return TrainConfig(
-        name=name,
-        model=ModelConfig(init=init, semantic_encoder="nano", train_text_encoder=True),
-        data=data,
+        name="nano_pretraining",
+        model=ModelConfig(init="runs/nano-init", semantic_encoder="nano", train_text_encoder=True),
+        data=DataConfig(
+            datasets=(
+                DatasetConfig(name="image edits", engine=images),
+                DatasetConfig(name="captioned clips", engine=clips),
+            ),
+            area=128 * 128,
+            image_batch_size=36,
+            video_batch_size=12,
+            num_workers=1,
+            frame_counts=(1, 5, 9, 17, 33),
+            validation=ValidationConfig(size=(128, 128), num_frames=17, num_inference_steps=6),
+        ),
         objective=ObjectiveConfig(sigma_shift=3.0, text_dropout=0.05),
         optimizer=OptimizerConfig(
             kind="muon", learning_rate=2e-3, final_learning_rate=1.5e-3, betas=(0.9, 0.98), warmup_steps=50
         ),
         loop=LoopConfig(
-            gradient_checkpointing=False, ema_decay=0.998, ema_warmup=True, save_minutes=5.0, num_steps=num_steps
+            gradient_checkpointing=False, ema_decay=0.998, ema_warmup=True, save_minutes=5.0, num_steps=1500
         ),
     )
-
-
-def _nano_data(**changes) -> DataConfig:
-    return DataConfig(
-        **{
-            "image_batch_size": 36,
-            "video_batch_size": 12,
-            "num_workers": 1,
-            "frame_counts": (1, 5, 9, 17, 33),
-            "validation": ValidationConfig(size=(128, 128), num_frames=17, num_inference_steps=6),
-        }
-        | changes
-    )
-
-
-def nano_pretraining() -> TrainConfig:
-    """Stage 0 of SAMA-Nano: the engine's edits as images, its captioned clips with pretext tasks."""
-    images = EngineConfig(num_samples=60_000, shapes=_NANO_IMAGES)
-    clips = EngineConfig(num_samples=20_000, shapes=_NANO_CLIPS, text_to_video=True)
-    datasets = (DatasetConfig(name="image edits", engine=images), DatasetConfig(name="captioned clips", engine=clips))
-    return _nano("nano_pretraining", "runs/nano-init", _nano_data(datasets=datasets, area=128 * 128), num_steps=1500)
 
 
 def nano_finetuning() -> TrainConfig:
@@ -131,9 +120,12 @@ def nano_finetuning() -> TrainConfig:
     clips = EngineConfig(num_samples=24_000, shapes=_NANO_CLIPS)
     images = EngineConfig(num_samples=24_000, shapes=_NANO_IMAGES)
     datasets = (DatasetConfig(name="video edits", engine=clips), DatasetConfig(name="image edits", engine=images))
-    data = _nano_data(datasets=datasets, area=128 * 128, pretext=False)
-    config = _nano("nano_finetuning", "runs/nano_pretraining/export", data, num_steps=3000)
-    return replace(config, optimizer=replace(config.optimizer, learning_rate=1.5e-3, final_learning_rate=1e-5))
+    return replace(nano_pretraining(), name="nano_finetuning").changed(
+        model={"init": "runs/nano_pretraining/export"},
+        data={"datasets": datasets, "pretext": False},
+        optimizer={"learning_rate": 1.5e-3, "final_learning_rate": 1e-5},
+        loop={"num_steps": 3000},
+    )
 
 
 def nano() -> list[TrainConfig]:
@@ -141,73 +133,57 @@ def nano() -> list[TrainConfig]:
     return [nano_pretraining(), nano_finetuning().started_from("previous")]
 
 
+def _with_engines(config: TrainConfig, *engines: dict[str, Any]) -> TrainConfig:
+    """With other values for the engine of each of its datasets."""
+    datasets = tuple(
+        replace(dataset, engine=replace(dataset.engine, **values))
+        for dataset, values in zip(config.data.datasets, engines, strict=True)
+        if dataset.engine is not None
+    )
+    return config.changed(data={"datasets": datasets})
+
+
 def nano_gpu() -> list[TrainConfig]:
     """Both stages of SAMA-Nano on one GPU in some minutes: 34 things and 8 shapes."""
 
-    def data(*datasets: tuple[str, EngineConfig], **changes) -> DataConfig:
-        known = [(name, replace(engine, vocabulary=NANO_VOCABULARY, loose=0.0)) for name, engine in datasets]
-        return _nano_data(
-            datasets=tuple(DatasetConfig(name=name, engine=engine) for name, engine in known),
-            area=128 * 128,
-            image_batch_size=256,
-            video_batch_size=128,
-            num_workers=15,
-            prefetch_factor=2,
-            **changes,
+    def on_gpu(stage: TrainConfig, num_steps: int, *engines: dict[str, Any]) -> TrainConfig:
+        known = [{"vocabulary": NANO_VOCABULARY, "loose": 0.0, **values} for values in engines]
+        stage = replace(stage, name=stage.name.replace("nano", "nano_gpu"))
+        return _with_engines(stage, *known).changed(
+            data={"image_batch_size": 256, "video_batch_size": 128, "num_workers": 15, "prefetch_factor": 2},
+            objective={"text_dropout": 0.0},
+            loop={
+                "num_steps": num_steps,
+                "micro_tokens": 200_000,
+                "compile": True,
+                "validate_every": 0,
+                "log_every": 50,
+                "save_minutes": 60.0,
+            },
         )
 
-    def on_gpu(config: TrainConfig, rate: float, final: float) -> TrainConfig:
-        optimizer = replace(config.optimizer, learning_rate=rate, final_learning_rate=final)
-        objective = replace(config.objective, text_dropout=0.0)
-        loop = replace(
-            config.loop, micro_tokens=200_000, compile=True, validate_every=0, log_every=50, save_minutes=60.0
-        )
-        return replace(config, optimizer=optimizer, objective=objective, loop=loop)
-
-    pictures = EngineConfig(num_samples=400_000, shapes=((1, 128, 128), *_NANO_IMAGES))
-    captioned = EngineConfig(num_samples=30_000, shapes=((9, 128, 128), (5, 128, 128)), text_to_video=True)
-    clips = EngineConfig(num_samples=300_000, shapes=((5, 128, 128), (9, 128, 128), (17, 128, 128), (9, 96, 176)))
-    stage_0 = _nano(
-        "nano_gpu_pretraining",
-        "runs/nano-init",
-        data(("image edits", pictures), ("captioned clips", captioned)),
-        num_steps=1500,
-    )
-    stage_1 = _nano(
-        "nano_gpu_finetuning",
-        "previous",
-        data(("video edits", clips), ("image edits", replace(pictures, num_samples=100_000)), pretext=False),
-        num_steps=1800,
-    )
-    return [on_gpu(stage_0, 2e-3, 1.5e-3), on_gpu(stage_1, 1.5e-3, 1e-5)]
+    stage_0, stage_1 = nano()
+    pictures = {"num_samples": 400_000, "shapes": ((1, 128, 128), *_NANO_IMAGES)}
+    captioned = {"num_samples": 30_000, "shapes": ((9, 128, 128), (5, 128, 128))}
+    clips = {"num_samples": 300_000, "shapes": ((5, 128, 128), (9, 128, 128), (17, 128, 128), (9, 96, 176))}
+    return [
+        on_gpu(stage_0, 1500, pictures, captioned),
+        on_gpu(stage_1, 1800, clips, {**pictures, "num_samples": 100_000}),
+    ]
 
 
 def smoke() -> list[TrainConfig]:
     """Both stages in a minute or two on two cores, from the shipped nano: everything runs, little is learned."""
-    shapes = ((1, 64, 64), (9, 64, 64))
-
-    def short(config: TrainConfig, init: str) -> TrainConfig:
-        datasets = tuple(
-            replace(dataset, engine=replace(dataset.engine, num_samples=96, shapes=shapes[number : number + 1]))
-            for number, dataset in enumerate(config.data.datasets)
-            if dataset.engine is not None
+    tried = ValidationConfig(size=(64, 64), num_frames=9, num_inference_steps=2, families=_SMOKE_FAMILIES)
+    engines = [{"num_samples": 96, "shapes": ((frames, 64, 64),)} for frames in (1, 9)]
+    stage_0, stage_1 = nano()
+    return [
+        _with_engines(stage, *engines).changed(
+            data={"image_batch_size": 8, "video_batch_size": 4, "area": 64 * 64, "validation": tried},
+            loop={"num_steps": 8, "log_every": 1},
         )
-        return replace(
-            config.started_from(init),
-            data=replace(
-                config.data,
-                datasets=datasets,
-                image_batch_size=8,
-                video_batch_size=4,
-                area=64 * 64,
-                validation=ValidationConfig(
-                    size=(64, 64), num_frames=9, num_inference_steps=2, families=_SMOKE_FAMILIES
-                ),
-            ),
-            loop=replace(config.loop, num_steps=8, log_every=1),
-        )
-
-    return [short(nano_pretraining(), "nano"), short(nano_finetuning(), "previous")]
+        for stage in (stage_0.started_from("nano"), stage_1)
+    ]
 
 
 RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {

@@ -8,16 +8,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..data.cache import LatentCache
 from ..data.encoding import Encoder
 from ..data.loader import BatchLoader
-from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
+from ..models.semantic_encoder import SemanticEncoder
 from ..pipelines.loading import load_pipeline
 from ..pipelines.pipeline_sama import SamaPipeline
+from ..system.errors import UserError
 from .config import TrainConfig
 from .contradictions import check_data
-from .mixture import batch_config, build_mixture, open_cache, tabulate_mixture
+from .mixture import batch_config, build_mixture, encoder_identity, tabulate_mixture
 from .parallel import Parallel, Trainable
-from .preparation import check_parts, check_semantic_width, prepare_transformer
+from .preparation import check_semantic_width, load_semantic_encoder, prepare_transformer
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +72,10 @@ def load_models(config: TrainConfig, parallel: Parallel) -> Models:
 def _load(config: TrainConfig) -> tuple[SamaPipeline, SemanticEncoder | None]:
     # On the CPU first: no device holds more than its part and one block.
     pipe = load_pipeline(config.model.init, device="cpu", dtype="float32")
-    check_parts(pipe, config)
-    semantic_encoder = None
-    if config.model.semantic_encoder is not None:
-        semantic_encoder = SemanticEncoder.from_pretrained(find_semantic_encoder(config.model.semantic_encoder))
+    if pipe.text_encoder is None:
+        raise UserError(f"{config.model.init} has no text encoder; use a folder that holds one")
+    semantic_encoder = load_semantic_encoder(pipe, config.model)
+    if semantic_encoder is not None:
         check_semantic_width(pipe, semantic_encoder, config.model)
     prepare_transformer(pipe, config.model, config.objective, precision=config.loop.precision)
     # It will know other edits than those it began with; which, its author says once they were tried.
@@ -113,7 +115,7 @@ def build_loader(config: TrainConfig, parallel: Parallel, pipe: SamaPipeline, ou
             world_size=parallel.world_size,
             num_workers=data.num_workers,
             prefetch_factor=data.prefetch_factor,
-            cache=open_cache(config),
+            cache=None if data.cache is None else LatentCache(Path(data.cache), encoder_identity(config)),
             tables=tables,
             pin_memory=parallel.device.type == "cuda",
         )

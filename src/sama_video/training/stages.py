@@ -1,13 +1,13 @@
 """A run from its config: one stage after the other, each in a folder of its own."""
 
 import logging
-import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
 from ..system.precision import Precision, relative_seconds
 from .checkpoint import checkpoints
-from .claim import FolderClaim, check_config, write_config
+from .claim import check_config, claimed, write_config
 from .config import TrainConfig
 from .interrupts import EXIT_CODES, InterruptedRunError, interrupts_at_once
 from .logs.provenance import note_environment, recorded_precision, write_provenance
@@ -37,7 +37,7 @@ def run_stages(stages: list[TrainConfig], out: Path, *, resume: bool) -> Path | 
         again = " a second time, before the step under way could be saved" if stop.again else ""
         raise TrainingStoppedError(
             f"stopped by {stop}{again}; {_what_is_there(stages, out)}",
-            exit_code=EXIT_CODES[signal.Signals(stop.number)],
+            exit_code=EXIT_CODES[stop.number],
         ) from None
 
 
@@ -69,16 +69,12 @@ def _what_is_there(stages: list[TrainConfig], out: Path) -> str:
 
 
 def _run_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
-    claim = None
-    with parallel.agreed():
-        if is_first():
-            check_config(stage, folder, resume=resume)
-            claim = FolderClaim(folder)
-    try:
+    with ExitStack() as claim:
+        with parallel.agreed():
+            if is_first():
+                check_config(stage, folder, resume=resume)
+                claim.enter_context(claimed(folder))
         _train_stage(stage, folder, parallel, resume)
-    finally:
-        if claim is not None:
-            claim.release()
 
 
 def _train_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:

@@ -5,7 +5,6 @@ One process or many run the same code; with many the parameters are sharded (FSD
 """
 
 import math
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,7 +164,10 @@ class Trainer:
                 saved = time.monotonic()
                 if asked := max(self.parallel.gather(asked)):
                     self.checkpoints.finish()
-                    raise _stopped(signal.Signals(asked), self.step)
+                    raise TrainingStoppedError(
+                        f"stopped by {NAMES[asked]}; step {self.step} is saved, `resume` continues from there",
+                        exit_code=EXIT_CODES[asked],
+                    )
         self.checkpoints.finish()
 
     def _step(self, batches: Iterator[Batch], log: RunLog, request: StopRequest) -> float | None:
@@ -181,7 +183,8 @@ class Trainer:
             with self.parallel.agreed():
                 log.step(self.step, metrics)
             # Before a checkpoint of the same step: only what says "unvalidated" is validated after resuming.
-            if self.validation is not None and self._is_due(self.config.loop.validate_every):
+            is_last = self.step == self.config.loop.num_steps
+            if self.validation is not None and (is_last or self.step % self.config.loop.validate_every == 0):
                 self.unvalidated = True
                 if not self.parallel.any(bool(request.number)):  # who waits for the end gets it on resuming
                     return self.validate(log)
@@ -270,9 +273,6 @@ class Trainer:
             self.save()
             self.checkpoints.finish()
 
-    def _is_due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.config.loop.num_steps
-
     def validate(self, log: RunLog) -> float | None:
         """Try the averaged weights on the fixed set; all processes take part, the first writes.
 
@@ -292,12 +292,6 @@ class Trainer:
                     log.validation(self.step, result.families)
         self.unvalidated = False
         return None if result is None else result.families.get("all", {}).get("psnr")
-
-
-def _stopped(asked: signal.Signals, step: int) -> TrainingStoppedError:
-    return TrainingStoppedError(
-        f"stopped by {NAMES[asked]}; step {step} is saved, `resume` continues from there", exit_code=EXIT_CODES[asked]
-    )
 
 
 def weighted_sums(output: StepOutput, weight: torch.Tensor) -> torch.Tensor:

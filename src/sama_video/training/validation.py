@@ -9,7 +9,6 @@ processes of a run sample together, since sharded weights need them all; the fir
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +23,7 @@ from ..data.file_info import FileInfo
 from ..data.manifest import CAPTIONED, Row, parse_column_map, read_manifest
 from ..data.pretext import TEXT_TO_VIDEO, TRANSFORMS, possible_tasks, task_prompt
 from ..data.samples import Sample
-from ..media.metrics import EditScores, psnr, score_edit
+from ..media.metrics import psnr, score_edit
 from ..models.latents import decode_latents
 from ..models.shapes import nearest_multiple, neighbouring_num_frames
 from ..synth.engine import Engine
@@ -58,31 +57,18 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledCase:
-    """Latents `[1, Z, f, h, w]`: of the edit as sampled from noise, and of the clean clip as predicted at once."""
-
-    edited: torch.Tensor
-    predicted: torch.Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
 class CaseResult:
     """What became of a case.
 
     Args:
         edited: `[F, H, W, 3]`, sampled from noise.
-        psnr_one_step: of the clean clip as predicted at once at sigma `ONE_STEP_SIGMA`, inside the mask if there is
-            one, dB: a score that moves early in a training.
+        scores: those of `media.metrics.EditScores`, and `psnr_one_step`: of the clean clip as predicted at once at
+            sigma `ONE_STEP_SIGMA`, inside the mask if there is one, dB: a score that moves early in a training.
     """
 
     case: Case
     edited: np.ndarray
-    scores: EditScores
-    psnr_one_step: float | None
-
-    def numbers(self) -> dict[str, float | None]:
-        values = {**asdict(self.scores), "psnr_one_step": self.psnr_one_step}
-        return {name: None if value is None else float(value) for name, value in values.items()}
+    scores: dict[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +86,9 @@ class ValidationResult:
     def families(self) -> dict[str, dict[str, float | None]]:
         groups: dict[str, list[dict[str, float | None]]] = defaultdict(list)
         for result in self.results:
-            groups[result.case.family].append(result.numbers())
+            groups[result.case.family].append(result.scores)
             if result.case.is_edit:
-                groups["all"].append(result.numbers())
+                groups["all"].append(result.scores)
         return {family: _averages(numbers) for family, numbers in groups.items()}
 
 
@@ -141,19 +127,21 @@ class Validation:
         return self.encoder.encode_sample(sample)
 
     @torch.no_grad()
-    def sample(self, model: Trainable) -> list[SampledCase]:
+    def sample(self, model: Trainable) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Try the model as it is, with the weights that it carries now; all processes call it.
 
         Args:
             model: whose parts sample; it is left in the mode that it came in.
+
+        Returns:
+            Latents `[1, Z, f, h, w]` of each case: of the edit as sampled from noise, and of the clean clip as
+            predicted at once.
         """
         was_training = model.training
         model.eval()
         try:
             return [
-                SampledCase(
-                    edited=self._sample(case, encoded, number), predicted=self._predict_at_once(case, encoded, number)
-                )
+                (self._sample(case, encoded, number), self._predict_at_once(case, encoded, number))
                 for number, (case, encoded) in enumerate(zip(self.cases, self.encoded, strict=True))
             ]
         finally:
@@ -161,11 +149,11 @@ class Validation:
             forget_gathered(model)
 
     @torch.no_grad()
-    def score(self, step: int, sampled: list[SampledCase]) -> ValidationResult:
+    def score(self, step: int, sampled: list[tuple[torch.Tensor, torch.Tensor]]) -> ValidationResult:
         """Decode and score what `sample` gave; no other process is needed."""
         results = [
-            self._result(case, self._decode(one.edited), self._decode(one.predicted))
-            for case, one in zip(self.cases, sampled, strict=True)
+            _result(case, self._decode(edited), self._decode(predicted))
+            for case, (edited, predicted) in zip(self.cases, sampled, strict=True)
         ]
         return ValidationResult(step=step, results=results)
 
@@ -223,13 +211,12 @@ class Validation:
         video = decode_latents(self.pipe.vae, latents, self.pipe.vae_tiling)[0].float()
         return rearrange(((video + 1) * 127.5).round().byte(), "c f h w -> f h w c").cpu().numpy()
 
-    def _result(self, case: Case, edited: np.ndarray, predicted: np.ndarray) -> CaseResult:
-        return CaseResult(
-            case=case,
-            edited=edited,
-            scores=score_edit(edited, case.source, case.target, case.mask),
-            psnr_one_step=psnr(predicted, case.target, case.mask),
-        )
+
+def _result(case: Case, edited: np.ndarray, predicted: np.ndarray) -> CaseResult:
+    scores = asdict(score_edit(edited, case.source, case.target, case.mask))
+    scores["psnr_one_step"] = psnr(predicted, case.target, case.mask)
+    scores = {name: None if value is None else float(value) for name, value in scores.items()}
+    return CaseResult(case=case, edited=edited, scores=scores)
 
 
 def _batched(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -324,22 +311,15 @@ def write_result(result: ValidationResult, out: Path) -> Path:
     """
     folder = out / "validation" / f"step-{result.step:07d}"
     folder.parent.mkdir(parents=True, exist_ok=True)
+    cases = [{"family": one.case.family, "prompt": one.case.prompt, **one.scores} for one in result.results]
+    metrics = {"step": result.step, "families": result.families, "cases": cases}
     with written_aside(folder) as aside:
         (aside / "clips").mkdir(parents=True)
-        (aside / "metrics.json").write_text(json.dumps(_as_json(result), indent=1))
-        draw_sheet([_row_of(one) for one in result.results]).save(aside / "sheet.png")
+        (aside / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        rows = []
         for number, one in enumerate(result.results):
-            case = one.case
-            name = f"{number:02d}-{case.family.replace('/', '-')}"
-            write_side_by_side(aside / "clips" / name, [case.source, one.edited, case.target])
+            family, clips = one.case.family, (one.case.source, one.edited, one.case.target)
+            rows.append((f"{family}: {one.case.prompt}", clips))
+            write_side_by_side(aside / "clips" / f"{number:02d}-{family.replace('/', '-')}", clips)
+        draw_sheet(rows).save(aside / "sheet.png")
     return folder
-
-
-def _row_of(result: CaseResult) -> tuple[str, Sequence[np.ndarray]]:
-    case = result.case
-    return f"{case.family}: {case.prompt}", (case.source, result.edited, case.target)
-
-
-def _as_json(result: ValidationResult) -> dict:
-    cases = [{"family": one.case.family, "prompt": one.case.prompt, **one.numbers()} for one in result.results]
-    return {"step": result.step, "families": result.families, "cases": cases}

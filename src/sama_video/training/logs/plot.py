@@ -67,13 +67,10 @@ def series(records: Sequence[dict[str, Any]], metric: str) -> tuple[np.ndarray, 
 
 def smoothed(values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the `window` newest values at every step; of fewer at the beginning."""
-    sums, squares = (np.concatenate([[0.0], np.cumsum(powers)]) for powers in (values, np.square(values)))
-    stops = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, stops - window)
-    counts = stops - starts
-    mean = (sums[stops] - sums[starts]) / counts
-    variance = (squares[stops] - squares[starts]) / counts - np.square(mean)
-    return mean, np.sqrt(np.maximum(variance, 0.0))
+    window = min(window, len(values))
+    padded = np.concatenate([np.full(window - 1, np.nan), values])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, window)
+    return np.nanmean(windows, axis=1), np.nanstd(windows, axis=1)
 
 
 def _find_curves(runs: dict[str, list[dict[str, Any]]], metric: str, window: int) -> list[_Curve]:
@@ -108,18 +105,13 @@ def plot_runs(paths: Sequence[Path], out: Path, *, metrics: Sequence[str] = (), 
     panels = {metric: _find_curves(runs, metric, window) for metric in metrics or (*_LOSSES, *_VALIDATIONS)}
     missing = [metric for metric, curves in panels.items() if not curves]
     if metrics and missing:
-        raise UserError(f"no run has the metric {missing[0]!r}; there is {', '.join(_known_metrics(runs))}")
+        known = {name for records in runs.values() for record in records for name, _ in numbers_of(record)}
+        raise UserError(f"no run has the metric {missing[0]!r}; there is {', '.join(sorted(known - {'step'}))}")
     drawn = {metric: curves for metric, curves in panels.items() if curves}
     if not drawn:
         raise UserError("these runs have not made a step yet; wait for their first")
     _draw(drawn, out)
     return list(drawn)
-
-
-def _known_metrics(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Everything in the runs' records that can be drawn."""
-    names = {name for records in runs.values() for record in records for name, _ in numbers_of(record)}
-    return sorted(names - {"step"})
 
 
 def _draw(panels: dict[str, list[_Curve]], out: Path) -> None:

@@ -25,6 +25,7 @@ from ...system.files import hash_file, hash_weights, written_aside
 from ...system.precision import Precision
 from ..config import DatasetConfig, TrainConfig
 from ..parallel import Parallel
+from .runlog import append_record
 
 _PACKAGE = Path(__file__).parents[2]
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "numpy", "av", "safetensors")
@@ -42,9 +43,10 @@ def write_provenance(config: TrainConfig, folder: Path) -> None:
     note = folder / "provenance.json"
     if note.exists():
         return
+    siglip = config.model.semantic_encoder
     found = {
         "initial_weights": {"name": config.model.init, "hash": find_model(config.model.init).weights_identity},
-        "semantic_encoder": _identity_of_siglip(config.model.semantic_encoder),
+        "semantic_encoder": siglip and {"name": siglip, "hash": hash_weights(find_semantic_encoder(siglip))},
         "data": [_identity_of(dataset) for dataset in config.data.datasets],
         "precision": config.loop.precision,
         "package": {"version": metadata.version("sama-video"), "sources": _hash_sources()},
@@ -61,10 +63,6 @@ def recorded_precision(folder: Path) -> Precision | None:
     except (ValueError, AttributeError) as error:
         raise UserError(f"{note} is damaged ({error}); remove it, and the run writes it again") from error
     return found if found in ("bfloat16", "float32") else None
-
-
-def _identity_of_siglip(name: str | None) -> dict[str, Any] | None:
-    return None if name is None else {"name": name, "hash": hash_weights(find_semantic_encoder(name))}
 
 
 def _identity_of(dataset: DatasetConfig) -> dict[str, Any]:
@@ -84,19 +82,15 @@ def _hash_sources() -> str:
 
 
 def note_environment(parallel: Parallel, folder: Path, step: int, precision: Precision) -> None:
-    """Add a line on where the run continues after `step` steps. Raises UserError for a full disk."""
-    note = folder / "environment.jsonl"
-    try:
-        with open(note, "a") as stream:
-            stream.write(json.dumps({"step": step, "precision": precision, **environment(parallel)}) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write to {note} ({error.strerror}); free some space and use `resume`") from error
+    """Add a line on where the run continues after `step` steps: machine, device, number of processes and versions.
 
-
-def environment(parallel: Parallel) -> dict[str, Any]:
-    """Machine, device, number of processes and versions."""
+    Raises:
+        UserError: for a full disk.
+    """
     on_gpu = parallel.device.type == "cuda"
-    return {
+    environment = {
+        "step": step,
+        "precision": precision,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "platform": platform.platform(),
@@ -108,3 +102,4 @@ def environment(parallel: Parallel) -> dict[str, Any]:
         "versions": {name: metadata.version(name) for name in _LIBRARIES},
         "command": sys.argv,
     }
+    append_record(folder / "environment.jsonl", environment)

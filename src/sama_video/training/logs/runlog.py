@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...system.errors import UserError
 from ...system.files import written_aside
 from ...system.platforms import peak_memory
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +74,14 @@ class RunLog:
         if writes:
             forget_after(self.file, step, unvalidated=unvalidated)
             self.curves = _open_curves(out / "tensorboard", step)
-            self.bar = _Bar(step, num_steps) if sys.stderr.isatty() else None
+            self.bar = _bar(step, num_steps) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
-            self.bar.close()
+            self.bar.stop()
         if self.curves is not None:
             self.curves.close()
 
@@ -88,12 +91,12 @@ class RunLog:
             return
         speed = metrics.num_tokens / metrics.seconds
         values = {**vars(metrics), "memory_gib": memory_gib(), "tokens_per_second": speed}
-        self._write({"step": step, **values})
+        append_record(self.file, {"step": step, **values})
         self._draw(step, values)
         self.seconds += values["seconds"]
         self.steps_seen += 1
         if self.bar is not None:
-            self.bar.show(step, values)
+            self.bar.update(self.bar.task_ids[0], completed=step, description=_numbers(values))
         elif step % self.log_every == 0 or step == self.num_steps:
             logger.info("%s", self._line(step, values))
 
@@ -101,7 +104,7 @@ class RunLog:
         """Averages by family, as `validation.ValidationResult.families` has them."""
         if not self.writes:
             return
-        self._write({"step": step, "validation": families})
+        append_record(self.file, {"step": step, "validation": families})
         self._draw(step, {"validation": families})
         parts = [f"{name} {value:.2f}" for name, value in families.get("all", {}).items() if value is not None]
         self.message(f"step {step} validation: {', '.join(parts)}")
@@ -109,18 +112,9 @@ class RunLog:
     def message(self, text: str) -> None:
         """A line on the console, above the bar if there is one."""
         if self.bar is not None:
-            self.bar.print(text)
+            self.bar.console.print(text, highlight=False)
         else:
             logger.info("%s", text)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        try:
-            with open(self.file, "a") as stream:
-                stream.write(json.dumps(finite(record)) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.file} ({error.strerror}); put that right and use `resume`"
-            ) from error
 
     def _draw(self, step: int, values: dict[str, Any]) -> None:
         if self.curves is not None:
@@ -143,26 +137,16 @@ def _numbers(values: dict[str, Any]) -> str:
     )
 
 
-class _Bar:
+def _bar(step: int, num_steps: int) -> "Progress":
     """Steps done, the time left, the newest numbers."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, step: int, num_steps: int):
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        self.progress = Progress(*columns, console=Console(stderr=True))
-        self.progress.start()
-        self.task = self.progress.add_task("", total=num_steps, completed=step)
-
-    def show(self, step: int, values: dict[str, Any]) -> None:
-        self.progress.update(self.task, completed=step, description=_numbers(values))
-
-    def print(self, text: str) -> None:
-        self.progress.console.print(text, highlight=False)
-
-    def close(self) -> None:
-        self.progress.stop()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    bar = Progress(*columns, console=Console(stderr=True))
+    bar.add_task("", total=num_steps, completed=step)
+    bar.start()
+    return bar
 
 
 def _open_curves(folder: Path, step: int) -> Any:
@@ -184,11 +168,7 @@ def memory_gib() -> float:
 
 def finite(value: Any) -> Any:
     """The same with None for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def numbers_of(record: Any, path: str = "") -> Iterator[tuple[str, float]]:
@@ -199,6 +179,15 @@ def numbers_of(record: Any, path: str = "") -> Iterator[tuple[str, float]]:
             yield from numbers_of(part, f"{path}/{name}" if path else str(name))
     elif isinstance(record, int | float) and math.isfinite(record):
         yield path, record
+
+
+def append_record(file: Path, record: dict[str, Any]) -> None:
+    """A line of JSON at the end of a file. Raises UserError for a full disk."""
+    try:
+        with open(file, "a") as stream:
+            stream.write(json.dumps(finite(record)) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {file} ({error.strerror}); put that right and use `resume`") from error
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
