@@ -78,7 +78,7 @@ def predict(
         Path | None, typer.Option(help="Your copy of the benchmark; 'engine' is made beside --out.")
     ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Sources and instructions, instead of a benchmark.")] = None,
-    column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
+    column_map: options.ColumnMap = None,
     editor: Annotated[
         str | None, typer.Option(help="Any program: 'myedit --in {source} --text {instruction} --out {output}'.")
     ] = None,
@@ -192,7 +192,7 @@ def exact(
     edited: Annotated[str, typer.Option(help="The manifest's column of edited videos.")] = "edited",
     out: Annotated[Path | None, typer.Option(help="Folder for a manifest's scores. Default: beside it.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the manifest's editor, in tables. Default: the file's.")] = None,
-    column_map: Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")] = None,
+    column_map: options.ColumnMap = None,
     success_factor: Annotated[float, typer.Option(help="How many times nearer to the target a success is.")] = 4.0,
     semantic_encoder: Annotated[
         str | None, typer.Option(help="SigLIP for text agreement: folder, hub id, or nano (weak).")
@@ -234,16 +234,11 @@ def report(
     seed: Annotated[int, typer.Option(help="Of the random ones.")] = 0,
 ) -> None:
     """Draw tables with intervals, and a page with the videos."""
+    given = locals()
+
     from ..evaluation.report import ReportConfig, write_report
 
-    config = ReportConfig(
-        judge=judge,
-        compat=compat,
-        with_published=with_published,
-        formats=tuple(format) if format else ReportConfig.formats,
-        samples=samples,
-        seed=seed,
-    )
+    config = options.made_of(given, ReportConfig, formats=tuple(format) if format else ReportConfig.formats)
     typer.echo("\n".join(str(path) for path in write_report(runs, out, config)))
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import made_of
+
 if TYPE_CHECKING:
     from ..judge.questions import JudgeConfig, Quote
 
@@ -30,8 +32,7 @@ class JudgeOptions:
         """The judge, with what decides its answers."""
         from ..judge.questions import JudgeConfig
 
-        reached = ("base_url", "api_key_env", "concurrency", "timeout", "max_tries")
-        return JudgeConfig(**decisive, **{name: getattr(self, name) for name in reached})
+        return made_of(vars(self), JudgeConfig, **decisive)
 
     def show(self, quote: "Quote") -> None:
         """A dry run's output."""

@@ -9,15 +9,16 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..judge.redact import reason_of
 from ..system.errors import UserError
-from ..system.files import FULL, hash_file, make_folder
+from ..system.files import FULL, hash_file
 from ..system.journal import Journal
 from ..system.workers import Progress
 from ..video import VideoReader
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Bytes; less is a full disk.
 _LEAST_ROOM = 2**16
-# Named by process: a program that outlived a killed run must not write into the files of the next.
+# Each run has one of another name: a program that outlived a killed run must not write into the files of the next.
 _WORKING = "working-"
 
 
@@ -84,7 +85,7 @@ def predict(
         known = predictions_of(run)
         for number, item in enumerate(items, 1):
             if not _is_done(known.get(item.id), run, retry_failed):
-                known[item.id] = _predict_one(item, editor, run, working)
+                known[item.id] = _predict_one(item, editor, run, Path(working))
                 journal.append(asdict(known[item.id]))
             progress("editing", number, len(items))
     return [known[item.id] for item in items]
@@ -98,16 +99,11 @@ def _is_done(prediction: Prediction | None, run: Path, retry_failed: bool) -> bo
     return (run / prediction.file).is_file()
 
 
-@contextlib.contextmanager
-def _working_folder(run: Path) -> Iterator[Path]:
+def _working_folder(run: Path) -> "tempfile.TemporaryDirectory[str]":
     """Where editors write; the journal's lock makes this process the only one."""
     for left_over in run.glob(f"{_WORKING}*"):
         shutil.rmtree(left_over)
-    folder = make_folder(run / f"{_WORKING}{os.getpid()}")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=_WORKING, dir=run, ignore_cleanup_errors=True)
 
 
 def _predict_one(item: Item, editor: Editor, run: Path, working: Path) -> Prediction:

@@ -87,7 +87,7 @@ class Question:
         prompt: the text, filled in; empty if `system` holds all of it.
         system: text of a system message before it, if there is one.
         views: what is shown, in this order.
-        dimensions, text_keys: keys of the JSON object that the prompt asks for.
+        dimensions: keys of the JSON object that the prompt asks for, besides `explanation`.
         blocks: if the object is nested, the dimensions of each of its parts, see `parse_blocks`.
         labels: if the prompt asks for lines instead, the label of each dimension, see `parse_lines`.
         scale: of the scores.
@@ -98,7 +98,6 @@ class Question:
     prompt: str
     views: tuple[View, ...]
     dimensions: tuple[str, ...]
-    text_keys: tuple[str, ...] = ("explanation",)
     blocks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     scale: Scale = field(default_factory=Scale)
@@ -133,7 +132,7 @@ class Question:
             return parse_lines(text, dict(zip(self.labels, self.dimensions, strict=True)), self.scale)
         if self.blocks:
             return parse_blocks(text, self.blocks, self.scale)
-        return parse_scores(text, self.dimensions, text_keys=self.text_keys, scale=self.scale)
+        return parse_scores(text, self.dimensions, text_keys=("explanation",), scale=self.scale)
 
 
 def _hash(text: str) -> str:
