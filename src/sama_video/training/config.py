@@ -8,13 +8,14 @@ every run's folder.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
 from ..models.shapes import wrong_num_frames
 from ..synth.edits import FAMILIES
 from ..system.errors import UserError
 from ..system.precision import Precision, PrecisionOrAuto
+from ..system.strict import Strict
 
 _INF = float("inf")
 _LARGEST = 1e9  # of a number that must be finite
@@ -22,14 +23,8 @@ _MOST_WORKERS = 256
 _SMALLEST_SIDE = 16  # of the engine's pictures: the least that any model's patches divide
 
 
-class _Config:
-    """Common to all parts of a config: pydantic, through which `settings.py` reads them, takes no other names."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig(_Config):
+class EngineConfig(Strict):
     """Samples of the synthetic engine, made on the fly.
 
     Args:
@@ -64,7 +59,7 @@ class EngineConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig(_Config):
+class DatasetConfig(Strict):
     """One part of the mixture: a manifest (with `catalogue` in a public dataset's own columns) or the engine.
 
     `--set data.datasets=a.csv,b.csv` is a mixture of manifests under their own names.
@@ -91,7 +86,7 @@ class DatasetConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationConfig(_Config):
+class ValidationConfig(Strict):
     """The fixed set that a run is tried on every `loop.validate_every` steps, with the averaged weights.
 
     Args:
@@ -121,7 +116,7 @@ class ValidationConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(_Config):
+class DataConfig(Strict):
     """The mixture and its batches.
 
     Args:
@@ -184,7 +179,7 @@ class DataConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig(_Config):
+class LoraConfig(Strict):
     """Low-rank adapters instead of full training. Type embeddings and semantic parts are always trained in full."""
 
     rank: int = 64
@@ -198,7 +193,7 @@ class LoraConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Config):
+class ModelConfig(Strict):
     """What is trained.
 
     Args:
@@ -221,7 +216,7 @@ class ModelConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig(_Config):
+class ObjectiveConfig(Strict):
     """Eqs. 1 and 3 to 5.
 
     Args:
@@ -248,7 +243,7 @@ class ObjectiveConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig(_Config):
+class OptimizerConfig(Strict):
     """AdamW, or "muon": Muon on the blocks' matrices and AdamW at `adamw_share` of the rate on all else.
 
     The rate rises over `warmup_steps`, then goes in a straight line to `final_learning_rate` at the last step.
@@ -277,7 +272,7 @@ class OptimizerConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig(_Config):
+class LoopConfig(Strict):
     """The loop around the objective.
 
     Args:
@@ -315,7 +310,7 @@ class LoopConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelConfig(_Config):
+class ParallelConfig(Strict):
     """How processes share the work: parameters sharded over groups of `shard_size`, copies across groups (HSDP).
 
     Args:
@@ -331,7 +326,7 @@ class ParallelConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Config):
+class TrainConfig(Strict):
     """A run."""
 
     name: str
