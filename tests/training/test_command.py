@@ -16,6 +16,7 @@ from sama_video.training.recipes import RECIPES, smoke
 from sama_video.video import VideoReader
 from tests import tiny
 from tests.clips import write_clip
+from tests.commands import sama
 
 
 def sama(*arguments):
@@ -239,3 +240,10 @@ def test_a_run_needs_a_recipe_or_a_file(tmp_path):
     for words in (("train",), ("train", "smoke", "--config", tmp_path / "config.json")):
         with pytest.raises(UserError, match="name a recipe, or a file of a run with `config`, and not both"):
             sama(*words)
+
+
+@pytest.mark.slow
+def test_the_smoke_recipe_runs_as_it_is(tmp_path):
+    finished = sama("train", "smoke", "--out", tmp_path / "smoke")
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "smoke" / "nano_finetuning" / "export" / "model_index.json").is_file()

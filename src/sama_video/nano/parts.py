@@ -25,7 +25,6 @@ from ..models.transformer_sama import SamaTransformer3DModel
 from ..pipelines.loading import load_pipeline
 from ..pipelines.pipeline_sama import SamaPipeline
 from ..synth.engine import Engine
-from ..synth.sprites import NANO_VOCABULARY
 from ..system.errors import UserError
 from ..system.files import written_aside
 from ..training.config import EngineConfig
@@ -315,14 +314,7 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = EngineConfig(
-        num_samples=1,
-        shapes=((1, 128, 128),),
-        loose=0.0,
-        vocabulary=NANO_VOCABULARY,
-        images=arguments.images,
-        videos=arguments.videos,
-    )
+    config = EngineConfig(num_samples=1, shapes=((1, 128, 128),), images=arguments.images, videos=arguments.videos)
     films = arguments.out.parent / "films"
     engine = build_engine(config, "train", films)
     if arguments.finish is None:
