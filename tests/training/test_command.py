@@ -14,9 +14,8 @@ from sama_video.training.config import LoopConfig
 from sama_video.training.overrides import as_settings, find_stages, with_settings
 from sama_video.training.recipes import RECIPES, smoke
 from sama_video.video import VideoReader
-from tests import tiny
+from tests import commands, tiny
 from tests.clips import write_clip
-from tests.commands import sama
 
 
 def sama(*arguments):
@@ -244,6 +243,6 @@ def test_a_run_needs_a_recipe_or_a_file(tmp_path):
 
 @pytest.mark.slow
 def test_the_smoke_recipe_runs_as_it_is(tmp_path):
-    finished = sama("train", "smoke", "--out", tmp_path / "smoke")
+    finished = commands.sama("train", "smoke", "--out", tmp_path / "smoke")
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "smoke" / "nano_finetuning" / "export" / "model_index.json").is_file()
