@@ -1,4 +1,4 @@
-"""Every command and Python block of README and docs runs as written.
+"""Every command and Python block of README and docs runs as written; those of the guides in the slow set.
 
 Commands on weights that cannot ship run on tiny stand-ins of the same formats, made here. What is appended makes edits
 and training short: one sampling step at a small working size, two steps of training.
@@ -13,7 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import UMT5Config, UMT5EncoderModel
+from typer.main import get_command
 
+from sama_video.cli.app import app, normalise_arguments
+from sama_video.cli.train import RECIPE
 from sama_video.data.catalogue import catalogue_table
 from sama_video.models.convert_checkpoint import official_text_encoder_state, official_transformer_state
 from sama_video.models.transformer_sama import SamaTransformer3DModel
@@ -30,8 +33,9 @@ STAND_INS = ("sama-14b",)
 
 def blocks(language):
     for document in DOCUMENTS:
+        marks = () if document.name == "README.md" else pytest.mark.slow
         for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", document.read_text(), re.DOTALL)):
-            yield pytest.param(block, id=f"{document.stem}-{number}")
+            yield pytest.param(block, id=f"{document.stem}-{number}", marks=marks)
 
 
 def commands(block):
@@ -134,6 +138,20 @@ def test_commands(block, place):
         if needed and not (place / "sama-14b").exists():
             run(commands((ROOT / "docs" / "weights.md").read_text().split("```bash")[1].split("```")[0])[0], place)
         run(command, place)
+
+
+def test_commands_are_ones_that_there_are():
+    """Names of commands and options, without running anything: what a rename forgot is seen at once."""
+    every = [command for block in blocks("bash") for command in commands(block.values[0]) if command[0] == "sama"]
+    assert len(every) > 50
+    for command in every:
+        found, rest = get_command(app), normalise_arguments(command[1:])
+        while getattr(found, "commands", None) and rest:
+            name = rest[0] if rest[0] in found.commands else RECIPE
+            found, rest = found.commands[name], rest[name != RECIPE :]
+        known = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        named = {part.partition("=")[0] for part in rest if part.startswith("--")}
+        assert named <= known, shlex.join(command)
 
 
 @pytest.mark.parametrize("block", blocks("python"))

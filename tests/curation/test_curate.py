@@ -250,9 +250,8 @@ def test_remote_files_are_judged_by_content_and_named_by_address(manifest, undis
     assert "file:///nowhere/a.mp4" in lines[-1]["unreadable"]
 
 
-@pytest.mark.parametrize(
-    ("kills", "turns"), [(5, 3), pytest.param(25, 12, marks=pytest.mark.slow)], ids=["5 kills", "25 kills"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "turns"), [(5, 3), (25, 12)], ids=["5 kills", "25 kills"])
 def test_a_run_killed_at_any_moment_goes_on_and_ends_in_the_same_files(manifest, tmp_path, kills, turns):
     killed = tmp_path / "killed"
     server = killed_often(

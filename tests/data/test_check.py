@@ -260,6 +260,7 @@ def interrupted(manifest, out, lines, how) -> str:
     return errors.read_text()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_like_an_undisturbed_check(tmp_path):
     manifest = many(tmp_path / "films", 150)
     report = check_manifest(read_manifest(manifest), tmp_path / "undisturbed")

@@ -58,6 +58,7 @@ def test_a_larger_count_goes_on_and_leaves_what_is_there(written, tmp_path):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_the_same(written, tmp_path):
     command = ["data", "synth", "--out", tmp_path, "--count", "16"]
     command += ["--num-frames", "5", "--height", "64", "--width", "96", "--loose", "0.2", "--workers", "1"]

@@ -517,6 +517,7 @@ def killed_and_quiet(run, tmp_path, kills, repeats):
     assert derived(killed) == derived(quiet)
 
 
+@pytest.mark.slow
 def test_a_run_killed_five_times_ends_in_the_same_records(reco, tmp_path):
     killed_and_quiet(reco, tmp_path, kills=5, repeats=8)
 

@@ -256,6 +256,7 @@ def script(folder, items_from):
     return [sys.executable, "-c", code, str(items_from), str(folder), SLOW_COPY]
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_a_run_ends_as_if_nothing_had_happened(engine_items, tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     predict(INFO, engine_items, CommandEditor(template=SLOW_COPY), undisturbed)

@@ -46,6 +46,7 @@ def test_an_untrained_decoder_is_the_transposed_encoder_and_training_improves_it
     assert scores["trained"] > scores["linear"]
 
 
+@pytest.mark.slow
 def test_a_finished_nano_edits_as_the_trained_one_with_a_better_decoder(engine, tmp_path):
     trained = small_nano(engine, 12, 300)
     trained.save_pretrained(tmp_path / "trained")

@@ -77,6 +77,7 @@ def resumed_after_kills(config, out, kills, world_size=1):
     assert processes.run(processes.train, config, out, world_size=world_size) == [0] * world_size
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_as_one_that_was_not(undisturbed, tiny_init, tmp_path):
     config = processes.config(tiny_init, loop={"num_steps": 6, **OFTEN})
     assert processes.run(die_in_a_save, config, tmp_path, 2) == [-signal.SIGKILL]
@@ -91,6 +92,7 @@ def train_with_a_server(config, out):
     processes.train(config, out)
 
 
+@pytest.mark.slow
 def test_a_killed_run_takes_its_workers_with_it(tiny_init, tmp_path):
     config = processes.config(tiny_init, loop={"num_steps": 100, **OFTEN}, data={"num_workers": 2})
     (run,) = processes.start(train_with_a_server, config, tmp_path)
