@@ -108,10 +108,10 @@ def python(code: str, cwd: Path | None = None) -> subprocess.CompletedProcess[st
     return _completed(_python, code, cwd, None)
 
 
-def ended_by(process: BaseProcess, signal_number: int = signal.SIGKILL) -> int:
-    """Sends a process the signal, if it still runs, and waits for its end. Returns its exit code."""
+def ended_by(process: BaseProcess, signal_number: int | None = None) -> int:
+    """Sends a process the signal, SIGKILL if None, if it still runs, and waits for its end. Returns its exit code."""
     if process.is_alive() and process.pid is not None:
-        os.kill(process.pid, signal_number)
+        os.kill(process.pid, signal.SIGKILL if signal_number is None else signal_number)
     process.join()
     assert process.exitcode is not None
     return process.exitcode
