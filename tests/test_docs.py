@@ -1,4 +1,4 @@
-"""Every command and Python block of README and docs runs as written; those of the guides in the slow set.
+"""Every command and Python block of README and docs runs as written, in the slow set.
 
 Commands on weights that cannot ship run on tiny stand-ins of the same formats, made here. What is appended makes edits
 and training short: one sampling step at a small working size, two steps of training.
@@ -33,9 +33,8 @@ STAND_INS = ("sama-14b",)
 
 def blocks(language):
     for document in DOCUMENTS:
-        marks = () if document.name == "README.md" else pytest.mark.slow
         for number, block in enumerate(re.findall(rf"```{language}\n(.*?)```", document.read_text(), re.DOTALL)):
-            yield pytest.param(block, id=f"{document.stem}-{number}", marks=marks)
+            yield pytest.param(block, id=f"{document.stem}-{number}")
 
 
 def commands(block):
@@ -127,6 +126,7 @@ def run(command, folder):
     assert result.returncode == 0, f"{shlex.join(command)}\n{result.stderr}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("bash"))
 def test_commands(block, place):
     for command in commands(block):
@@ -154,6 +154,7 @@ def test_commands_are_ones_that_there_are():
         assert named <= known, shlex.join(command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python(block, place):
     result = python(block, cwd=place)

@@ -139,6 +139,7 @@ def copy_until(out, step, copy):
     return copy
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_as_two_and_two_as_one(undisturbed, tiny_init, tmp_path):
     config = processes.config(tiny_init, loop={"num_steps": 6, **OFTEN})
     as_two = copy_until(undisturbed, 3, tmp_path / "two")

@@ -103,6 +103,7 @@ def test_a_clip_that_vanishes_stops_and_nothing_is_lost(tiny_init, tmp_path):
     assert processes.losses(tmp_path / "run") == processes.losses(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_both_of_two_processes_stop(tiny_init, tmp_path):
     config = processes.config(tiny_init, optimizer={"stop_norm": 0.01})
     assert processes.run(processes.train, config, tmp_path, world_size=2) == [3, 3]
