@@ -16,7 +16,7 @@ from ..system.workers import Progress
 from ..training.ablations import LOSSES, Ablation, AblationRun, settled_losses
 from ..training.logs.plot import plot_groups
 from .aggregate import Counts, TaskScores
-from .held_out import UNEDITED, HeldOut, stage_scores, unedited_scores
+from .held_out import HeldOut, stage_scores, unedited_table
 from .published import paper_apart, published_table
 from .report import exact_tables
 from .statistics import Interval, mean_intervals
@@ -84,7 +84,7 @@ def ablation_tables(
     if held_out is not None:
         for number in reversed(numbers):
             exact += _exact_tables(ablation, finished, number, held_out, progress)
-        exact += exact_tables({UNEDITED: unedited_scores(held_out)})[:1]
+        exact.append(unedited_table(held_out))
     printed = paper_apart(published_table(ablation.published), _OTHER_SCALE)
     losses = [_loss_table(ablation, finished, number) for number in numbers]
     return [*exact[:1], printed, *exact[1:], *losses]

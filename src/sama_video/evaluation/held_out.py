@@ -6,8 +6,8 @@ Scores are those of `sama eval exact`; sampling is the model's own; noise depend
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -32,7 +32,6 @@ from .tables import Table
 if TYPE_CHECKING:
     from ..pipelines.pipeline_sama import SamaPipeline
 
-UNEDITED = "the source, unedited"
 _METRICS = ("success", "psnr_inside", "psnr_outside", "flicker", "motion_error")
 
 
@@ -99,7 +98,8 @@ def stage_scores(
     """
     weights = hash_weights(folder / "export")
     keys = {item.id: _key(item, held_out, weights) for item in held_out.items}
-    known = {one.item: one for one in read_records(folder / EXACT, ExactScores) if one.key == keys.get(one.item)}
+    records = (replace(one, scores=_in_order(one.scores)) for one in read_records(folder / EXACT, ExactScores))
+    known = {one.item: one for one in records if one.key == keys.get(one.item)}
     editor = cache(lambda: _editor_of(stage, folder / "export"))  # loaded at the first edit, if there is one
     with Journal(folder / EXACT) as journal:
         for number, (item, pair) in enumerate(zip(held_out.items, held_out.pairs, strict=True)):
@@ -147,7 +147,13 @@ def tables_of_stages(run: Path, per_family: int, progress: Progress = lambda *_:
             f"{run} was not trained on the engine: score each export with 'sama eval predict', 'exact' and 'report'"
         )
     scored = {stage.name: stage_scores(stage, folder, held_out, progress) for stage, folder in chain}
-    return [*exact_tables(scored), *exact_tables({UNEDITED: unedited_scores(held_out)})[:1]]
+    return [*exact_tables(scored), unedited_table(held_out)]
+
+
+def unedited_table(held_out: HeldOut) -> Table:
+    """The line that an editor has to leave behind inside, and to stay near outside."""
+    everything, *_ = exact_tables({"the source, unedited": unedited_scores(held_out)})
+    return replace(everything, title="What scores begin at")
 
 
 def _key(item: Item, held_out: HeldOut, weights: str) -> str:
@@ -159,12 +165,16 @@ def _scored(item: Item, pair: EnginePair, key: str, edit: Callable[[EnginePair],
     try:
         edited = edit(pair)
     except UserError as error:  # values that are not finite
-        return ExactScores(item=item.id, status="failed", key=key, reason=str(error))
+        return ExactScores(item=item.id, status="failed", key=key, scores=_in_order({}), reason=str(error))
     clips = Clips(
         source=pair.source, prediction=edited, target=pair.target, mask=pair.mask, resized=False, length_difference=0
     )
-    scores = score_clips(clips)
-    return ExactScores(item=item.id, status="ok", key=key, scores={name: scores[name] for name in _METRICS})
+    return ExactScores(item=item.id, status="ok", key=key, scores=_in_order(score_clips(clips)))
+
+
+def _in_order(scores: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The scores that are kept, always in one order: tables of several models join them by it."""
+    return {name: scores.get(name) for name in _METRICS}
 
 
 def _editor_of(stage: TrainConfig, export: Path) -> Callable[[EnginePair, int], np.ndarray]:

@@ -152,8 +152,10 @@ def _draw(panels: dict[str, list[_Curve]], out: Path) -> None:
     rows = -(-len(panels) // columns)
     figure = find_matplotlib()(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    # A run has one colour in all panels, also where others have no curve.
+    colours = {run: f"C{number}" for number, run in enumerate(_names(panels))}
     for metric, panel in zip(panels, axes, strict=False):
-        _draw_panel(panel, metric, panels[metric])
+        _draw_panel(panel, metric, panels[metric], colours)
     for panel in axes[len(panels) :]:
         panel.set_visible(False)
     with written_aside(out) as aside:
@@ -169,12 +171,16 @@ def find_matplotlib() -> "type[Figure]":
     return Figure
 
 
-def _draw_panel(axes: "Axes", metric: str, curves: list[_Curve]) -> None:
+def _names(panels: dict[str, list[_Curve]]) -> list[str]:
+    return list(dict.fromkeys(curve.run for curves in panels.values() for curve in curves))
+
+
+def _draw_panel(axes: "Axes", metric: str, curves: list[_Curve], colours: dict[str, str]) -> None:
     for curve in curves:
-        (line,) = axes.plot(curve.steps, curve.mean, label=curve.run, marker="." if len(curve.steps) < 30 else None)
-        axes.fill_between(
-            curve.steps, curve.mean - curve.spread, curve.mean + curve.spread, color=line.get_color(), alpha=0.2, lw=0
-        )
+        colour, low, high = colours[curve.run], curve.mean - curve.spread, curve.mean + curve.spread
+        marker = "." if len(curve.steps) < 30 else None
+        axes.plot(curve.steps, curve.mean, label=curve.run, marker=marker, color=colour)
+        axes.fill_between(curve.steps, low, high, color=colour, alpha=0.2, lw=0)
     axes.set_title(metric)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
