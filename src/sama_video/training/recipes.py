@@ -217,7 +217,7 @@ def nano_small() -> list[TrainConfig]:
         optimizer=OptimizerConfig(
             kind="muon", learning_rate=2e-3, final_learning_rate=1e-3, betas=(0.9, 0.98), warmup_steps=50
         ),
-        loop=LoopConfig(num_steps=500, gradient_checkpointing=False, ema_decay=0.99, ema_warmup=True, validate_every=0),
+        loop=LoopConfig(num_steps=450, gradient_checkpointing=False, ema_decay=0.99, ema_warmup=True, validate_every=0),
     )
     clips = DatasetConfig(name="video edits", engine=replace(captioned, num_samples=6_000, text_to_video=False))
     images = DatasetConfig(name="image edits", engine=replace(pictures, num_samples=8_000))
