@@ -93,6 +93,15 @@ def place(workplace, request):
 
 
 SHORT = {"loop.num_steps": 2, "data.validation.families": "global_style"}
+SHORT_ABLATION = {
+    "loop.num_steps": 1,
+    "data.image_batch_size": 2,
+    "data.video_batch_size": 1,
+    "data.num_workers": 0,
+    "data.datasets.0.engine.shapes": "1x64x64",
+    "data.datasets.1.engine.shapes": "9x64x64",
+    "data.area": 64 * 64,
+}
 # The README's runs train the shipped model.
 TINY = {"model.init": "tiny", "model.semantic_encoder": "none", "model.train_text_encoder": "false"}
 
@@ -108,6 +117,8 @@ def shortened(arguments):
         return ["--num-inference-steps", "1", *small]
     if arguments[:2] == ["train", "smoke"]:
         return settings(SHORT | (TINY if "--resume" in arguments else {}))
+    if arguments[0] == "train" and arguments[1].startswith("ablation-") and "--out" in arguments:
+        return ["--seeds", "1", "--items", "1", *settings(SHORT_ABLATION)]
     if arguments[:2] == ["data", "synth"]:
         return ["--count", "8", "--workers", "1"]  # each would import everything
     if arguments[:2] == ["eval", "exact"]:

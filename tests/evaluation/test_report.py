@@ -126,6 +126,10 @@ def test_vie_bench_is_labelled_as_not_comparable_everywhere(folder):
     assert all(one.remark == "not comparable with published numbers" for one in rows)
     closed = {one.name for one in table(report, "Add").rows if one.closed}
     assert closed == {"Kling1.6", "Kling-Omni", "Runway"}
+    ablation = table(report, "The SAMA paper, Table 5, as printed")
+    assert cells(ablation, "SAMA")["Overall"].value == 7.095
+    assert any("Wan2.2-T2V-5B" in note for note in ablation.notes)
+    assert not any("Another judge" in note for note in ablation.notes)
     write_report([run], folder / "out", ReportConfig(formats=("markdown",)))
     assert "not comparable with published numbers" in (folder / "out" / "report.md").read_text()
 

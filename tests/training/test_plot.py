@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 
 from sama_video.system.errors import UserError
-from sama_video.training.logs.plot import find_runs, plot_runs, series, smoothed
+from sama_video.training.logs.plot import _mean_curve, find_runs, plot_groups, plot_runs, series, smoothed
 
 
 def write_run(folder, losses, validations=()):
@@ -59,6 +59,16 @@ def test_plot_draws_what_there_is(tmp_path):
         plot_runs(runs, tmp_path / "curves.txt")
     with pytest.raises(UserError, match="holds no metrics"):
         find_runs([tmp_path / "nothing"])
+
+
+def test_a_group_is_the_mean_of_its_runs_over_the_steps_that_all_have(tmp_path):
+    folders = [write_run(tmp_path / name, losses) for name, losses in (("a", [3.0, 1.0, 1.0]), ("b", [1.0, 3.0]))]
+    curve = _mean_curve("x", folders, "loss", 1)
+    assert curve is not None
+    assert (curve.steps.tolist(), curve.mean.tolist(), curve.spread.tolist()) == ([1, 2], [2.0, 2.0], [1.0, 1.0])
+    assert _mean_curve("x", folders, "semantic_loss", 1) is None
+    plot_groups({"stage 0": {"x": folders}}, tmp_path / "c.svg", metrics=["loss", "semantic_loss"], window=1)
+    assert (tmp_path / "c.svg").read_text().count('<g id="axes_') == 1
 
 
 def test_without_matplotlib_the_message_says_what_to_install(tmp_path, monkeypatch):

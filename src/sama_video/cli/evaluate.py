@@ -243,6 +243,21 @@ def report(
 
 
 @eval_app.command()
+def stages(
+    run: Annotated[Path, typer.Argument(help="Folder of 'sama train', its --out; trained on the engine.")],
+    items: Annotated[int, typer.Option(help="Edits of each family.")] = 6,
+) -> None:
+    """Score every stage of a training on edits that none of them saw: what stage 0 does alone, and what comes after."""
+    from ..evaluation.held_out import tables_of_stages
+    from ..evaluation.tables import console
+    from .progress import ProgressBar
+
+    with ProgressBar() as progress:
+        tables = tables_of_stages(run, items, progress)
+    typer.echo("\n".join(map(console, tables)))
+
+
+@eval_app.command()
 def sanity(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs with --control, and of editors if you like.")],
     judge: Annotated[str | None, typer.Option(help="Which judge, if several judged the runs.")] = None,

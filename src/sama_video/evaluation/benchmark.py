@@ -127,7 +127,7 @@ class Benchmark(Strict):
         protocol: None where scores are exact and no judge is asked.
         authors: prompts in the user's copy, the authors' first; empty if there are none.
         compat: what stands under a table that counts as the authors' script does; empty where that is not known.
-        published: name of the paper's table in `published/`; None if there is none.
+        published: names of the paper's tables in `published/`, the one of all systems first.
         comparable: whether scores by this file's own prompts may stand beside published ones without a remark.
         engine: `count` and settings of `data.engine_set.EngineSetConfig` where the synthetic engine makes the items.
     """
@@ -144,7 +144,7 @@ class Benchmark(Strict):
     protocol: Protocol | None = None
     authors: tuple[AuthorsPrompts, ...] = ()
     compat: str = ""
-    published: str | None = None
+    published: tuple[str, ...] = ()
     comparable: bool = True
     engine: dict[str, Any] = dataclasses.field(default_factory=dict)
 

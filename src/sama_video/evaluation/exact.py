@@ -41,7 +41,7 @@ from .records import (
 from .tables import ONE_SOURCE, few_sources_notes
 
 # Belongs to a record's key: raised whenever a score would come out otherwise than before.
-_VERSION = 1
+SCORES_VERSION = 1
 _Scores = dict[str, float | None]
 
 
@@ -149,7 +149,7 @@ def _score_item(
 
 def _key(item: Item, prediction: Prediction, config: ExactConfig) -> str:
     media = [_contents(file) for file in (item.source, item.target, item.mask)]
-    parts = [_VERSION, prediction.sha256, media, item.instruction, config.success_factor, config.semantic_encoder]
+    parts = [SCORES_VERSION, prediction.sha256, media, item.instruction, config.success_factor, config.semantic_encoder]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

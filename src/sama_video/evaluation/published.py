@@ -1,6 +1,6 @@
-"""The paper's result tables as data: every printed cell, and what is wrong in print. `published/*.yaml` hold one each.
+"""The paper's tables of scores (2 to 6) as data: every printed cell, and what is wrong in print.
 
-Cells stay as printed; a slip is listed beside them and never corrected.
+`published/*.yaml` hold one each. Cells stay as printed; a slip is listed beside them and never corrected.
 """
 
 from collections.abc import Collection, Sequence
@@ -45,6 +45,7 @@ class PublishedTable(Strict):
         tasks: task -> system -> score of each column, None for a printed dash.
         closed: systems shaded gray in print, whose weights are not public.
         parameters: system -> number of parameters, where the table prints it.
+        about: of an ablation, what its rows are models of; they stand in no table with other runs.
     """
 
     title: str
@@ -56,6 +57,7 @@ class PublishedTable(Strict):
     closed: frozenset[str]
     parameters: dict[str, str] = field(default_factory=dict)
     slips: tuple[Slip, ...] = ()
+    about: str = ""
 
     @property
     def systems(self) -> list[str]:
@@ -123,16 +125,19 @@ def paper_rows(paper: PublishedTable, scores: TaskScores) -> list[TableRow]:
     ]
 
 
-def paper_apart(paper: PublishedTable) -> Table:
-    """The printed table by itself: another judge's scores do not stand in one table with these."""
-    tasks = list(paper.tasks)
+def paper_apart(paper: PublishedTable, remark: str = "") -> Table:
+    """The printed table by itself, what it prints of a task alone in full, of several tasks the last column.
+
+    Args:
+        remark: why it stands apart.
+    """
+    tasks, (first, *others) = list(paper.tasks), paper.tasks.values()
+    alone = [_paper_row(paper, system, cells) for system, cells in first.items()]
+    names = tasks if others else paper.columns
     return Table(
         title=f"{_PAPER[0].upper() + _PAPER[1:]}, {paper.title}, as printed",
-        columns=tuple(Column(name=task.replace("_", " ")) for task in tasks),
-        rows=tuple(paper_headlines(paper, tasks, overall=False)),
+        columns=tuple(Column(name=name.replace("_", " ")) for name in names),
+        rows=tuple(paper_headlines(paper, tasks, overall=False) if others else alone),
         decimals=paper.decimals,
-        notes=(
-            *paper_notes(paper, tasks, paper.columns[-1:]),
-            "Another judge than these runs': not comparable with the tables above.",
-        ),
+        notes=tuple(filter(None, (*paper_notes(paper, tasks, paper.columns[-1:]), paper.about, remark))),
     )

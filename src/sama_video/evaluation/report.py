@@ -27,6 +27,7 @@ _OTHER_PROMPTS = (
     "The judge was asked by a variant of the authors' prompts from another project: not comparable with numbers by "
     "theirs."
 )
+_OTHER_JUDGE = "Another judge than these runs': not comparable with the tables above."
 # Exact scores that runs are compared in, item by item.
 _DECIDING = ("success", "psnr_inside", "psnr_outside", "psnr_to_source")
 _INTERVAL_NOTE = f"In brackets: 95% interval, {DRAWS} bootstrap draws of source videos."
@@ -101,7 +102,7 @@ def build_report(runs: Sequence[ScoredRun], config: ReportConfig) -> Report:
         tables += _judged_tables(runs, judge, config)
     if config.with_published and judge is None:
         raise UserError("the paper's tables are judges' scores, and these runs have none; leave out `with_published`")
-    tables += _exact_tables(runs)
+    tables += exact_tables({run.name: run.exact for run in runs if run.exact})
     benchmark = runs[0].benchmark
     title = f"{benchmark.title} (version {benchmark.version})" if benchmark else "Exact scores of the pairs given"
     return Report(title=title, about=_about(runs, judge), tables=tuple(tables), runs=tuple(runs), judge=judge)
@@ -127,16 +128,18 @@ def _judged_tables(runs: Sequence[ScoredRun], judge: str, config: ReportConfig) 
     benchmark = runs[0].benchmark
     assert benchmark is not None
     rule = rule_of(benchmark, config.compat)
-    if config.with_published and benchmark.published is None:
+    if config.with_published and not benchmark.published:
         raise UserError("the paper has no table of this benchmark; leave out `with_published`")
-    paper = published_table(benchmark.published) if config.with_published and benchmark.published else None
+    printed = [published_table(name) for name in benchmark.published if config.with_published]
+    paper = printed[0] if printed else None
     prompts = prompts_of(benchmark, judge)
     comparable = prompts is None or prompts.comparable
     beside = paper if paper is not None and comparable and same_judge(paper.judge, judge) else None
     tables = [_summary(runs, judge, beside, rule, overall=benchmark.overall == "items")]
     tables += [_task_table(runs, judge, index, beside, rule) for index in range(len(runs[0].judged[judge]))]
     if paper is not None and beside is None:
-        tables.append(paper_apart(paper))
+        tables.append(paper_apart(paper, _OTHER_JUDGE))
+    tables += [paper_apart(one) for one in printed[1:]]
     headlines = {run.name: overall_scores(run.judged[judge]) for run in runs}
     return [*tables, *_difference_tables(headlines, ""), *_agreement_tables(runs)]
 
@@ -268,27 +271,30 @@ def _agreement_row(name: str, a: np.ndarray, b: np.ndarray) -> TableRow:
 # What was scored exactly
 
 
-def _exact_tables(runs: Sequence[ScoredRun]) -> list[Table]:
-    """All edits together, how the runs differ in them, then every family; of the runs that were scored exactly."""
-    scored = [run for run in runs if run.exact]
-    # A run's last are all of them together.
-    families = {one.task: one.title for run in scored for one in [run.exact[-1], *run.exact[:-1]]}
-    tables = [_exact_table(scored, task, title) for task, title in families.items()]
-    return [*tables[:1], *_exact_differences(scored), *tables[1:]]
+def exact_tables(by_run: Mapping[str, Sequence[TaskScores]]) -> list[Table]:
+    """All edits together, how the runs differ in them, then every family.
+
+    Args:
+        by_run: families and, last, all of them together, by the run's name.
+    """
+    families = {one.task: one.title for tasks in by_run.values() for one in [tasks[-1], *tasks[:-1]]}
+    tables = [
+        _exact_table({name: one for name, tasks in by_run.items() for one in tasks if one.task == family}, title)
+        for family, title in families.items()
+    ]
+    return [*tables[:1], *_exact_differences({name: tasks[-1] for name, tasks in by_run.items()}), *tables[1:]]
 
 
-def _exact_differences(runs: Sequence[ScoredRun]) -> list[Table]:
-    everything = {run.name: run.exact[-1] for run in runs}
-    metrics = [name for name in _DECIDING if all(name in one.columns for one in everything.values())]
+def _exact_differences(by_run: Mapping[str, TaskScores]) -> list[Table]:
+    metrics = [name for name in _DECIDING if all(name in one.columns for one in by_run.values())]
     return [
         table
         for name in metrics
-        for table in _difference_tables({run: one.only(name) for run, one in everything.items()}, METRICS[name].title)
+        for table in _difference_tables({run: one.only(name) for run, one in by_run.items()}, METRICS[name].title)
     ]
 
 
-def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
-    by_run = {run.name: scores for run in runs for scores in run.exact if scores.task == task}
+def _exact_table(by_run: Mapping[str, TaskScores], title: str) -> Table:
     metrics = [name for name in METRICS if any(name in one.columns for one in by_run.values())]
     rows = []
     for name, scores in by_run.items():

@@ -36,12 +36,12 @@ TEXT_TOKENS = 48
 MAX_BATCH = 512  # samples that a step may take, which keeps the steps' samples apart
 
 
-def new_transformer(spreads: dict[str, list[float]] | None = None) -> SamaTransformer3DModel:
-    """An untrained transformer of the nano's size.
+def new_transformer(spreads: dict[str, list[float]] | None = None, preset: str = "nano") -> SamaTransformer3DModel:
+    """An untrained transformer of a nano's size.
 
     With `spreads` it predicts around the source, and its semantic tokens have places.
     """
-    config = dict(PRESETS["nano"].transformer)
+    config = dict(PRESETS[preset].transformer)
     if spreads is not None:
         config |= {"prediction": "around_source", "semantic_rope": "grid", **spreads}
     transformer = SamaTransformer3DModel(**config)
@@ -121,7 +121,7 @@ def measure_spreads(vae: AutoencoderSamaNano, engine: Engine, num_samples: int =
     """
     residual, whole = [], []
     for index in range(num_samples):
-        sample = engine.sample(index, 5 if index % 2 else 1, 128, 128)
+        sample = engine.pair(index, 5 if index % 2 else 1, 128, 128)
         source, target = (
             encode_video(vae, video_to_model_range(torch.from_numpy(clip))) for clip in (sample.source, sample.target)
         )
@@ -242,15 +242,31 @@ def carry_words_over(old: SamaPipeline, tokenizer: PreTrainedTokenizerFast, text
     text_encoder.load_state_dict({**state, **dict.fromkeys(embeddings, carried)})
 
 
-def new_nano(folder: Path, engine: Engine, *, start_from: Path | None = None, codec: str | None = None) -> None:
+def new_nano(
+    folder: Path,
+    engine: Engine,
+    *,
+    start_from: Path | None = None,
+    codec: str | None = None,
+    preset: str = "nano",
+    seed: int = 0,
+    as_wan: bool = False,
+    num_texts: int = 20_000,
+    num_latents: int = 240,
+) -> None:
     """Write an untrained nano as a pipeline folder: tokenizer and linear codec are fitted, the rest is random.
 
     Args:
         start_from: an earlier nano's folder; only the vocabulary is new then.
         codec: a model whose autoencoder is taken instead of a new one.
+        preset: size of the transformer.
+        seed: of what is random.
+        as_wan: types say nothing yet and no head starts on the same position, so that every way to tell source and
+            target apart begins alike.
+        num_texts, num_latents: samples of the engine that the tokenizer and the spreads of latents are made from.
     """
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(engine)
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(engine, num_texts)
     text_encoder = new_text_encoder(len(tokenizer))
     if start_from is None:
         if codec is None:
@@ -258,8 +274,11 @@ def new_nano(folder: Path, engine: Engine, *, start_from: Path | None = None, co
             fit_linear_codec(vae, engine)
         else:
             vae = load_pipeline(codec, device="cpu", dtype="float32").vae
-        transformer = new_transformer(measure_spreads(vae, engine))
-        start_some_heads_on_the_same_position(transformer)
+        transformer = new_transformer(measure_spreads(vae, engine, num_latents), preset)
+        if as_wan:
+            transformer.reset_new_parts()
+        else:
+            start_some_heads_on_the_same_position(transformer)
     else:
         old = load_pipeline(str(start_from), device="cpu", dtype="float32")
         transformer, vae = old.transformer, old.vae

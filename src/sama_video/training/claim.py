@@ -60,20 +60,27 @@ def _who(folder: Path) -> str:
 
 def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
     """Raises UserError for a folder that holds another run, or this one while `resume` is false."""
-    note = folder / CONFIG
-    if not note.exists():
+    note, found = folder / CONFIG, read_config_of(folder)
+    if found is None:
         return
     if not resume:
         raise UserError(f"{folder} holds a run already; pass `resume` to continue it, or choose another `out`")
-    try:
-        found = read_config(json.loads(note.read_text()), str(note))  # what earlier versions lacked is the default
-    except ValueError as error:
-        raise UserError(f"{note} is damaged ({error}); restore it, or choose another `out`") from error
     if _fixed(found) != _fixed(config):
         raise UserError(
             f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
             "data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
         )
+
+
+def read_config_of(folder: Path) -> TrainConfig | None:
+    """What the run in a folder was started with last; None where none began. Raises UserError for a damaged note."""
+    note = folder / CONFIG
+    if not note.exists():
+        return None
+    try:
+        return read_config(json.loads(note.read_text()), str(note))  # what earlier versions lacked is the default
+    except ValueError as error:
+        raise UserError(f"{note} is damaged ({error}); restore it, or choose another `out`") from error
 
 
 def write_config(config: TrainConfig, folder: Path) -> None:

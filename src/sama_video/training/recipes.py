@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ..data.catalogue import CATALOGUE
-from ..synth.sprites import NANO_VOCABULARY
+from ..synth.sprites import NANO_VOCABULARY, SHAPES
 from ..system.errors import UserError
 from .config import (
     DataConfig,
@@ -186,6 +186,64 @@ def smoke() -> list[TrainConfig]:
     ]
 
 
+# What `ablations.py` compares the variants of
+
+UNTRAINED = "untrained"  # as `model.init`: a nano that has learned nothing yet, made when the run begins
+_SMALL_FAMILIES = ("global_style", "local_remove", "local_change", "replace")
+
+
+def nano_small() -> list[TrainConfig]:
+    """Both stages of a small nano in half an hour on two cores: shapes alone, four families, for ablations."""
+    known = {"families": _SMALL_FAMILIES, "vocabulary": tuple(SHAPES), "loose": 0.0}
+    pictures = EngineConfig(num_samples=16_000, shapes=((1, 96, 96),), **known)
+    # Nine frames are the least that speed perturbation takes.
+    captioned = EngineConfig(num_samples=4_000, shapes=((9, 96, 96),), text_to_video=True, **known)
+    pretraining = TrainConfig(
+        name="small_pretraining",
+        model=ModelConfig(init=UNTRAINED, preset="nano-small", semantic_encoder="nano", train_text_encoder=True),
+        data=DataConfig(
+            datasets=(
+                DatasetConfig(name="image edits", engine=pictures),
+                DatasetConfig(name="captioned clips", engine=captioned),
+            ),
+            area=96 * 96,
+            image_batch_size=32,
+            video_batch_size=12,
+            num_workers=1,
+            frame_counts=(1, 9),
+            validation=ValidationConfig(size=(96, 96), num_frames=9, num_inference_steps=6),
+        ),
+        objective=ObjectiveConfig(sigma_shift=3.0, text_dropout=0.0),
+        optimizer=OptimizerConfig(
+            kind="muon", learning_rate=2e-3, final_learning_rate=1e-3, betas=(0.9, 0.98), warmup_steps=50
+        ),
+        loop=LoopConfig(num_steps=450, gradient_checkpointing=False, ema_decay=0.99, ema_warmup=True, validate_every=0),
+    )
+    clips = DatasetConfig(name="video edits", engine=replace(captioned, num_samples=6_000, text_to_video=False))
+    images = DatasetConfig(name="image edits", engine=replace(pictures, num_samples=8_000))
+    finetuning = replace(pretraining, name="small_finetuning").changed(
+        model={"init": "previous"},
+        data={"datasets": (clips, images), "pretext": False},
+        optimizer={"learning_rate": 1e-3, "final_learning_rate": 1e-5},
+    )
+    return [pretraining, finetuning]
+
+
+def components_5b() -> list[TrainConfig]:
+    """Both stages of Wan2.2 5B with the video edits of Ditto-1M alone: the setting of the paper's Table 5."""
+    ditto = DatasetConfig(name="Ditto-1M", manifest="datasets/Ditto-1M.parquet", catalogue="Ditto-1M")
+    stage_0 = replace(factorized_pretraining("_5b"), name="components_5b_pretraining")
+    stage_1 = replace(supervised_finetuning("_5b"), name="components_5b_finetuning").started_from("previous")
+    short = {"num_steps": 2_000, "ema_warmup": True}
+    return [stage_0.changed(loop=short), stage_1.changed(data={"datasets": (ditto,)}, loop=short)]
+
+
+def roles_5b() -> TrainConfig:
+    """Low-rank adapters of Wan2.2 5B on the replacements of Ditto-1M: the setting of the paper's Table 6."""
+    ditto = DatasetConfig(name="Ditto-1M replace", manifest="datasets/Ditto-1M-replace.parquet")
+    return replace(lora_finetuning("_5b"), name="roles_5b").changed(data={"datasets": (ditto,)})
+
+
 RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
     **{
         recipe.__name__ + size: partial(recipe, size)
@@ -193,6 +251,7 @@ RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
         for size in _SIZES
     },
     **{recipe.__name__: recipe for recipe in (nano_pretraining, nano_finetuning, nano, nano_gpu, smoke)},
+    **{recipe.__name__: recipe for recipe in (nano_small, components_5b, roles_5b)},
 }
 
 

@@ -41,12 +41,19 @@ def run_stages(stages: list[TrainConfig], out: Path, *, resume: bool) -> Path | 
         ) from None
 
 
+def linked(stages: list[TrainConfig], out: Path) -> list[tuple[TrainConfig, Path]]:
+    """Each stage with its folder below `out`; one that begins with the "previous" model begins with that one's."""
+    chain: list[tuple[TrainConfig, Path]] = []
+    for stage in stages:
+        if chain and stage.model.init == "previous":
+            stage = stage.started_from(str(chain[-1][1] / "export"))
+        chain.append((stage, out / stage.name))
+    return chain
+
+
 def _run_stages(stages: list[TrainConfig], out: Path, resume: bool) -> Path | None:
     exported = None
-    for stage in stages:
-        folder = out / stage.name
-        if exported is not None and stage.model.init == "previous":
-            stage = stage.started_from(str(exported))
+    for stage, folder in linked(stages, out):
         exported = folder / "export"
         parallel = Parallel.start(stage.parallel)
         if not parallel.gather(exported.exists() and resume)[0]:

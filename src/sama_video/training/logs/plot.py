@@ -17,6 +17,7 @@ from .runlog import METRICS, numbers_of, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LOSSES = ("loss", "flow_loss", "semantic_loss")
 _VALIDATIONS = ("validation/all/psnr_inside", "validation/all/psnr_one_step")
@@ -114,29 +115,72 @@ def plot_runs(paths: Sequence[Path], out: Path, *, metrics: Sequence[str] = (), 
     return list(drawn)
 
 
+def plot_groups(
+    stages: dict[str, dict[str, list[Path]]], out: Path, *, metrics: Sequence[str], window: int = 50
+) -> None:
+    """Draw a panel for each stage and metric, with a curve for each group of runs: the mean over the runs, each
+    smoothed, and their standard deviation as the band.
+
+    Args:
+        stages: stage -> group -> folders of its runs of that stage.
+        out, window: as in `plot_runs`.
+        metrics: one that no run of a stage has gets no panel there.
+
+    Raises:
+        UserError: without matplotlib.
+    """
+    panels: dict[str, list[_Curve]] = {}
+    for stage, groups in stages.items():
+        for metric in metrics:
+            curves = (_mean_curve(name, folders, metric, window) for name, folders in groups.items())
+            panels[f"{stage}: {metric.replace('_', ' ')}"] = [curve for curve in curves if curve is not None]
+    _draw({title: curves for title, curves in panels.items() if curves}, out)
+
+
+def _mean_curve(name: str, folders: Sequence[Path], metric: str, window: int) -> _Curve | None:
+    """Of several runs, over the steps that all of them have made; None without any."""
+    found = [series(read_metrics(folder / METRICS), metric) for folder in folders]
+    length = min((len(steps) for steps, _ in found), default=0)
+    if not length:
+        return None
+    means = np.stack([smoothed(values, window)[0][:length] for _, values in found])
+    return _Curve(run=name, steps=found[0][0][:length], mean=means.mean(axis=0), spread=means.std(axis=0))
+
+
 def _draw(panels: dict[str, list[_Curve]], out: Path) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("sama train plot needs matplotlib: pip install 'sama-video[train]'") from error
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
+    figure = find_matplotlib()(figsize=(columns * _PANEL[0], rows * _PANEL[1]), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    # A run has one colour in all panels, also where others have no curve.
+    colours = {run: f"C{number}" for number, run in enumerate(_names(panels))}
     for metric, panel in zip(panels, axes, strict=False):
-        _draw_panel(panel, metric, panels[metric])
+        _draw_panel(panel, metric, panels[metric], colours)
     for panel in axes[len(panels) :]:
         panel.set_visible(False)
     with written_aside(out) as aside:
         figure.savefig(aside, dpi=144)
 
 
-def _draw_panel(axes: "Axes", metric: str, curves: list[_Curve]) -> None:
+def find_matplotlib() -> "type[Figure]":
+    """Its class of figures. Raises UserError where it is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("curves need matplotlib: pip install 'sama-video[train]'") from error
+    return Figure
+
+
+def _names(panels: dict[str, list[_Curve]]) -> list[str]:
+    return list(dict.fromkeys(curve.run for curves in panels.values() for curve in curves))
+
+
+def _draw_panel(axes: "Axes", metric: str, curves: list[_Curve], colours: dict[str, str]) -> None:
     for curve in curves:
-        (line,) = axes.plot(curve.steps, curve.mean, label=curve.run, marker="." if len(curve.steps) < 30 else None)
-        axes.fill_between(
-            curve.steps, curve.mean - curve.spread, curve.mean + curve.spread, color=line.get_color(), alpha=0.2, lw=0
-        )
+        colour, low, high = colours[curve.run], curve.mean - curve.spread, curve.mean + curve.spread
+        marker = "." if len(curve.steps) < 30 else None
+        axes.plot(curve.steps, curve.mean, label=curve.run, marker=marker, color=colour)
+        axes.fill_between(curve.steps, low, high, color=colour, alpha=0.2, lw=0)
     axes.set_title(metric)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
