@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sama_video.models.shapes import anchor_indices
+from sama_video.models.shapes import anchor_indices, semantic_tokens, tokens_per_anchor
 
 
 def test_one_anchor_is_the_first_frame_and_an_image_its_own():
@@ -21,6 +21,15 @@ def test_anchors_are_distinct_and_span_the_clip_evenly(case):
     steps = [b - a for a, b in itertools.pairwise(indices)]
     assert min(steps) >= 1
     assert max(steps) - min(steps) <= 1
+
+
+@given(st.integers(1, 9), st.integers(1, 100), st.integers(1, 200))
+def test_every_anchor_has_its_tokens_and_no_frame_is_two_anchors(grid, num_anchors, num_frames):
+    per_anchor = tokens_per_anchor(grid)
+    assert per_anchor == grid * grid + 1
+    tokens = semantic_tokens(num_anchors * per_anchor, num_frames, grid)
+    assert tokens == min(num_anchors, num_frames) * per_anchor
+    assert semantic_tokens(0, num_frames, grid) == 0
 
 
 @pytest.mark.parametrize("num_anchors", [0, 6])

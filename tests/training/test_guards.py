@@ -204,16 +204,37 @@ def test_what_may_change_on_the_way(tiny_init, tmp_path):
     assert run_stages([gentler], tmp_path, resume=True).is_dir()
 
 
-def test_a_run_of_an_earlier_version_resumes(tiny_init, tmp_path):
-    """Its config.json lacks the settings that there were not."""
+def test_a_run_of_an_earlier_version_resumes(tiny_init, tmp_path, monkeypatch, caplog):
+    """Its config.json lacks the settings that there were not; tube shuffle stays what it was, whatever is given now."""
+    rules = []
+
+    class Watched(Trainer):
+        def __init__(self, config, *arguments):
+            super().__init__(config, *arguments)
+            rules.append((config.data.shuffle_keeps_last_frame, self.loader.config.shuffle_keeps_last_frame))
+
+    monkeypatch.setattr("sama_video.training.stages.Trainer", Watched)
     run_stages([processes.config(tiny_init, loop={"num_steps": 1})], tmp_path, resume=False)
-    shutil.rmtree(tmp_path / "tiny" / "export")
     file = tmp_path / "tiny" / "config.json"
     saved = json.loads(file.read_text())
     for dataset in saved["data"]["datasets"]:
         del dataset["columns"], dataset["engine"]["vocabulary"]
+    del saved["data"]["shuffle_keeps_last_frame"], saved["objective"]["semantic_grid"]
     file.write_text(json.dumps(saved))
-    assert run_stages([processes.config(tiny_init, loop={"num_steps": 2})], tmp_path, resume=True).is_dir()
+    caplog.set_level("INFO", "sama_video")
+    for num_steps, given in ((2, {}), (3, {}), (4, {"shuffle_keeps_last_frame": False})):
+        shutil.rmtree(tmp_path / "tiny" / "export")
+        config = processes.config(tiny_init, loop={"num_steps": num_steps}, data=given)
+        assert run_stages([config], tmp_path, resume=True).is_dir()
+    assert rules == [(True, True), *[(False, False)] * 3]
+    assert caplog.text.count("data.shuffle_keeps_last_frame=false, as the run began") == 3
+
+
+def test_another_rule_of_tube_shuffle_is_another_run(tiny_init, tmp_path):
+    run_stages([processes.config(tiny_init, loop={"num_steps": 1})], tmp_path, resume=False)
+    shutil.rmtree(tmp_path / "tiny" / "export")
+    with pytest.raises(UserError, match="is of another config"):
+        run_stages([processes.config(tiny_init, data={"shuffle_keeps_last_frame": False})], tmp_path, resume=True)
 
 
 def train_and_signal_the_job(config, out, name="TERM"):
