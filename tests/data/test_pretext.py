@@ -89,9 +89,9 @@ def test_all_eight_tubes_travel_where_the_sides_divide(num_frames):
 
 
 def moved_in_time(num_frames, side, **rule):
-    """Fraction of 100 draws in which some frame holds anything of another."""
+    """Fraction of 40 draws in which some frame holds anything of another."""
     times = torch.arange(num_frames).view(-1, 1, 1, 1).expand(-1, side, side, 3).contiguous()
-    return sum(not torch.equal(tube_shuffle(times, generator(seed), **rule), times) for seed in range(100)) / 100
+    return sum(not torch.equal(tube_shuffle(times, generator(seed), **rule), times) for seed in range(40)) / 40
 
 
 @pytest.mark.parametrize("num_frames", [5, 9, 17, 81])

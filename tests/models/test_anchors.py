@@ -1,9 +1,11 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sama_video.models.presets import PRESETS, estimate
 from sama_video.models.shapes import anchor_indices, semantic_tokens, tokens_per_anchor
 
 
@@ -30,6 +32,14 @@ def test_every_anchor_has_its_tokens_and_no_frame_is_two_anchors(grid, num_ancho
     tokens = semantic_tokens(num_anchors * per_anchor, num_frames, grid)
     assert tokens == min(num_anchors, num_frames) * per_anchor
     assert semantic_tokens(0, num_frames, grid) == 0
+
+
+@pytest.mark.parametrize(("num_frames", "tokens"), [(1, 17), (5, 3 * 17)])
+def test_what_is_told_of_a_model_counts_them(num_frames, tokens):
+    preset = PRESETS["wan2.1-14b"]
+    settings = replace(preset.settings, num_semantic_tokens=3 * 17)
+    coarse = replace(preset, transformer={**preset.transformer, "semantic_grid": 4}, settings=settings)
+    assert f" semantic {tokens} + " in "\n".join(estimate("wan2.1-14b", coarse, num_frames=num_frames))
 
 
 @pytest.mark.parametrize("num_anchors", [0, 6])
