@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from sama_video.cli.app import app, normalise_arguments
 from sama_video.data.buckets import Buckets
-from sama_video.data.cache import EncoderIdentity, LatentCache
+from sama_video.data.cache import EncoderIdentity, LatentCache, _key
 from sama_video.data.datasets import EngineDataset, ManifestDataset
 from sama_video.data.encoding import Encoder
 from sama_video.data.epoch import BatchConfig, WeightedDataset, scheduled_variants, tabulate
 from sama_video.data.loader import BatchLoader, load_sample, sample_recipe
 from sama_video.data.manifest import Row, read_manifest, write_manifest
 from sama_video.data.samples import Recipe
-from sama_video.data.shards import TensorStore
+from sama_video.data.shards import StoreWriter, TensorStore
 from sama_video.models.semantic_encoder import SemanticEncoder
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.system.errors import UserError
@@ -287,10 +287,9 @@ def test_a_changed_model_finds_nothing_old(workplace, tmp_path):
     dataset = mixture(workplace)[0].dataset
     recipe = dataset.recipe(0, (32, 32), 5, torch.Generator().manual_seed(0))
 
-    def keys(dtype=torch.float32, anchors=1):
-        who = EncoderIdentity.of_folders(
-            tmp_path / "model", dtype=dtype, siglip=tmp_path / "siglip", num_anchors=anchors
-        )
+    def keys(dtype=torch.float32, anchors=1, grid=8):
+        settings = {"dtype": dtype, "siglip": tmp_path / "siglip", "num_anchors": anchors, "semantic_grid": grid}
+        who = EncoderIdentity.of_folders(tmp_path / "model", **settings)
         return who.keys(recipe)
 
     recipe_keys = keys()
@@ -304,6 +303,7 @@ def test_a_changed_model_finds_nothing_old(workplace, tmp_path):
     assert all(keys()[name] != recipe_keys[name] for name in changes)
     assert all(keys(dtype=torch.bfloat16)[name] != keys()[name] for name in changes)
     assert keys(anchors=2)["semantic"] != keys()["semantic"]
+    assert keys(grid=4) == keys() | {"semantic": keys(grid=4)["semantic"]} != keys()
 
 
 def test_one_entry_never_stands_for_two_clips(workplace):
@@ -318,6 +318,36 @@ def test_one_entry_never_stands_for_two_clips(workplace):
                 clip = getattr(sample, name)
                 assert torch.equal(clips.setdefault(keys[name], clip), clip)
     assert len(clips) > 50
+
+
+def test_sources_shuffled_by_another_rule_have_entries_of_their_own(workplace):
+    who, weighted = identity(workplace), mixture(workplace)[0]
+    config = BatchConfig(buckets=BUCKETS, seed=3, pretext_variants=12)
+    other = replace(config, shuffle_keeps_last_frame=False)
+    differing = set()
+    for scheduled in scheduled_variants([tabulate(weighted)], config):
+        keys, others = (who.keys(sample_recipe(weighted, scheduled, one)) for one in (config, other))
+        differing |= {(scheduled.task, name) for name in keys if keys[name] != others[name]}
+    assert differing == {("tube_shuffle", "source")}
+
+
+def test_entries_of_an_earlier_version_are_not_read_and_filled_again(workplace, filled, tmp_path):
+    out, who, weighted = tmp_path / "old", identity(workplace), mixture(workplace)[0]
+    with StoreWriter(out) as writer:
+        for scheduled in scheduled_variants([tabulate(weighted)], CONFIG):
+            recipe = sample_recipe(weighted, scheduled, CONFIG)
+            key = _key("latents", who.vae, recipe.target, version=1)
+            if key not in writer:
+                writer.add(key, torch.zeros(1))
+    told = (
+        "lacks 10 of 10 samples looked at, since an earlier version of sama filled it.*; fill it by 'sama data cache'"
+    )
+    with pytest.raises(UserError, match=told):
+        BatchLoader(mixture(workplace), CONFIG, cache=LatentCache(out, who))
+    left = set(TensorStore(out).shard_of)
+    assert fill_cache(job(workplace, out)).num_new == filled[1].num_new
+    assert set(TensorStore(out).shard_of) == left | set(TensorStore(filled[0]).shard_of)
+    assert len(BatchLoader(mixture(workplace), CONFIG, cache=LatentCache(out, who)).schedule())
 
 
 def test_what_is_not_in_the_cache_is_said(workplace, filled):

@@ -139,6 +139,22 @@ def test_only_the_source_is_disturbed(undisturbed):
     assert tasks == {"edit", "text_to_video", *PROMPTS}
 
 
+def test_tube_shuffle_moves_in_time_unless_the_config_says_otherwise(undisturbed):
+    otherwise = two_epochs(loader(shuffle_keeps_last_frame=False))
+    in_time = 0
+    for batch, other in zip(undisturbed, otherwise, strict=True):
+        for number, task in enumerate(batch.tasks):
+            sources = [None if one.source is None else one.source[number] for one in (batch, other)]
+            if task != "tube_shuffle":
+                assert sources[0] is sources[1] is None or torch.equal(*sources)
+                continue
+            # Of `FakeEngine` and files alike, green is the frame's number.
+            target = batch.target[number][..., 1]
+            assert torch.equal(sources[1][..., 1], target)
+            in_time += not torch.equal(sources[0][..., 1], target)
+    assert in_time
+
+
 def test_crops_and_tasks_differ_between_epochs_unless_there_are_variants():
     clips = [WeightedDataset(name="clips", dataset=NumberedDataset([(40, 64, 64, False)] * 6))]
 
@@ -168,6 +184,7 @@ def test_engine_samples_are_new_in_every_epoch():
 
 def test_a_state_of_other_data_is_refused():
     state = loader().state_dict()
+    assert loader(shuffle_keeps_last_frame=False).state_dict() == loader().state_dict()  # of pixels alone
     for other in (loader(seed=8), loader(video_batch_size=2), loader(mixture()[:1])):
         with pytest.raises(UserError, match="other data"):
             other.load_state_dict(state)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sama_video.data.pretext import (
@@ -10,6 +10,7 @@ from sama_video.data.pretext import (
     TEXT_TO_VIDEO,
     TRANSFORMS,
     cube_inpainting,
+    disturb,
     possible_tasks,
     sample_tasks,
     source_num_frames,
@@ -62,13 +63,16 @@ def test_speed_keeps_every_second_frame(num_frames):
     assert len(fast) == source_num_frames("speed_perturbation", num_frames)
 
 
-@given(SIZES.filter(lambda size: any(side % 2 == 0 for side in size)), SEEDS)
-def test_shuffle_moves_whole_tubes_of_one_size(size, seed):
+@given(SIZES, SEEDS, st.booleans())
+def test_shuffle_moves_whole_tubes_of_one_size(size, seed, keep_last_frame):
+    assume(keep_last_frame or any(side % 2 == 0 for side in size))
     video = numbered(*size)
-    shuffled = tube_shuffle(video, generator(seed))
+    shuffled = tube_shuffle(video, generator(seed), keep_last_frame=keep_last_frame)
     assert shuffled.shape == video.shape
     assert torch.equal(shuffled.flatten().sort().values, video.flatten())
-    halves = [((0, -(-n // 2)), (-(-n // 2), n)) for n in size]
+    moving = size[0] // 2 * 2 if keep_last_frame else size[0]
+    assert torch.equal(shuffled[moving:], video[moving:])
+    halves = [((0, -(-n // 2)), (-(-n // 2), n)) for n in (moving, *size[1:])]
     tubes = [(slice(*t), slice(*y), slice(*x)) for t in halves[0] for y in halves[1] for x in halves[2]]
     for place in tubes:
         assert any(
@@ -77,10 +81,30 @@ def test_shuffle_moves_whole_tubes_of_one_size(size, seed):
         )
 
 
-def test_all_eight_tubes_travel_where_the_sides_divide():
-    video = numbered(4, 4, 4)
+@pytest.mark.parametrize("num_frames", [4, 5])
+def test_all_eight_tubes_travel_where_the_sides_divide(num_frames):
+    video = numbered(num_frames, 4, 4)
     first = {int(tube_shuffle(video, generator(seed))[0, 0, 0, 0]) for seed in range(100)}
     assert first == {int(video[t, y, x, 0]) for t in (0, 2) for y in (0, 2) for x in (0, 2)}
+
+
+def moved_in_time(num_frames, side, **rule):
+    """Fraction of 40 draws in which some frame holds anything of another."""
+    times = torch.arange(num_frames).view(-1, 1, 1, 1).expand(-1, side, side, 3).contiguous()
+    return sum(not torch.equal(tube_shuffle(times, generator(seed), **rule), times) for seed in range(40)) / 40
+
+
+@pytest.mark.parametrize("num_frames", [5, 9, 17, 81])
+def test_tubes_move_in_time_in_nearly_all_draws(num_frames):
+    assert moved_in_time(num_frames, 2) > 0.9  # 1 - 4! 4! / 8!
+    assert moved_in_time(num_frames, 3) > 0.8  # four kinds of tubes, two of each
+    assert moved_in_time(num_frames, 2, keep_last_frame=False) == 0
+
+
+def test_without_a_last_frame_that_stays_draws_are_those_of_earlier_runs():
+    video = numbered(5, 4, 4)
+    shuffled = disturb("tube_shuffle", video, generator(3), keep_last_frame=False)
+    assert shuffled[::2, ::2, ::2, 0].flatten().tolist() == [25, 31, 7, 1, 121, 127, 103, 97, 223, 217, 199, 193]
 
 
 @pytest.mark.parametrize("task", TRANSFORMS)
@@ -108,7 +132,7 @@ def test_clips_in_which_nothing_would_happen():
     with pytest.raises(ValueError, match="a single frame of 8; use a clip of 9 frames"):
         speed_perturbation(torch.zeros(8, 4, 4, 3))
     with pytest.raises(ValueError, match="no two tubes of one size"):
-        tube_shuffle(torch.zeros(5, 3, 3, 3), generator(0))
+        tube_shuffle(torch.zeros(5, 3, 3, 3), generator(0), keep_last_frame=False)
     assert possible_tasks(8) == (TEXT_TO_VIDEO, "cube_inpainting", "tube_shuffle")
     assert possible_tasks(9) == tuple(SAMPLING_WEIGHTS)
 

@@ -240,13 +240,16 @@ def test_streams_can_change_before_training():
     x = inputs()
     with torch.no_grad():
         before = model(**x).sample
-        model.reconfigure(roles="type", source="channel", semantic_prediction="clean")
+        model.reconfigure(roles="type", source="channel", semantic_prediction="clean", semantic_grid=4)
+        assert (model.config.semantic_prediction, model.config.semantic_grid) == ("clean", 4)
         without = model(**(x | {"source_hidden_states": None})).sample
         assert torch.equal(model(**x).sample, without)
-        model.reconfigure(roles="type", source="token", semantic_prediction="velocity")
+        model.reconfigure(roles="type", source="token", semantic_prediction="velocity", semantic_grid=8)
         assert torch.equal(model(**x).sample, before)
     with pytest.raises(ValueError, match="roles must be"):
-        model.reconfigure(roles="shifted", source="token", semantic_prediction="velocity")
+        model.reconfigure(roles="shifted", source="token", semantic_prediction="velocity", semantic_grid=8)
+    with pytest.raises(ValueError, match="semantic_grid must be"):
+        model.reconfigure(roles="type", source="token", semantic_prediction="velocity", semantic_grid=0)
 
 
 def test_what_has_learned_to_edit():
@@ -260,14 +263,40 @@ def test_what_has_learned_to_edit():
     assert tiny.transformer(roles="shifted_rope").has_learned_to_edit
 
 
-def test_local_semantic_tokens_on_the_grid_turn_as_the_target_tokens_of_their_regions():
+@pytest.mark.parametrize("side", [4, 6, 8])
+def test_local_semantic_tokens_on_the_grid_turn_as_the_target_tokens_of_their_regions(side):
     """Where the target has as many tokens as there are regions, both have the same places."""
-    transformer = tiny.transformer(semantic_rope="grid")
-    target = torch.zeros(1, transformer.config.in_channels, 3, 16, 16)
+    transformer = tiny.transformer(semantic_rope="grid", semantic_grid=side)
+    target = torch.zeros(1, transformer.config.in_channels, 3, 2 * side, 2 * side)
     expected = transformer.rope(target)
-    found = transformer._semantic_rotary(65, expected[0], target.shape[2:])
+    found = transformer._semantic_rotary(side**2 + 1, expected[0], target.shape[2:])
     for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine[:, :64], theirs[:, :64], rtol=0, atol=1e-5)
+        torch.testing.assert_close(mine[:, : side**2], theirs[:, : side**2], rtol=0, atol=1e-5)
+
+
+def test_the_models_grid_decides_what_a_number_of_tokens_means():
+    """65 tokens are one anchor of 8 x 8 regions or thirteen of 2 x 2; 17 are no anchor of 8 x 8."""
+    target = torch.zeros(1, tiny.TRANSFORMER["in_channels"], 4, 4, 4)
+
+    def turned(side, num_tokens):
+        transformer = tiny.transformer(semantic_rope="grid", semantic_grid=side)
+        return transformer._semantic_rotary(num_tokens, transformer.rope(target)[0], target.shape[2:])[0]
+
+    one, thirteen = turned(8, 65), turned(2, 65)
+    assert one.shape == thirteen.shape
+    assert not torch.equal(one, thirteen)
+    assert torch.equal(thirteen[:, :5], turned(2, 5))
+    for side, num_tokens, wanted in ((8, 17, 65), (4, 65, 17)):
+        with pytest.raises(
+            ValueError, match=f"semantic_grid={side} an anchor frame has {wanted} .*multiple of {wanted}"
+        ):
+            turned(side, num_tokens)
+
+
+@pytest.mark.parametrize("side", [0, -8, 4.0, "8"])
+def test_a_grid_of_no_regions_is_refused(side):
+    with pytest.raises(ValueError, match="semantic_grid must be a whole number of 1 or more"):
+        SamaTransformer3DModel(**tiny.TRANSFORMER, semantic_grid=side)
 
 
 def test_later_anchors_stand_later_on_the_grid():

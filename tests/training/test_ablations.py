@@ -5,11 +5,15 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
 
+from sama_video.data.encoding import Encoder
 from sama_video.data.pretext import TEXT_TO_VIDEO
+from sama_video.models.presets import PipelineSettings
+from sama_video.models.shapes import LatentShape, VideoShape
 from sama_video.models.transformer_sama import SamaTransformer3DModel
 from sama_video.pipelines.loading import load_pipeline
+from sama_video.pipelines.pipeline_sama import SamaPipeline
 from sama_video.system.errors import UserError
-from sama_video.training.preparation import prepare_transformer
+from sama_video.training.preparation import load_semantic_encoder, prepare_transformer
 from tests import tiny
 from tests.training import processes, runs
 
@@ -46,6 +50,26 @@ def test_each_trains_and_samples(model, folder, tmp_path):
     assert pipe.config.num_semantic_tokens == (65 if semantic else 0)
     assert exported.semantic_prediction == ("clean" if semantic else "velocity")
     assert torch.equal(runs.edited(pipe), runs.edited_by_average(trainer))
+
+
+@pytest.mark.parametrize(("grid", "anchors"), [(4, 1), (4, 3), (6, 3), (8, 1), (8, 3)])
+def test_as_many_semantic_tokens_are_sampled_as_trained(grid, anchors, folder, tmp_path):
+    """By the model that a run writes, at every length."""
+    config = runs.config(folder)
+    config = replace(config, objective=replace(config.objective, num_anchors=anchors, semantic_grid=grid))
+    pipe = prepared(config)
+    encoder = Encoder(pipe, load_semantic_encoder(pipe, config.model, config.objective), num_anchors=anchors)
+    pipe.transformer.save_pretrained(tmp_path)
+    sampler = SamaPipeline(SamaTransformer3DModel.from_pretrained(tmp_path), pipe.vae, **settings_of(pipe))
+    for num_frames in (1, 5, 17, 33):
+        trained = encoder.semantic(torch.zeros(1, num_frames, 32, 32, 3, dtype=torch.uint8))
+        shape = LatentShape.from_video(VideoShape(num_frames=num_frames, height=32, width=32))
+        assert sampler.prepare_latents(1, shape)[1].shape == trained.shape
+        assert trained.shape[1] == (1 if num_frames == 1 else anchors) * (grid**2 + 1)
+
+
+def settings_of(pipe):
+    return vars(PipelineSettings.of(pipe.config))
 
 
 def test_a_run_resumes_although_parts_do_not_train(folder, tmp_path):

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from sama_video.pipelines.conversion import convert_files
 from sama_video.pipelines.loading import load_pipeline
-from sama_video.pipelines.lora_files import LORA_FILE
+from sama_video.pipelines.lora_files import LORA_FILE, LoraFile
 from sama_video.system.errors import UserError
 from sama_video.training.config import LoraConfig
 from sama_video.training.losses import flow_matching_step
@@ -112,7 +112,9 @@ def test_the_scale_counts_for_the_small_parts_too(file, expected, editor):
 
 
 def test_the_streams_travel_with_the_file(folder, file, tmp_path):
-    trainer = runs.trained(runs.config(folder, target="clean", lora=LORA, **STREAMS), tmp_path)
+    config = runs.config(folder, target="clean", lora=LORA, **STREAMS)
+    config = replace(config, objective=replace(config.objective, num_anchors=3, semantic_grid=4))
+    trainer = runs.trained(config, tmp_path)
     trainer.export(tmp_path / "export")
     expected = runs.edited_by_average(trainer)
     convert_files(tmp_path / "export" / LORA_FILE, tmp_path / "converted.safetensors")
@@ -122,15 +124,30 @@ def test_the_streams_travel_with_the_file(folder, file, tmp_path):
         plain.load_lora_weights(path)
         assert plain.transformer.config.source == "channel"
         assert plain.transformer.config.semantic_prediction == "clean"
+        assert (plain.transformer.config.semantic_grid, plain.config.num_semantic_tokens) == (4, 3 * 17)
         close(runs.edited(plain), expected)
         with pytest.raises(ValueError, match="unload them first"):
             plain.load_lora_weights(file, adapter_name="other")
         plain.delete_adapters(plain.get_active_adapters())
         assert plain.transformer.source_embedding is None
+        assert plain.transformer.config.semantic_grid == 8
         plain.load_lora_weights(file)
         assert plain.transformer.config.roles == "type"
         plain.unload_lora_weights()
         assert torch.equal(runs.edited(plain), before)
+
+
+def test_a_file_of_before_there_was_a_grid(file, expected, editor, tmp_path):
+    """Its header does not name one: tokens were 65 an anchor."""
+    lora = LoraFile.read(file)
+    del lora.metadata["sama.semantic_grid"]
+    lora.save(tmp_path / LORA_FILE)
+    editor.transformer.register_to_config(semantic_grid=4)
+    editor.load_lora_weights(tmp_path)
+    assert editor.transformer.config.semantic_grid == 8
+    close(runs.edited(editor), expected)
+    editor.unload_lora_weights()
+    assert editor.transformer.config.semantic_grid == 4
 
 
 def test_a_file_of_another_model_changes_nothing(file):

@@ -134,6 +134,7 @@ def test_manifests_take_the_place_of_a_recipe_s_datasets():
         ("data.datasets.0.weight=0", "weight of dataset image edits must be above 0"),
         ("data.datasets.0.name=captioned clips", "data.datasets holds 'captioned clips' twice"),
         ("data.datasets=", "data.datasets"),
+        ("objective.semantic_grid=5", "objective.semantic_grid must be 4, 6 or 8, got 5"),
         ("data.pretext_variants=0", "data.pretext_variants must be at least 1"),
         ("data.num_workers=-1", "data.num_workers must be at least 0"),
         ("data.num_workers=1000", "data.num_workers must be at most 256"),

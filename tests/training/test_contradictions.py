@@ -62,7 +62,7 @@ def test_a_picture_counts_the_tokens_of_one_anchor(tmp_path):
     config = runs.config(tmp_path, num_steps=1)
     pictures = replace(processes.IMAGES, engine=replace(processes.IMAGES.engine, num_samples=4))
     data = replace(config.data, datasets=(*config.data.datasets, pictures))
-    config = replace(config, data=data, objective=replace(config.objective, num_anchors=3))
+    config = replace(config, data=data, objective=replace(config.objective, num_anchors=3, semantic_grid=6))
     trainer = processes.trainer(config, tmp_path / "run")
     counted = {}
     for batch in trainer.loader:
@@ -71,9 +71,9 @@ def test_a_picture_counts_the_tokens_of_one_anchor(tmp_path):
         tokens = encoded.semantic.shape[1] + sum(clip[0, 0].numel() // 4 for clip in streams)
         assert trainer.micro_batches.tokens_of_sample(batch) == tokens
         counted[batch.bucket.num_frames] = encoded.semantic.shape[1]
-    assert counted == {1: 65, 5: 3 * 65}
-    assert trainer.pipe.config.num_semantic_tokens == 3 * 65
-    for frames, tokens in ((1, 65), (5, 3 * 65)):
+    assert counted == {1: 37, 5: 3 * 37}
+    assert trainer.pipe.config.num_semantic_tokens == 3 * 37
+    for frames, tokens in ((1, 37), (5, 3 * 37)):
         shape = LatentShape.from_video(VideoShape(num_frames=frames, height=64, width=64))
         assert trainer.pipe.prepare_latents(1, shape)[1].shape[1] == tokens  # as it samples
 

@@ -172,13 +172,14 @@ def test_sizes_are_those_of_buckets():
     assert {(step.height, step.width) for step in steps} <= set(config.data.buckets(16).sizes)
 
 
-def test_a_picture_has_the_tokens_of_one_anchor():
+@pytest.mark.parametrize(("grid", "per_anchor"), [(4, 17), (8, 65)])
+def test_a_picture_has_the_tokens_of_one_anchor(grid, per_anchor):
     config = lora_finetuning()
-    config = replace(config, objective=replace(config.objective, num_anchors=3))
+    config = replace(config, objective=replace(config.objective, num_anchors=3, semantic_grid=grid))
     for step in estimate_steps(config, find_model_size(config), 1, 1e12):
         plane = (step.height // 16) * (step.width // 16)
         anchors = 1 if step.num_frames == 1 else 3
-        assert step.tokens_per_sample == 65 * anchors + 2 * ((step.num_frames - 1) // 4 + 1) * plane
+        assert step.tokens_per_sample == per_anchor * anchors + 2 * ((step.num_frames - 1) // 4 + 1) * plane
 
 
 def test_auto_is_what_the_device_is_fast_in(folder):

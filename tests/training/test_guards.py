@@ -198,22 +198,37 @@ def test_what_may_change_on_the_way(tiny_init, tmp_path):
     config = processes.config(tiny_init, optimizer={"stop_norm": 0.01})
     with pytest.raises(TrainingStoppedError):
         run_stages([config], tmp_path, resume=False)
-    with pytest.raises(UserError, match="is of another config"):
-        run_stages([processes.config(tiny_init, data={"image_batch_size": 5})], tmp_path, resume=True)
+    for other in ({"image_batch_size": 5}, {"shuffle_keeps_last_frame": False}):
+        with pytest.raises(UserError, match="is of another config"):
+            run_stages([processes.config(tiny_init, data=other)], tmp_path, resume=True)
     gentler = processes.config(tiny_init, optimizer={"learning_rate": 1e-4}, loop={"num_steps": 1})
     assert run_stages([gentler], tmp_path, resume=True).is_dir()
 
 
-def test_a_run_of_an_earlier_version_resumes(tiny_init, tmp_path):
-    """Its config.json lacks the settings that there were not."""
+def test_a_run_of_an_earlier_version_resumes(tiny_init, tmp_path, monkeypatch, caplog):
+    """Its config.json lacks the settings that there were not; tube shuffle stays what it was, whatever is given now."""
+    rules = []
+
+    class Watched(Trainer):
+        def __init__(self, config, *arguments):
+            super().__init__(config, *arguments)
+            rules.append((config.data.shuffle_keeps_last_frame, self.loader.config.shuffle_keeps_last_frame))
+
+    monkeypatch.setattr("sama_video.training.stages.Trainer", Watched)
     run_stages([processes.config(tiny_init, loop={"num_steps": 1})], tmp_path, resume=False)
-    shutil.rmtree(tmp_path / "tiny" / "export")
     file = tmp_path / "tiny" / "config.json"
     saved = json.loads(file.read_text())
     for dataset in saved["data"]["datasets"]:
         del dataset["columns"], dataset["engine"]["vocabulary"]
+    del saved["data"]["shuffle_keeps_last_frame"], saved["objective"]["semantic_grid"]
     file.write_text(json.dumps(saved))
-    assert run_stages([processes.config(tiny_init, loop={"num_steps": 2})], tmp_path, resume=True).is_dir()
+    caplog.set_level("INFO", "sama_video")
+    for num_steps, given in ((2, {}), (3, {"shuffle_keeps_last_frame": True})):
+        shutil.rmtree(tmp_path / "tiny" / "export")
+        config = processes.config(tiny_init, loop={"num_steps": num_steps}, data=given)
+        assert run_stages([config], tmp_path, resume=True).is_dir()
+    assert rules == [(True, True), (False, False), (False, False)]
+    assert caplog.text.count("data.shuffle_keeps_last_frame=false, as the run began") == 2
 
 
 def train_and_signal_the_job(config, out, name="TERM"):

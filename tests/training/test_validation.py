@@ -119,6 +119,10 @@ def test_pretext_cases_are_the_tasks_of_training():
     np.testing.assert_array_equal(speed.source, clip[::2])
     assert speed.mask is None
     assert sorted(tubes.source.ravel()) == sorted(clip.ravel())
+    np.testing.assert_array_equal(tubes.source[-1], clip[-1])
+    *_, earlier = pretext_cases(clip, "a caption", keep_last_frame=False)
+    assert sorted(earlier.source[5:].ravel()) == sorted(clip[5:].ravel())
+    assert sorted(tubes.source[4:].ravel()) != sorted(clip[4:].ravel())
 
 
 def tried(validation, model, step):

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..models.shapes import SEMANTIC_GRID
 from ..system.errors import UserError
 from ..system.files import hash_file, hash_weights
 from .encoding import Encoder
@@ -20,7 +21,8 @@ from .samples import Recipe, Sample
 from .shards import StoreWriter, TensorStore
 
 # Raised whenever reading, resizing, transforming or encoding changes what comes out.
-_FORMAT_VERSION = 1
+# 2: tube shuffle moves tubes in time (`pretext.tube_shuffle`), and the grid of semantic tokens may differ.
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +41,22 @@ class EncoderIdentity:
 
     @classmethod
     def of_folders(
-        cls, model: Path, *, dtype: torch.dtype, siglip: Path | None = None, num_anchors: int = 1
+        cls,
+        model: Path,
+        *,
+        dtype: torch.dtype,
+        siglip: Path | None = None,
+        num_anchors: int = 1,
+        semantic_grid: int = SEMANTIC_GRID,
     ) -> "EncoderIdentity":
-        """Of a pipeline's folder and a SigLIP model's."""
+        """Of a pipeline's folder and a SigLIP model's, whose tokens are pooled to `semantic_grid` squared regions."""
         settings = json.loads((model / "model_index.json").read_text())
         prefix, length = settings["prompt_prefix"], settings["max_sequence_length"]
         text = {"encoder": _hash_folder(model / "text_encoder"), "tokenizer": _hash_folder(model / "tokenizer")}
         semantic = None
         if siglip is not None:
-            semantic = _json({"encoder": _hash_folder(siglip), "dtype": str(dtype), "anchors": num_anchors})
+            pooling = {"anchors": num_anchors, "grid": semantic_grid}
+            semantic = _json({"encoder": _hash_folder(siglip), "dtype": str(dtype), **pooling})
         return cls(
             vae=_json({"encoder": _hash_folder(model / "vae"), "dtype": str(dtype)}),
             text=_json({**text, "prefix": prefix, "length": length, "dtype": str(dtype)}),
@@ -72,8 +81,8 @@ def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _key(kind: str, encoder: str, content: object) -> str:
-    return hashlib.sha256(_json([_FORMAT_VERSION, kind, encoder, content]).encode()).hexdigest()
+def _key(kind: str, encoder: str, content: object, version: int = _FORMAT_VERSION) -> str:
+    return hashlib.sha256(_json([version, kind, encoder, content]).encode()).hexdigest()
 
 
 def _hash_folder(folder: Path) -> str:
@@ -97,6 +106,11 @@ class LatentCache:
     def missing(self, recipe: Recipe) -> list[str]:
         """The parts of a sample that are not there."""
         return [name for name, key in self.identity.keys(recipe).items() if key not in self.store]
+
+    def holds_older(self, recipe: Recipe) -> bool:
+        """Whether an earlier version of the program encoded this target. What it wrote is not read any more."""
+        older = (_key("latents", self.identity.vae, recipe.target, version) for version in range(1, _FORMAT_VERSION))
+        return any(key in self.store for key in older)
 
     def read(self, recipe: Recipe) -> Sample:
         """Raises UserError for a sample of which a part is missing."""

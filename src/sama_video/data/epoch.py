@@ -36,6 +36,7 @@ class BatchConfig:
         pretext_variants: how many versions of each sample there are, epochs taking them in turn: what is random in a
             sample (its temporal crop, its pretext task) can then be cached. None draws anew in every epoch.
         pretext: whether clips without a source get pretext tasks; without them all are plain text-to-video.
+        shuffle_keeps_last_frame: as `keep_last_frame` of `pretext.tube_shuffle`.
     """
 
     buckets: Buckets = field(default_factory=Buckets)
@@ -44,6 +45,7 @@ class BatchConfig:
     seed: int = 0
     pretext_variants: int | None = None
     pretext: bool = True
+    shuffle_keeps_last_frame: bool = True
 
     def __post_init__(self) -> None:
         for name in ("image_batch_size", "video_batch_size", "pretext_variants"):

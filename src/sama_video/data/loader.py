@@ -35,7 +35,7 @@ from .epoch import (
     scheduled_variants,
     tabulate,
 )
-from .pretext import PROMPTS, TRANSFORMS, task_prompt
+from .pretext import PROMPTS, disturb, task_prompt
 from .samples import Batch, Recipe, Sample, collate
 
 
@@ -46,8 +46,8 @@ def load_sample(weighted: WeightedDataset, scheduled: ScheduledSample, config: B
     sample = replace(sample, name=f"{weighted.name}/{sample.name}")
     if (task := scheduled.task) not in PROMPTS:
         return sample
-    source, prompt = TRANSFORMS[task](sample.target, generator), task_prompt(task, sample.prompt)
-    return replace(sample, source=source, prompt=prompt, task=task)
+    source = disturb(task, sample.target, generator, keep_last_frame=config.shuffle_keeps_last_frame)
+    return replace(sample, source=source, prompt=task_prompt(task, sample.prompt), task=task)
 
 
 def sample_recipe(weighted: WeightedDataset, scheduled: ScheduledSample, config: BatchConfig) -> Recipe:
@@ -61,8 +61,10 @@ def sample_recipe(weighted: WeightedDataset, scheduled: ScheduledSample, config:
     recipe = replace(recipe, name=f"{weighted.name}/{recipe.name}")
     if (task := scheduled.task) not in PROMPTS:
         return recipe
-    source, prompt = {**recipe.target, "pretext": task, "seed": seed}, task_prompt(task, recipe.prompt)
-    return replace(recipe, source=source, prompt=prompt, task=task)
+    source = {**recipe.target, "pretext": task, "seed": seed}
+    if task == "tube_shuffle":
+        source["keep_last_frame"] = config.shuffle_keeps_last_frame
+    return replace(recipe, source=source, prompt=task_prompt(task, recipe.prompt), task=task)
 
 
 def portion_of(batch: ScheduledBatch, rank: int, world_size: int) -> tuple[tuple[ScheduledSample, ...], bool]:
@@ -127,13 +129,16 @@ class BatchLoader:
 
     def _check_cache(self, cache: LatentCache) -> None:
         """Raises UserError unless it holds this rank's part of all samples."""
-        scheduled = scheduled_variants(self.tables, self.config, self.rank, self.world_size)
-        recipes = (sample_recipe(self.datasets[one.dataset], one, self.config) for one in scheduled)
-        lacking = [bool(cache.missing(recipe)) for recipe in recipes]
+        lacking, older = [], False
+        for one in scheduled_variants(self.tables, self.config, self.rank, self.world_size):
+            recipe = sample_recipe(self.datasets[one.dataset], one, self.config)
+            lacking.append(bool(cache.missing(recipe)))
+            older = older or (lacking[-1] and cache.holds_older(recipe))
         if any(lacking):
+            reason = ", since an earlier version of sama filled it, whose entries are not read any more"
             raise UserError(
-                f"the cache {cache.store.folder} lacks {sum(lacking)} of {len(lacking)} samples looked at; fill it "
-                f"by 'sama data cache' with the same recipe and --set values"
+                f"the cache {cache.store.folder} lacks {sum(lacking)} of {len(lacking)} samples looked at"
+                f"{reason if older else ''}; fill it by 'sama data cache' with the same recipe and --set values"
             )
 
     def schedule(self) -> EpochSchedule:
@@ -178,7 +183,9 @@ class BatchLoader:
 
     def _fingerprint(self) -> str:
         """sha256 of all that decides a schedule."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        deciding = asdict(self.config)
+        del deciding["shuffle_keeps_last_frame"]  # of pixels alone; states of before it was a setting still fit
+        digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
         for table in self.tables:
             digest.update(f"{table.name} {table.weight!r}".encode())
             for column in (table.num_frames, table.height, table.width, table.has_source):

@@ -55,23 +55,30 @@ def speed_perturbation(video: torch.Tensor, generator: torch.Generator | None = 
     return _new(video, kept).copy_(video[: kept * _SPEED : _SPEED])
 
 
-def tube_shuffle(video: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def tube_shuffle(video: torch.Tensor, generator: torch.Generator, *, keep_last_frame: bool = True) -> torch.Tensor:
     """Tubes of a 2 x 2 x 2 grid over time, height and width change positions at random.
 
-    A side that does not divide is cut into halves that differ by one, and only tubes of equal size change positions, so
-    every voxel survives: with 4k+1 frames the four tubes of each half of the time are shuffled among themselves.
+    Of an odd number of frames, such as 4k+1, the last stays where it is: the others divide into two equal halves, so
+    that tubes move in time, too. A height or width that does not divide is cut into halves that differ by one. Only
+    tubes of equal size change positions, so every voxel survives.
+
+    Args:
+        keep_last_frame: False cuts an odd number of frames into unequal halves as well: the four tubes of each half of
+            the time are then shuffled among themselves, and nothing moves in time.
 
     Raises:
-        ValueError: for a single frame, or sides so small that no two tubes are of one size.
+        ValueError: for a single frame, or no two tubes of one size.
     """
-    _check_moves(video, "tube shuffle")
-    groups = _equal_tubes([_halves(length) for length in video.shape[:3]])
+    num_frames = _check_moves(video, "tube shuffle")
+    moving = num_frames - num_frames % 2 if keep_last_frame else num_frames
+    groups = _equal_tubes([_halves(length) for length in (moving, *video.shape[1:3])])
     if all(len(group) == 1 for group in groups):
         raise ValueError(
             f"tube shuffle finds no two tubes of one size in {tuple(video.shape[:3])} (frames, height, width); "
             f"use an even height or width of 2 or more"
         )
-    shuffled = _new(video, len(video))
+    shuffled = _new(video, num_frames)
+    shuffled[moving:] = video[moving:]
     moves = []
     for group in groups:
         for tube, origin in zip(group, torch.randperm(len(group), generator=generator).tolist(), strict=True):
@@ -122,6 +129,15 @@ TRANSFORMS: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] =
     "speed_perturbation": speed_perturbation,
     "tube_shuffle": tube_shuffle,
 }
+
+
+def disturb(
+    task: str, video: torch.Tensor, generator: torch.Generator, *, keep_last_frame: bool = True
+) -> torch.Tensor:
+    """The source that a pretext task makes of a clip; `keep_last_frame` is that of `tube_shuffle`."""
+    if task == "tube_shuffle":
+        return tube_shuffle(video, generator, keep_last_frame=keep_last_frame)
+    return TRANSFORMS[task](video, generator)
 
 
 def _sped_up_num_frames(num_frames: int) -> int:

@@ -10,7 +10,16 @@ from typing import Any, Self
 
 from ..system.data_files import table_beside
 from ..system.errors import UserError
-from .shapes import PATCH, WAN_SPATIAL_FACTOR, LatentShape, VideoShape, fit_size, nearest_multiple
+from .shapes import (
+    PATCH,
+    SEMANTIC_GRID,
+    WAN_SPATIAL_FACTOR,
+    LatentShape,
+    VideoShape,
+    fit_size,
+    nearest_multiple,
+    semantic_tokens,
+)
 
 ASSETS = Path(__file__).parent.parent / "assets"
 NANO_SIGLIP = ASSETS / "nano_siglip"
@@ -23,7 +32,8 @@ class PipelineSettings:
     Args:
         prompt_prefix: put before prompt and negative prompt; the released weights expect `"[Video edit] "`.
         max_sequence_length: text tokens, padded with zeros.
-        num_semantic_tokens: tokens of the semantic stream (64 local + 1 global per anchor frame); 0 without.
+        num_semantic_tokens: tokens of the semantic stream of a video, for each anchor frame the square of the
+            transformer's `semantic_grid` and a global one (65); 0 without.
         native_area, native_num_frames: pixels per frame and frames (4k+1) that the model was trained at.
         default_num_inference_steps, default_guidance_scale, default_flow_shift: of a call that does not say.
         trained_for: kinds of edits, each with instructions that the model was trained on; empty if nobody says.
@@ -125,7 +135,8 @@ def estimate(
         shape = LatentShape.from_video(VideoShape(num_frames=frames, height=height, width=width), preset.spatial_factor)
     except ValueError as error:
         raise UserError(str(error)) from error
-    per_clip, semantic = shape.num_tokens(), settings.num_semantic_tokens
+    per_clip = shape.num_tokens()
+    semantic = semantic_tokens(settings.num_semantic_tokens, frames, model.get("semantic_grid", SEMANTIC_GRID))
     inner = _width_of(model)
     activations = (2 * per_clip + semantic) * (8 * inner + model["ffn_dim"]) * 2
     weights = preset.num_parameters * 2

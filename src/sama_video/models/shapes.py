@@ -7,7 +7,7 @@ from dataclasses import dataclass
 TEMPORAL_FACTOR = 4
 WAN_SPATIAL_FACTOR = 8  # pixels per latent of Wan2.1's VAE, and of one that does not say
 PATCH = (1, 2, 2)  # latent frames, rows and columns of a token, in every model of Wan's kin
-TOKENS_PER_ANCHOR = 65  # of the semantic stream: 64 local ones and the global one (paper section 4.1)
+SEMANTIC_GRID = 8  # regions a side of an anchor frame, one local semantic token each: M = 64 (paper section 4.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,17 @@ class LatentShape:
         return (self.frames // patch_size[0]) * (self.height // patch_size[1]) * (self.width // patch_size[2])
 
 
-def semantic_tokens(of_video: int, num_frames: int) -> int:
-    """Tokens of the semantic stream of a target of `num_frames`, where a video has `of_video`: a picture has one anchor
-    frame, itself."""
-    return min(of_video, TOKENS_PER_ANCHOR) if num_frames == 1 else of_video
+def tokens_per_anchor(grid: int) -> int:
+    """Of the semantic stream: a local one for each of `grid` x `grid` regions and a global one (paper section 3.2)."""
+    return grid**2 + 1
+
+
+def semantic_tokens(of_video: int, num_frames: int, grid: int) -> int:
+    """Tokens of the semantic stream of a target of `num_frames` (not latent frames), where a video has `of_video`.
+
+    There are no more anchor frames than frames: a picture has one, itself.
+    """
+    return min(of_video, num_frames * tokens_per_anchor(grid))
 
 
 def is_valid_num_frames(num_frames: int) -> bool:

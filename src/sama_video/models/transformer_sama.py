@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import nn
 
 from .prediction import AroundSource
-from .shapes import TOKENS_PER_ANCHOR, anchor_indices, frames_of_latents
+from .shapes import SEMANTIC_GRID, anchor_indices, frames_of_latents, tokens_per_anchor
 
 SOURCE_TYPE, SEMANTIC_TYPE, TARGET_TYPE = 0, 1, 2
 
@@ -43,17 +43,28 @@ STREAMS_CONFIG = {
 ROPE_THETA = 10000.0
 
 
-def _semantic_positions(num_tokens: int, grid: torch.Size, patch: tuple[int, int, int]) -> torch.Tensor:
-    """float64 `[S, 3]`: (frame, row, column) of semantic tokens on the target's grid of tokens, see `semantic_rope`."""
+def _semantic_positions(num_tokens: int, side: int, grid: torch.Size, patch: tuple[int, int, int]) -> torch.Tensor:
+    """float64 `[S, 3]`: (frame, row, column) of semantic tokens on the target's grid of tokens, see `semantic_rope`.
+
+    Args:
+        side: the model's `semantic_grid`. The number of tokens alone would not tell: 85 could be five anchors of 4 x 4.
+
+    Raises:
+        ValueError: for tokens that are no whole anchors, or more anchors than frames.
+    """
     frames, rows, columns = (size // step for size, step in zip(grid, patch, strict=True))
-    per_anchor = min(num_tokens, TOKENS_PER_ANCHOR)
-    side = math.isqrt(per_anchor - 1)
+    per_anchor = tokens_per_anchor(side)
+    if num_tokens % per_anchor:
+        raise ValueError(
+            f"with semantic_grid={side} an anchor frame has {per_anchor} semantic tokens, so there cannot be "
+            f"{num_tokens}; use a multiple of {per_anchor}"
+        )
     middle = torch.tensor([[(rows - 1) / 2, (columns - 1) / 2]], dtype=torch.float64)
     centres = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     regions = torch.cartesian_prod(centres * rows - 0.5, centres * columns - 0.5).view(-1, 2)
     in_plane = torch.cat([regions, middle])
     num_frames = frames_of_latents(grid[0])
-    anchors = anchor_indices(num_frames, max(1, num_tokens // per_anchor))
+    anchors = anchor_indices(num_frames, num_tokens // per_anchor)
     times = torch.tensor([index / max(num_frames - 1, 1) * (frames - 1) for index in anchors], dtype=torch.float64)
     return torch.cat([torch.cat([time.expand(len(in_plane), 1), in_plane], dim=1) for time in times])
 
@@ -63,6 +74,11 @@ def _check_streams_config(**values: str) -> None:
         allowed = STREAMS_CONFIG[name]
         if value not in allowed:
             raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _check_semantic_grid(side: object) -> None:
+    if not isinstance(side, int) or side < 1:
+        raise ValueError(f"semantic_grid must be a whole number of 1 or more, got {side!r}")
 
 
 @dataclass
@@ -118,6 +134,9 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             with: their queries and keys vanish, so each attends to all tokens evenly and is seen with logit 0.
             `"identity"` leaves their queries and keys unrotated. `"grid"` gives each local token its region's place on
             the target's grid and its anchor's time, the global one the centre.
+        semantic_grid: regions a side of an anchor frame's grid of local semantic tokens: M is its square, and there is
+            one global token more (65 tokens for 8, as in the released weights). `semantic_rope="grid"` places them by
+            it, and samplers draw as many.
         semantic_prediction: what the semantic head was trained to predict: `"velocity"`, `noise - s`, or `"clean"`,
             the tokens `s` themselves (Eq. 3). Samplers read it; the forward pass does not depend on it.
         roles: what tells source from target: `"type"` embeddings (section 3.1), or `"shifted_rope"`, the scheme that
@@ -159,6 +178,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         prediction: Literal["velocity", "around_source"] = "velocity",
         residual_std: list[float] | None = None,
         latents_std: list[float] | None = None,
+        semantic_grid: int = SEMANTIC_GRID,
     ) -> None:
         _check_streams_config(
             semantic_rope=semantic_rope,
@@ -167,6 +187,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             source=source,
             prediction=prediction,
         )
+        _check_semantic_grid(semantic_grid)
         for name, spread in (("residual_std", residual_std), ("latents_std", latents_std)):
             if spread is not None and (len(spread) != in_channels or min(spread) <= 0):
                 raise ValueError(f"{name} must hold {in_channels} numbers above 0, one per channel, got {spread}")
@@ -238,15 +259,18 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         nn.init.zeros_(embedding.weight)
         return embedding
 
-    def reconfigure(self, *, roles: Roles, source: Source, semantic_prediction: Prediction) -> None:
+    def reconfigure(self, *, roles: Roles, source: Source, semantic_prediction: Prediction, semantic_grid: int) -> None:
         """Change how the streams come in; weights stay, and a source embedding that was not there starts at zero.
 
         Raises:
             ValueError: for a value that there is not.
         """
         _check_streams_config(roles=roles, source=source, semantic_prediction=semantic_prediction)
+        _check_semantic_grid(semantic_grid)
         changed = source != self.config.source
-        self.register_to_config(roles=roles, source=source, semantic_prediction=semantic_prediction)
+        self.register_to_config(
+            roles=roles, source=source, semantic_prediction=semantic_prediction, semantic_grid=semantic_grid
+        )
         if changed:
             self.source_embedding = self._new_source_embedding()
             if self.source_embedding is not None:
@@ -291,7 +315,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         self, num_tokens: int, like: torch.Tensor, grid: torch.Size
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.config.semantic_rope == "grid":
-            positions = _semantic_positions(num_tokens, grid, tuple(self.config.patch_size))
+            side, patch = self.config.semantic_grid, tuple(self.config.patch_size)
+            positions = _semantic_positions(num_tokens, side, grid, patch)
             return self._rotary_at(positions.to(like.device), like)
         sin = like.new_zeros(1, num_tokens, 1, like.shape[-1])
         cos = torch.ones_like(sin) if self.config.semantic_rope == "identity" else sin

@@ -123,6 +123,7 @@ _NEW_TRANSFORMER = {
 }
 # Not in the first folders that were written; without them the class's defaults hold, which those models have.
 _LATER_TRANSFORMER = {
+    "semantic_grid": whole(1, 1024),
     "semantic_prediction": one_of("velocity", "clean"),
     "roles": one_of("type", "shifted_rope"),
     "source": one_of("token", "channel"),

@@ -22,6 +22,7 @@ from torch import nn
 
 from ..models.checkpoint_files import StateDict, header_entry, read_weights
 from ..models.lora_namings import convert_lora_state
+from ..models.shapes import SEMANTIC_GRID
 from ..models.weight_files import listed, read_json_object
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
@@ -29,7 +30,7 @@ PEFT_CONFIG = "adapter_config.json"  # what peft's own `save_pretrained` writes 
 PREFIX, TRANSFORMER = "sama.", "transformer."
 _DIFFERENCES = (".diff", ".diff_b")
 # Of the transformer's configuration and the pipeline's, what a LoRA is trained with.
-SETTINGS = ("roles", "source", "semantic_prediction", "num_semantic_tokens")
+SETTINGS = ("roles", "source", "semantic_prediction", "semantic_grid", "num_semantic_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,6 +333,7 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
 
     def _put_streams(self, streams: dict[str, Any]) -> None:
         own = self.streams
+        streams = streams and {"semantic_grid": SEMANTIC_GRID} | streams  # which older files do not name
         if not streams or streams == own:
             return
         if self._adapters():

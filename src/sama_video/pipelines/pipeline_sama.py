@@ -28,6 +28,7 @@ from ..models.shapes import (
     WAN_SPATIAL_FACTOR,
     LatentShape,
     VideoShape,
+    frames_of_latents,
     neighbouring_num_frames,
     semantic_tokens,
 )
@@ -324,9 +325,11 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Noise of both streams in float32, the latents' drawn first: `[B, Z, f, h, w]` and `[B, S, D]` or None."""
         device = device or self._execution_device
-        latent_shape = (batch_size, self.transformer.config.in_channels, shape.frames, shape.height, shape.width)
-        num_tokens = semantic_tokens(self.config.num_semantic_tokens, shape.frames)  # one latent frame is a picture
-        semantic_shape = (batch_size, num_tokens, self.transformer.config.semantic_dim)
+        config = self.transformer.config
+        latent_shape = (batch_size, config.in_channels, shape.frames, shape.height, shape.width)
+        num_frames = frames_of_latents(shape.frames)
+        num_tokens = semantic_tokens(self.config.num_semantic_tokens, num_frames, config.semantic_grid)
+        semantic_shape = (batch_size, num_tokens, config.semantic_dim)
         if latents is None:
             latents = randn_tensor(latent_shape, generator=generator, device=device, dtype=torch.float32)
         elif tuple(latents.shape) != latent_shape:

@@ -104,7 +104,7 @@ def _encode(job: CacheJob, first: int, progress: Progress) -> int:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.workers))
     identity = encoder_identity(job.run)
     pipe = load_pipeline(job.run.model.init, device=job.device, dtype=cache_precision(job.run))
-    semantic = load_semantic_encoder(pipe, job.run.model)
+    semantic = load_semantic_encoder(pipe, job.run.model, job.run.objective)
     encoder = Encoder(pipe, semantic, num_anchors=job.run.objective.num_anchors)
 
     # 2. What to encode

@@ -17,6 +17,9 @@ from .config import LoopConfig, OptimizerConfig, ParallelConfig, TrainConfig, Va
 from .overrides import read_config
 
 CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"
+# Settings of `data` that came later and whose default is not what runs did before; what they did is here. A run that
+# began without one goes on so, and its config.json stays without.
+_BEFORE = {"shuffle_keeps_last_frame": False}
 
 
 @contextmanager
@@ -65,7 +68,8 @@ def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
         return
     if not resume:
         raise UserError(f"{folder} holds a run already; pass `resume` to continue it, or choose another `out`")
-    if _fixed(found) != _fixed(config):
+    earlier = settings_of_before(folder)
+    if _fixed(found.changed(data=earlier)) != _fixed(config.changed(data=earlier)):
         raise UserError(
             f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
             "data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
@@ -83,10 +87,20 @@ def read_config_of(folder: Path) -> TrainConfig | None:
         raise UserError(f"{note} is damaged ({error}); restore it, or choose another `out`") from error
 
 
+def settings_of_before(folder: Path) -> dict[str, Any]:
+    """What a run that began in an earlier version did, of the settings of `data` that its sound config.json lacks."""
+    note = folder / CONFIG
+    known = json.loads(note.read_text())["data"] if note.exists() else _BEFORE
+    return {name: value for name, value in _BEFORE.items() if name not in known}
+
+
 def write_config(config: TrainConfig, folder: Path) -> None:
     """The config as it was when the run was started last."""
+    values = asdict(config)
+    for name in settings_of_before(folder):
+        del values["data"][name]
     with written_aside(folder / CONFIG) as aside:
-        aside.write_text(json.dumps(asdict(config), indent=1))
+        aside.write_text(json.dumps(values, indent=1))
 
 
 def _fixed(config: TrainConfig) -> TrainConfig:

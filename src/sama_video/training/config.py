@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
-from ..models.shapes import wrong_num_frames
+from ..models.shapes import SEMANTIC_GRID, wrong_num_frames
 from ..synth.edits import FAMILIES
 from ..system.errors import UserError
 from ..system.precision import Precision, PrecisionOrAuto
@@ -20,6 +20,7 @@ from ..system.strict import Strict
 _INF = float("inf")
 _LARGEST = 1e9  # of a number that must be finite
 _MOST_WORKERS = 256
+_SEMANTIC_GRIDS = (4, 6, 8)
 _SMALLEST_SIDE = 16  # of the engine's pictures: the least that any model's patches divide
 
 
@@ -123,6 +124,8 @@ class DataConfig(Strict):
         area: pixels of a frame, at every aspect ratio.
         image_batch_size, video_batch_size: samples of an optimizer step over all processes.
         pretext: Motion Alignment (section 3.3); without it captioned clips are plain text-to-video.
+        shuffle_keeps_last_frame: tube shuffle leaves the last of 4k+1 frames in its place, so that tubes move in time;
+            false cuts all frames into halves that differ by one, between which nothing moves.
         num_workers: processes that read ahead; prefetch_factor: steps that each of them holds ready in shared memory.
         cache: folder that `sama data cache` fills for this config; the encoders then stay off the accelerator.
         cache_dtype: of the encoders that fill it; "auto" is what is fast where it is begun, and stays.
@@ -138,6 +141,7 @@ class DataConfig(Strict):
     image_batch_size: int = 448
     video_batch_size: int = 112
     pretext: bool = True
+    shuffle_keeps_last_frame: bool = True
     num_workers: int = 4
     prefetch_factor: int = 1
     cache: str | None = None
@@ -224,6 +228,9 @@ class ObjectiveConfig(Strict):
         semantic_target: "velocity", what the released weights' sampling implies, or "clean", as Eq. 3 reads; see
             docs/decisions/semantic-target.md.
         num_anchors: N frames of a video.
+        semantic_grid: regions a side of an anchor frame, 4, 6 or 8, one local semantic token each. The paper pools
+            SigLIP's patches to M region tokens and a global one (section 3.2) and fixes M = 64 (section 4.1), a grid of
+            8: 65 tokens per anchor, as in the released weights. 4 and 6 have 17 and 37.
         sigma_sampling: sigmas before the shift, see docs/decisions/sigma-sampling.md.
         sigma_shift: moves them towards noise, as the sampler's shift does.
         text_dropout, source_dropout: fraction of samples that train without, for guidance.
@@ -232,6 +239,7 @@ class ObjectiveConfig(Strict):
     semantic_weight: float = 0.1
     semantic_target: Literal["velocity", "clean"] = "velocity"
     num_anchors: int = 1
+    semantic_grid: int = SEMANTIC_GRID
     sigma_sampling: Literal["logit_normal", "uniform"] = "logit_normal"
     sigma_shift: float = 5.0
     text_dropout: float = 0.1
@@ -240,6 +248,8 @@ class ObjectiveConfig(Strict):
     def __post_init__(self) -> None:
         _check_ranges("objective", self, semantic_weight=(0, _LARGEST), num_anchors=(1, _INF), text_dropout=(0, 1))
         _check_ranges("objective", self, source_dropout=(0, 1), sigma_shift=(1e-3, _LARGEST))
+        if self.semantic_grid not in _SEMANTIC_GRIDS:
+            raise UserError(f"objective.semantic_grid must be 4, 6 or 8, got {self.semantic_grid}")
 
 
 @dataclass(frozen=True, kw_only=True)

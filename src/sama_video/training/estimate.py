@@ -33,7 +33,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ..models.presets import PRESETS, PipelineSettings, Preset
-from ..models.shapes import PATCH, WAN_SPATIAL_FACTOR, LatentShape, VideoShape, semantic_tokens
+from ..models.shapes import PATCH, WAN_SPATIAL_FACTOR, LatentShape, VideoShape, frames_of_latents, semantic_tokens
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..system.errors import UserError
 from ..system.precision import Precision, choose_precision
@@ -269,7 +269,8 @@ def _frame_counts(config: TrainConfig) -> Sequence[int]:
 def _tokens(config: TrainConfig, grid: LatentShape) -> int:
     streams = 2 if config.model.source == "token" else 1
     of_video = video_semantic_tokens(config.model, config.objective)
-    return streams * grid.num_tokens() + semantic_tokens(of_video, grid.frames)
+    semantic = semantic_tokens(of_video, frames_of_latents(grid.frames), config.objective.semantic_grid)
+    return streams * grid.num_tokens() + semantic
 
 
 def estimate_memory(

@@ -123,7 +123,8 @@ class MicroBatches:
             frames.append(bucket.source_frames)
         clips = (VideoShape(num_frames=count, height=bucket.height, width=bucket.width) for count in frames)
         grids = (LatentShape.from_video(clip, pipe.vae_scale_factor_spatial) for clip in clips)
-        semantic = semantic_tokens(pipe.config.num_semantic_tokens, bucket.num_frames)
+        side = self._config.objective.semantic_grid
+        semantic = semantic_tokens(pipe.config.num_semantic_tokens, bucket.num_frames, side)
         return semantic + sum(grid.num_tokens() for grid in grids)
 
     def _of_batch(self, batch: Batch, index: int, step: int, num_samples: int) -> Iterator[MicroBatch]:

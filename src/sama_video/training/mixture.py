@@ -104,6 +104,7 @@ def encoder_identity(config: TrainConfig) -> EncoderIdentity:
         dtype=getattr(torch, cache_precision(config)),
         siglip=None if semantic is None else find_semantic_encoder(semantic),
         num_anchors=config.objective.num_anchors,
+        semantic_grid=config.objective.semantic_grid,
     )
 
 
@@ -145,4 +146,5 @@ def batch_config(config: DataConfig, pixel_multiple: int, seed: int) -> BatchCon
         seed=seed,
         pretext_variants=config.num_variants,
         pretext=config.pretext,
+        shuffle_keeps_last_frame=config.shuffle_keeps_last_frame,
     )

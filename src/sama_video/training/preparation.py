@@ -2,11 +2,12 @@
 
 Every ablation of the paper is a value of the config: Semantic Anchoring (`model.semantic_encoder`), Motion Alignment
 (`data.pretext`), type embeddings against shifted RoPE (`model.roles`, Table 6), the source by token or by channel
-(`model.source`), the semantic head's target (`objective.semantic_target`).
+(`model.source`), the semantic head's target (`objective.semantic_target`), M and N (`objective.semantic_grid`,
+`objective.num_anchors`).
 """
 
 from ..models.semantic_encoder import SemanticEncoder, find_semantic_encoder
-from ..models.shapes import TOKENS_PER_ANCHOR
+from ..models.shapes import tokens_per_anchor
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..pipelines.pipeline_sama import SamaPipeline
 from ..system.errors import UserError
@@ -45,7 +46,7 @@ def prepare_transformer(
 
 def video_semantic_tokens(model: ModelConfig, objective: ObjectiveConfig) -> int:
     """Of a video; `shapes.semantic_tokens` says what a picture has."""
-    return 0 if model.semantic_encoder is None else TOKENS_PER_ANCHOR * objective.num_anchors
+    return 0 if model.semantic_encoder is None else objective.num_anchors * tokens_per_anchor(objective.semantic_grid)
 
 
 def reached_parts(model: ModelConfig) -> dict[str, bool]:
@@ -59,12 +60,13 @@ def reached_parts(model: ModelConfig) -> dict[str, bool]:
     }
 
 
-def load_semantic_encoder(pipe: SamaPipeline, model: ModelConfig) -> SemanticEncoder | None:
+def load_semantic_encoder(pipe: SamaPipeline, model: ModelConfig, objective: ObjectiveConfig) -> SemanticEncoder | None:
     """The run's SigLIP where the pipeline's autoencoder is, in its precision; None without Semantic Anchoring."""
     if model.semantic_encoder is None:
         return None
     folder = find_semantic_encoder(model.semantic_encoder)
-    return SemanticEncoder.from_pretrained(folder, dtype=pipe.vae.dtype).to(pipe.vae.device)
+    regions = objective.semantic_grid**2
+    return SemanticEncoder.from_pretrained(folder, num_local_tokens=regions, dtype=pipe.vae.dtype).to(pipe.vae.device)
 
 
 def check_semantic_width(pipe: SamaPipeline, encoder: SemanticEncoder, model: ModelConfig) -> None:
@@ -86,12 +88,12 @@ def _set_streams(transformer: SamaTransformer3DModel, model: ModelConfig, object
             f"{model.init} has learned to edit with model.roles={config.roles} and model.source={config.source}, which "
             f"cannot become {model.roles} and {model.source}; use its own, or start from a text-to-video model"
         )
-    prediction = config.semantic_prediction
+    prediction, grid = config.semantic_prediction, config.semantic_grid
     if model.semantic_encoder is not None:
         if prediction != objective.semantic_target and transformer.semantic_head.proj.weight.any():
             raise UserError(
                 f"the semantic head of {model.init} has learned objective.semantic_target={prediction}; use that, or "
                 f"start from a model without a trained head"
             )
-        prediction = objective.semantic_target
-    transformer.reconfigure(roles=model.roles, source=model.source, semantic_prediction=prediction)
+        prediction, grid = objective.semantic_target, objective.semantic_grid
+    transformer.reconfigure(roles=model.roles, source=model.source, semantic_prediction=prediction, semantic_grid=grid)

@@ -74,7 +74,7 @@ def _load(config: TrainConfig) -> tuple[SamaPipeline, SemanticEncoder | None]:
     pipe = load_pipeline(config.model.init, device="cpu", dtype="float32")
     if pipe.text_encoder is None:
         raise UserError(f"{config.model.init} has no text encoder; use a folder that holds one")
-    semantic_encoder = load_semantic_encoder(pipe, config.model)
+    semantic_encoder = load_semantic_encoder(pipe, config.model, config.objective)
     if semantic_encoder is not None:
         check_semantic_width(pipe, semantic_encoder, config.model)
     prepare_transformer(pipe, config.model, config.objective, precision=config.loop.precision)

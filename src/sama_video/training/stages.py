@@ -7,7 +7,7 @@ from typing import cast
 
 from ..system.precision import Precision, relative_seconds
 from .checkpoint import checkpoints
-from .claim import check_config, claimed, write_config
+from .claim import check_config, claimed, settings_of_before, write_config
 from .config import TrainConfig
 from .interrupts import EXIT_CODES, InterruptedRunError, interrupts_at_once
 from .logs.provenance import note_environment, recorded_precision, write_provenance
@@ -85,7 +85,12 @@ def _run_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: boo
 
 
 def _train_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
-    # 1. What "auto" is: what the run began with, else what is fast here
+    # 1. What the run began with where there was no setting yet; "auto" is what it began with, else what is fast here
+    earlier = parallel.gather(settings_of_before(folder))[0]
+    stage = stage.changed(data=earlier)
+    if is_first() and stage.data.pretext:
+        for name, value in earlier.items():
+            logger.info("data.%s=%s, as the run began; a cache is filled with it, too", name, str(value).lower())
     began = None
     if stage.loop.precision == "auto":
         began = cast(Precision | None, parallel.gather(recorded_precision(folder))[0])

@@ -9,7 +9,9 @@ processes of a run sample together, since sharded weights need them all; the fir
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -21,7 +23,7 @@ from ..data.datasets import read_clip
 from ..data.encoding import Encoder
 from ..data.file_info import FileInfo
 from ..data.manifest import CAPTIONED, Row, parse_column_map, read_manifest
-from ..data.pretext import TEXT_TO_VIDEO, TRANSFORMS, possible_tasks, task_prompt
+from ..data.pretext import TEXT_TO_VIDEO, disturb, possible_tasks, task_prompt
 from ..data.samples import Sample
 from ..media.metrics import psnr, score_edit
 from ..models.latents import decode_latents
@@ -112,7 +114,8 @@ class Validation:
         self.config, self.encoder, self.pipe = config.data.validation, encoder, encoder.pipe
         self.in_bfloat16 = config.loop.precision == "bfloat16"
         _check_size(self.config, self.pipe.pixel_multiple)
-        self.cases = find_cases(self.config, with_pretext=config.data.pretext)
+        keeps = config.data.shuffle_keeps_last_frame
+        self.cases = find_cases(self.config, with_pretext=config.data.pretext, keep_last_frame=keeps)
         if not self.cases:
             raise UserError(
                 "data.validation has nothing to try: its rows have no source, and data.pretext is off; give pairs, or "
@@ -231,23 +234,30 @@ def _check_size(config: ValidationConfig, multiple: int) -> None:
         )
 
 
-def find_cases(config: ValidationConfig, *, with_pretext: bool) -> list[Case]:
+def find_cases(config: ValidationConfig, *, with_pretext: bool, keep_last_frame: bool = True) -> list[Case]:
     """The set: of a manifest if there is one, else of the engine's validation split.
+
+    Args:
+        with_pretext: make cases of captioned clips, too; keep_last_frame: as in `pretext.tube_shuffle`.
 
     Raises:
         UserError: for a manifest that cannot be read.
     """
+    captioned = partial(pretext_cases, keep_last_frame=keep_last_frame) if with_pretext else None
     if config.manifest is None:
-        return _engine_cases(config, with_pretext)
+        return _engine_cases(config, captioned)
     option = "--set data.validation.columns="
     columns = parse_column_map(config.columns, option)
     rows = read_manifest(config.manifest, column_map=columns, required=CAPTIONED, map_option=option)
     rows = rows[: config.num_samples]
     info = FileInfo()
-    return [case for row in rows for case in _cases_of_row(row, config, info, with_pretext)]
+    return [case for row in rows for case in _cases_of_row(row, config, info, captioned)]
 
 
-def _engine_cases(config: ValidationConfig, with_pretext: bool) -> list[Case]:
+_Captioned = Callable[[np.ndarray, str], list[Case]]
+
+
+def _engine_cases(config: ValidationConfig, captioned: _Captioned | None) -> list[Case]:
     engine = Engine(split="validation", families=config.families)
     num_edits = config.num_samples * len(config.families)
     pairs = [engine.pair(index, config.num_frames, *config.size) for index in range(num_edits)]
@@ -262,15 +272,17 @@ def _engine_cases(config: ValidationConfig, with_pretext: bool) -> list[Case]:
         )
         for pair in pairs
     ]
-    captioned = pairs[: config.num_samples] if with_pretext else []
-    return edits + [case for pair in captioned for case in pretext_cases(pair.source, pair.caption)]
+    if captioned is None:
+        return edits
+    return edits + [case for pair in pairs[: config.num_samples] for case in captioned(pair.source, pair.caption)]
 
 
-def pretext_cases(clip: np.ndarray, caption: str) -> list[Case]:
+def pretext_cases(clip: np.ndarray, caption: str, *, keep_last_frame: bool = True) -> list[Case]:
     """Every pretext task that a clip is long enough for (paper appendix D); the mask is what the task destroyed."""
     cases = []
     for number, task in enumerate(task for task in possible_tasks(len(clip)) if task != TEXT_TO_VIDEO):
-        source = TRANSFORMS[task](torch.from_numpy(clip), torch.Generator().manual_seed(number)).numpy()
+        generator = torch.Generator().manual_seed(number)
+        source = disturb(task, torch.from_numpy(clip), generator, keep_last_frame=keep_last_frame).numpy()
         same_length = len(source) == len(clip)
         cases.append(
             Case(
@@ -285,7 +297,7 @@ def pretext_cases(clip: np.ndarray, caption: str) -> list[Case]:
     return cases
 
 
-def _cases_of_row(row: Row, config: ValidationConfig, info: FileInfo, with_pretext: bool) -> list[Case]:
+def _cases_of_row(row: Row, config: ValidationConfig, info: FileInfo, captioned: _Captioned | None) -> list[Case]:
     assert row.tgt_video is not None
     assert row.prompt is not None
     media = [file for file in (row.src_video, row.tgt_video) if file is not None]
@@ -296,7 +308,7 @@ def _cases_of_row(row: Row, config: ValidationConfig, info: FileInfo, with_prete
         return read_clip(file, 0, num_frames, config.size).numpy()
 
     if row.src_video is None:
-        return pretext_cases(clip(row.tgt_video), row.prompt) if with_pretext else []
+        return captioned(clip(row.tgt_video), row.prompt) if captioned else []
     mask = None if row.mask is None else clip(row.mask).max(axis=-1) > 127
     source, target = clip(row.src_video), clip(row.tgt_video)
     family = row.type or "edit"
