@@ -37,6 +37,7 @@ def test_things_have_the_engine_s_names():
     assert read("remove both foxes and add a soccer ball").things == ("fox", "soccer ball")
     assert read("put a race car next to the CACTI").things == ("race car", "cactus")
     assert read("defocus the camera").things == ()
+    assert read("add <giraffe>").things == ("giraffe",)
     assert read('write "A FOX" at the top').things == ()
 
 
@@ -54,7 +55,7 @@ def test_words_that_nobody_taught_are_unknown():
     assert read("把视频变成黑白").unknown
 
 
-@pytest.mark.parametrize("instruction", ["", "please", "make it", "the the of", "fox"])
+@pytest.mark.parametrize("instruction", ["", "?!", "please", "make it", "the the of", "fox"])
 def test_what_asks_for_nothing_is_of_no_kind(instruction):
     assert set(read(instruction).kinds) <= {None}
 
