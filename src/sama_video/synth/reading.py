@@ -228,7 +228,7 @@ def _tokens(text: str) -> tuple[list[str], list[str]]:
     while at < len(words):
         length = next((n for n in range(longest, 0, -1) if tuple(words[at : at + n]) in phrases), 1)
         phrase = tuple(words[at : at + length])
-        token = phrases.get(phrase, words[at])
+        token = phrases[phrase] if phrase in phrases else words[at]
         if token == "one" and tokens and tokens[-1] in _PLAIN["definite"] | _PLAIN["modifiers"]:  # "the left one"
             token = "thing:"
         if token.startswith("thing:"):
