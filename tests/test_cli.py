@@ -17,9 +17,12 @@ import sama_video
 from sama_video.cli.app import main, normalise_arguments
 from sama_video.editing import sidecar_of
 from sama_video.models.presets import ASSETS
+from sama_video.synth.engine import Engine
+from sama_video.synth.sprites import NANO_VOCABULARY
 from sama_video.system.errors import UserError
 from sama_video.training.overrides import find_stages
 from sama_video.video import VideoReader
+from tests import tiny
 from tests.clips import write_clip
 from tests.commands import sama
 
@@ -211,6 +214,16 @@ def test_info():
     assert result.returncode == 0, result.stderr
     assert "14,300,847,552 parameters" in result.stdout
     assert "tokens       65,585 = source 32,760 + semantic 65 + target 32,760" in result.stdout
+
+
+def test_info_says_what_a_model_was_taught(tmp_path):
+    taught = Engine(vocabulary=NANO_VOCABULARY).taught()
+    tiny.pipeline(trained_for=taught).save_pretrained(tmp_path / "model")
+    said = sama("info", "--model", tmp_path / "model").stdout
+    assert "taught to    add a thing, remove things, replace things, change a thing" in said
+    assert "things       " in said
+    assert "soccer ball" in said
+    assert "trained for  blurred, brighter, " in sama("info").stdout
 
 
 def test_help_and_version_stay_light():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -6,9 +8,13 @@ from sama_video.data.manifest import Row, write_manifest
 from sama_video.models.convert_checkpoint import load_official_transformer, official_transformer_state
 from sama_video.pipelines.conversion import convert_files
 from sama_video.pipelines.loading import load_pipeline
+from sama_video.pipelines.scope import NOTHING_YET
+from sama_video.pipelines.selection import find_model
+from sama_video.synth.sprites import NANO_VOCABULARY
 from sama_video.system.errors import UserError
 from sama_video.training.caching import CacheJob, fill_cache
 from sama_video.training.config import DatasetConfig
+from sama_video.training.mixture import taught_by
 from tests import tiny
 from tests.clips import write_clip
 from tests.training import processes, runs
@@ -92,3 +98,41 @@ def test_an_export_is_a_pipeline_that_the_next_stage_starts_from(folder, tmp_pat
     second = processes.trainer(runs.config(tmp_path / "first", "export", semantic=False), tmp_path)
     exported = load_file(tmp_path / "first" / "export" / "transformer" / "diffusion_pytorch_model.safetensors")
     same_weights(second.pipe.transformer.state_dict(), exported)
+
+
+def engine_run(folder, init, **engine):
+    """One step on the engine's edits."""
+    datasets = (replace(runs.EDITS, engine=replace(runs.EDITS.engine, **engine)), runs.CAPTIONED)
+    run = runs.config(folder, init, num_steps=1, semantic=False)
+    return run.changed(data={"datasets": datasets})
+
+
+def test_an_export_says_what_its_stages_taught(folder, tmp_path):
+    pipe = load_pipeline(str(folder / "editor"))
+    pipe.register_to_config(trained_for=NOTHING_YET)
+    pipe.save_pretrained(tmp_path / "init")
+    stages = {
+        "one": {"init": "init", "families": ("local_add",), "vocabulary": NANO_VOCABULARY[:10]},
+        "two": {"init": "one", "families": ("local_remove", "global_style"), "vocabulary": NANO_VOCABULARY[5:20]},
+    }
+    for name, stage in stages.items():
+        processes.trainer(engine_run(tmp_path, **stage), tmp_path / f"run-{name}").export(tmp_path / name)
+    taught = find_model(tmp_path / "two").info().trained_for
+    assert taught["families"] == ["local_add", "local_remove", "global_style"]
+    assert sorted(taught["things"]) == sorted(NANO_VOCABULARY[:20])
+    assert "sepia" in taught["looks"]
+    assert "backgrounds" not in taught
+
+
+def test_an_export_of_a_model_that_may_know_more_says_nothing(folder, tmp_path):
+    trainer = processes.trainer(engine_run(folder, "editor"), tmp_path)
+    trainer.export(tmp_path / "export")
+    assert not find_model(tmp_path / "export").info().trained_for
+
+
+def test_manifests_teach_what_nobody_knows(folder):
+    clips = DatasetConfig(name="clips", manifest=str(folder / "clips.jsonl"))
+    data = runs.config(folder).data
+    assert taught_by(data)["families"]
+    assert taught_by(replace(data, datasets=(runs.CAPTIONED,))) == NOTHING_YET
+    assert taught_by(replace(data, datasets=(*data.datasets, clips))) == {}

@@ -30,7 +30,8 @@ def info(
     for line in estimate(model, preset, height, width, num_frames):
         say(line)
     if found is not None and (trained_for := found.info().trained_for):
-        say(f"trained for  {describe_scope(trained_for)}")
+        for line in describe_scope(trained_for):
+            say(line)
 
 
 def convert(

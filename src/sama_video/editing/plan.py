@@ -1,13 +1,12 @@
 """What an edit will do, decided and checked before a model is loaded. Imports no torch."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ..models.shapes import fit_size, nearest_multiple
-from ..pipelines.scope import describe_scope, is_far
+from ..pipelines.scope import scope_note
 from ..pipelines.selection import ModelInfo
 from ..system.errors import UserError
 from ..system.files import longest_name
@@ -171,10 +170,5 @@ def check_edit(
     if not reader.info.is_image:
         height, width = plan.output_size
         check_picture_size(height, 2 * width if compare else width)
-    return replace(plan, notes=tuple(_scope_notes(prompt, model)), source=reader)
-
-
-def _scope_notes(prompt: str, model: ModelInfo) -> Iterator[str]:
-    if model.trained_for and is_far(prompt, model.trained_for):
-        known = describe_scope(model.trained_for)
-        yield f'"{prompt.strip()}" is far from all that this model was trained for ({known}): expect something else'
+    note = scope_note(prompt.strip(), model.trained_for or {})
+    return replace(plan, notes=() if note is None else (note,), source=reader)

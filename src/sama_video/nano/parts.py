@@ -24,6 +24,7 @@ from ..models.presets import PRESETS
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..pipelines.loading import load_pipeline
 from ..pipelines.pipeline_sama import SamaPipeline
+from ..pipelines.scope import NOTHING_YET
 from ..synth.engine import Engine
 from ..system.errors import UserError
 from ..system.files import written_aside
@@ -279,12 +280,18 @@ def new_nano(
             transformer.reset_new_parts()
         else:
             start_some_heads_on_the_same_position(transformer)
+        trained_for = NOTHING_YET
     else:
         old = load_pipeline(str(start_from), device="cpu", dtype="float32")
-        transformer, vae = old.transformer, old.vae
+        transformer, vae, trained_for = old.transformer, old.vae, old.config.trained_for
         carry_words_over(old, tokenizer, text_encoder)
     # It trains with a semantic stream; what ships samples without.
-    settings = replace(PRESETS["nano"].settings, max_sequence_length=TEXT_TOKENS, num_semantic_tokens=65)
+    settings = replace(
+        PRESETS["nano"].settings,
+        max_sequence_length=TEXT_TOKENS,
+        num_semantic_tokens=65,
+        trained_for=trained_for,
+    )
     pipe = SamaPipeline(
         transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, **vars(settings)
     )

@@ -96,7 +96,7 @@ SETTINGS = {
     "num_semantic_tokens": whole(0, 10**6),
     "trained_for": Rule(
         lambda value: isinstance(value, Mapping) and all(each(TEXT).holds(texts) for texts in value.values()),
-        "kinds of edits, each with a list of instructions",
+        "names, each with a list of texts",
     ),
 }
 TRANSFORMER = {

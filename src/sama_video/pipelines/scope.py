@@ -1,7 +1,12 @@
-"""What a model was trained for, and whether an instruction is far from all of it. Imports no torch.
+"""What a model was taught, and whether an instruction is outside of it. Imports no torch.
 
-A pipeline's `trained_for` names kinds of edits, each with some of the instructions it was trained on. An instruction is
-far from all of them if most of what it says appears in none of them. It is compared word by word, with weights:
+A pipeline's `trained_for` has one of two forms. What a training on the synthetic engine writes has "families", the
+edits that were taught, and lists of the names that their instructions use: "things", "colours", "attributes",
+"backgrounds", "looks". An instruction is outside if it asks for another family, names another thing, or has words that
+the engine does not know (`synth/reading.py`).
+
+The other form, which an author writes, names kinds of edits, each with some of the instructions it was trained on. An
+instruction is far from all of them if most of what it says appears in none of them. It is compared word by word:
 
     weight(word) = log(K / number of kinds that use the word) / log(K)        of K kinds; 1 where K is 1
     familiarity  = matched weight / (matched weight + _UNKNOWN * number of unknown words)
@@ -9,24 +14,99 @@ far from all of them if most of what it says appears in none of them. It is comp
 Words that all kinds share ("make the video") say nothing and weigh nothing; function words of English neither.
 """
 
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from ..synth.reading import FUNCTION_WORDS, begin_alike, read, things_like, weigh, words_of
 
 TrainedFor = Mapping[str, Sequence[str]]
 
+_FAMILIES = "families"
+NOTHING_YET: Final[TrainedFor] = {_FAMILIES: []}  # of a model that nobody trained; an empty one may know anything
+# How the engine's families are said: "it was not taught to ...".
+EDITS = {
+    "local_add": "add a thing",
+    "local_remove": "remove things",
+    "replace": "replace things",
+    "local_change": "change a thing",
+    "background_change": "change the background",
+    "global_style": "change the look of everything",
+    "subtitle_edit": "add, remove or reword a subtitle",
+    "compound": "make two edits at once",
+}
 # One unknown word speaks louder than one known: "remove the cup" shares "remove" with "remove the colour".
 _UNKNOWN = 2.0
 FAR = 0.4
-_SHORTEST_STEM = 4
-ENGLISH = """
-a about all also am an and any are as at be been being bit but by can could do does each even every for from
-had has have he her his how i if in into is it its just kind kindly let like little lot make me more most much
-my need next no not now of off on one only onto or our out over overall please quite really she should
-slightly so some such task than that the their them then there these they this those to too totally up upon us
-very want was way we were what when which while will with without would you your
-"""
-_FUNCTION_WORDS = frozenset(ENGLISH.split())
+_MOST_NAMED = 5  # words in a note
+_COLUMN, _LINE = 13, 100
+
+
+def add_to_scope(before: TrainedFor, taught: TrainedFor) -> dict[str, list[str]]:
+    """The `trained_for` of a model that knew `before` and was taught `taught`.
+
+    Empty where either does not list its families: it may know more than is listed, which must not be called outside.
+    """
+    if _FAMILIES not in before or _FAMILIES not in taught:
+        return {}
+    sorts = dict.fromkeys([*before, *taught])
+    return {sort: list(dict.fromkeys([*before.get(sort, ()), *taught.get(sort, ())])) for sort in sorts}
+
+
+def scope_note(prompt: str, trained_for: TrainedFor) -> str | None:
+    """That an instruction is outside of what a model was taught, and why; None if it is not, or if nobody says."""
+    if _FAMILIES in trained_for:
+        reasons = "; ".join(reasons_outside(prompt, trained_for))
+        return (
+            f'"{prompt}" is outside of what this model was taught: {reasons}; expect something else'
+            if reasons
+            else None
+        )
+    if is_far(prompt, trained_for):
+        known = ", ".join(trained_for)
+        return f'"{prompt}" is far from all that this model was trained for ({known}): expect something else'
+    return None
+
+
+def reasons_outside(prompt: str, trained_for: TrainedFor) -> Iterator[str]:
+    """Why an instruction is outside of what families and things a model was taught; nothing if it is not."""
+    reading = read(prompt)
+    things = trained_for.get("things", ())
+    if untaught := [name for name in reading.things if name not in things]:
+        alike = [name for name in things_like(untaught[0]) if name in things]
+        yield (
+            f"{_some(untaught)} {'is' if len(untaught) == 1 else 'are'} not among its {len(things)} things"
+            + (f" (nearest: {_some(alike)})" if alike else "")
+        )
+    if reading.unknown:
+        yield f"it does not know the word{'s'[: len(reading.unknown) - 1]} {_some(reading.unknown)}"
+    families = trained_for[_FAMILIES]
+    yield from (f"it was not taught to {EDITS[one]}" for one in reading.families if one not in families)
+    if None in reading.kinds and not (untaught or reading.unknown):
+        yield "this is no edit that it knows"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+
+
+def describe_scope(trained_for: TrainedFor) -> list[str]:
+    """What was taught, in lines for a terminal: a column of headings, and the names."""
+    if _FAMILIES not in trained_for:
+        return _lines("trained for", trained_for)
+    rest = {sort: names for sort, names in trained_for.items() if sort != _FAMILIES}
+    edits = [EDITS.get(family, family) for family in trained_for[_FAMILIES]]
+    return [
+        *_lines("taught to", edits or ["nothing yet"]),
+        *(line for sort, names in rest.items() for line in _lines(sort, names)),
+    ]
+
+
+def _lines(heading: str, names: Iterable[str]) -> list[str]:
+    blank = " " * _COLUMN
+    return textwrap.wrap(
+        ", ".join(names), _LINE, initial_indent=heading.ljust(_COLUMN), subsequent_indent=blank, break_on_hyphens=False
+    )
 
 
 def is_far(prompt: str, trained_for: TrainedFor) -> bool:
@@ -43,38 +123,17 @@ def familiarity(prompt: str, trained_for: TrainedFor) -> float:
     return matched / (matched + _UNKNOWN * unknown) if matched else 0.0
 
 
-def describe_scope(trained_for: TrainedFor) -> str:
-    """The kinds in one line."""
-    return ", ".join(trained_for)
-
-
 def _words(text: str) -> list[str]:
-    """Words in small letters and American spelling, without function words."""
-    words = re.findall(r"[^\W_]+", text.casefold().replace("colour", "color").replace("grey", "gray"))
-    return [word for word in words if word not in _FUNCTION_WORDS]
+    """Words without function words."""
+    return [word for word in words_of(text) if word not in FUNCTION_WORDS]
 
 
 def _weights(trained_for: TrainedFor) -> dict[str, float]:
-    kinds = [_all_words([kind, *instructions]) for kind, instructions in trained_for.items()]
-    if len(kinds) == 1:
-        return dict.fromkeys(kinds[0], 1.0)
-    vocabulary = set().union(*kinds)
-    uses = {word: sum(word in kind for kind in kinds) for word in vocabulary}
-    return {word: math.log(len(kinds) / count) / math.log(len(kinds)) for word, count in uses.items()}
-
-
-def _all_words(texts: Iterable[str]) -> set[str]:
-    return {word for text in texts for word in _words(text)}
+    return weigh([{word for text in (kind, *texts) for word in _words(text)} for kind, texts in trained_for.items()])
 
 
 def _weight_of(word: str, weights: Mapping[str, float]) -> float | None:
     """Of the word, or of the known one with the same stem; None for an unknown word."""
     if word in weights:
         return weights[word]
-    return max((weight for known, weight in weights.items() if _share_stem(word, known)), default=None)
-
-
-def _share_stem(one: str, other: str) -> bool:
-    """Whether the words begin alike: "pixels" and "pixelated", "brighten" and "brightness"."""
-    shared = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-    return shared >= max(_SHORTEST_STEM, 0.75 * min(len(one), len(other)))
+    return max((weight for known, weight in weights.items() if begin_alike(word, known)), default=None)

@@ -2,4 +2,4 @@
 
 # The modules that other rooms take.
 # pyright: reportUnsupportedDunderAll=false
-__all__ = ["edits", "engine", "footage", "looks"]
+__all__ = ["edits", "engine", "footage", "looks", "reading"]

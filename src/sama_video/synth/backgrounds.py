@@ -376,6 +376,11 @@ _PATTERNS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "{} polka dots on {}": lambda x, y: (x % 204 - 102) ** 2 + (y % 204 - 102) ** 2 < 60 * 60,
 }
 
+# What named backdrops there are, whatever their colours.
+BACKDROP_KINDS = (
+    *SCENICS, "a plain wall", "a checkerboard", "vertical stripes", "horizontal stripes", "polka dots", "a gradient"
+)  # fmt: skip
+
 
 @cache
 def backdrops() -> dict[str, _Painter]:

@@ -10,19 +10,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .backgrounds import BACKDROP_KINDS
 from .composition import draw_scene
 from .draw import Draw
 from .edits import FAMILIES, Edit, Request, Unfit
 from .footage import Footage
 from .instructions import finish
 from .language import caption
+from .looks import LOOKS
 from .render import Renderer, Shape
 from .scene import Scene
-from .sprites import SPLITS, Sprite, sprites
+from .sprites import ATTRIBUTES, COLOURS, SPLITS, Sprite, sprites
 
 VERSION = 1  # raised whenever a seed would give other bytes than before
 _ATTEMPTS = 200
 _SMALLEST_VOCABULARY = 8  # a scene shows up to four, and an edit brings in others
+_OF_THINGS = ("things", "colours")
+# What the instructions of a family name.
+_NAMED: dict[str, tuple[str, ...]] = {
+    "local_add": _OF_THINGS,
+    "local_remove": _OF_THINGS,
+    "replace": _OF_THINGS,
+    "local_change": (*_OF_THINGS, "attributes"),
+    "background_change": ("colours", "backgrounds"),
+    "global_style": ("looks",),
+    "subtitle_edit": (),
+    "compound": (*_OF_THINGS, "attributes", "backgrounds", "looks"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +135,19 @@ class Engine:
     @property
     def sprites(self) -> tuple[Sprite, ...]:
         return sprites(self.drawings or self.split, self.vocabulary)
+
+    def taught(self) -> dict[str, list[str]]:
+        """What a model is taught by its edits, for `trained_for`: "families", and the names that these use, by sort."""
+        families = dict.fromkeys(family.partition("/")[0] for family in self.families)
+        named = {sort for family in families for sort in _NAMED[family]}
+        names = {
+            "things": list(dict.fromkeys(sprite.name for sprite in self.sprites)),
+            "colours": list(COLOURS),
+            "attributes": [*ATTRIBUTES, "size", "shadow"],
+            "backgrounds": list(BACKDROP_KINDS),
+            "looks": list(LOOKS),
+        }
+        return {"families": list(families)} | {sort: each for sort, each in names.items() if sort in named}
 
     def draft(self, index: int, moving: bool = True) -> Draft:
         """What pair `index` shows; `moving` is false for a single picture."""

@@ -13,6 +13,7 @@ from ..data.file_info import FileInfo
 from ..data.manifest import CAPTIONED, parse_column_map, read_manifest
 from ..data.shards import TensorStore
 from ..models.semantic_encoder import find_semantic_encoder
+from ..pipelines.scope import NOTHING_YET, TrainedFor, add_to_scope
 from ..pipelines.selection import find_model
 from ..synth.engine import Engine
 from ..synth.footage import find_footage
@@ -69,6 +70,22 @@ def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
         WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, number, out, info), weight=dataset.weight)
         for number, dataset in enumerate(config.datasets)
     ]
+
+
+def taught_by(config: DataConfig) -> TrainedFor:
+    """What the engines of a mixture teach; empty with a manifest, since nobody knows what that teaches.
+
+    Captioned clips teach no edits.
+    """
+    engines = [dataset.engine for dataset in config.datasets]
+    if None in engines:
+        return {}
+    scope: TrainedFor = NOTHING_YET
+    for engine in engines:
+        if engine is not None and not engine.text_to_video:
+            taught = Engine(families=engine.families, vocabulary=engine.vocabulary).taught()
+            scope = add_to_scope(scope, taught)
+    return scope
 
 
 def tabulate_mixture(datasets: list[WeightedDataset], parallel: Parallel) -> list[DatasetTable]:

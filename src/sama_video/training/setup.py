@@ -14,10 +14,11 @@ from ..data.loader import BatchLoader
 from ..models.semantic_encoder import SemanticEncoder
 from ..pipelines.loading import load_pipeline
 from ..pipelines.pipeline_sama import SamaPipeline
+from ..pipelines.scope import add_to_scope
 from ..system.errors import UserError
 from .config import TrainConfig
 from .contradictions import check_data
-from .mixture import batch_config, build_mixture, encoder_identity, tabulate_mixture
+from .mixture import batch_config, build_mixture, encoder_identity, tabulate_mixture, taught_by
 from .parallel import Parallel, Trainable
 from .preparation import check_semantic_width, load_semantic_encoder, prepare_transformer
 
@@ -78,8 +79,7 @@ def _load(config: TrainConfig) -> tuple[SamaPipeline, SemanticEncoder | None]:
     if semantic_encoder is not None:
         check_semantic_width(pipe, semantic_encoder, config.model)
     prepare_transformer(pipe, config.model, config.objective, precision=config.loop.precision)
-    # It will know other edits than those it began with; which, its author says once they were tried.
-    pipe.register_to_config(trained_for={})
+    pipe.register_to_config(trained_for=add_to_scope(pipe.config.trained_for, taught_by(config.data)))
     return pipe, semantic_encoder
 
 
