@@ -5,7 +5,7 @@
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,13 @@ from ..system.errors import UserError
 from ..system.files import make_folder, written_aside
 from .aggregate import EXACT_RULE, TaskScores, overall_scores, rule_of
 from .authors import prompts_of
+from .ceilings import CEILING_NOTE, NO_CEILING_NOTE, has_ceilings, read_ceilings
+from .editors import KNOWN_DRAWING
 from .page import choose_edits, copy_media, page
 from .published import PublishedTable, paper_apart, paper_headlines, paper_notes, paper_rows, published_table
 from .scored import ScoredRun, choose_judge, read_scored, same_judge
 from .statistics import DRAWS, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
-from .tables import Column, Table, TableRow, bare, csv_text, latex_text, markdown_text, rendered
+from .tables import CEILING, Column, Table, TableRow, bare, csv_text, latex_text, markdown_text, rendered
 
 _NOT_COMPARABLE = "not comparable with published numbers"
 _OWN_PROMPTS = "The judge was asked by this project's own prompts, not the benchmark's ('--prompts copy' asks those)."
@@ -273,8 +275,17 @@ def _exact_tables(runs: Sequence[ScoredRun]) -> list[Table]:
     scored = [run for run in runs if run.exact]
     # A run's last are all of them together.
     families = {one.task: one.title for run in scored for one in [run.exact[-1], *run.exact[:-1]]}
-    tables = [_exact_table(scored, task, title) for task, title in families.items()]
+    ceilings = _find_ceilings(scored)
+    tables = [_exact_table(scored, task, title, ceilings) for task, title in families.items()]
     return [*tables[:1], *_exact_differences(scored), *tables[1:]]
+
+
+def _find_ceilings(runs: Sequence[ScoredRun]) -> dict[str, TaskScores] | None:
+    """By family, of the first run whose set has them; None where there is nothing to know."""
+    if not runs or not has_ceilings(runs[0].benchmark):
+        return None
+    found = next(filter(None, (read_ceilings(run.info, run.items) for run in runs)), [])
+    return {one.task: one for one in found}
 
 
 def _exact_differences(runs: Sequence[ScoredRun]) -> list[Table]:
@@ -287,13 +298,15 @@ def _exact_differences(runs: Sequence[ScoredRun]) -> list[Table]:
     ]
 
 
-def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
+def _exact_table(runs: Sequence[ScoredRun], task: str, title: str, ceilings: Mapping[str, TaskScores] | None) -> Table:
     by_run = {run.name: scores for run in runs for scores in run.exact if scores.task == task}
     metrics = [name for name in METRICS if any(name in one.columns for one in by_run.values())]
     rows = []
     for name, scores in by_run.items():
-        cells = dict(zip(scores.columns, scores.intervals(), strict=True))
-        rows.append(TableRow(name=name, cells=tuple(cells.get(metric) for metric in metrics), counts=scores.counts))
+        rows.append(_exact_row(name, scores, metrics))
+    if ceilings:
+        row = _exact_row(KNOWN_DRAWING, ceilings[task], metrics)
+        rows.append(replace(row, origin=CEILING, remark=CEILING))
     return Table(
         title=f"Exact scores: {title}",
         columns=tuple(
@@ -301,8 +314,17 @@ def _exact_table(runs: Sequence[ScoredRun], task: str, title: str) -> Table:
             for name in metrics
         ),
         rows=tuple(rows),
-        notes=(EXACT_RULE, _INTERVAL_NOTE),
+        notes=(EXACT_RULE, _INTERVAL_NOTE, *_ceiling_notes(ceilings)),
     )
+
+
+def _exact_row(name: str, scores: TaskScores, metrics: Sequence[str]) -> TableRow:
+    cells = dict(zip(scores.columns, scores.intervals(), strict=True))
+    return TableRow(name=name, cells=tuple(cells.get(metric) for metric in metrics), counts=scores.counts)
+
+
+def _ceiling_notes(ceilings: Mapping[str, TaskScores] | None) -> tuple[str, ...]:
+    return () if ceilings is None else (CEILING_NOTE,) if ceilings else (NO_CEILING_NOTE,)
 
 
 # Files
