@@ -74,8 +74,12 @@ def test_ceilings_stand_in_the_tables_and_win_nothing(tmp_path):
 def test_scoring_a_run_finds_the_ceilings_once_and_reports_show_them(engine_folder, tmp_path):
     shutil.copytree(engine_folder, tmp_path / "set")
     run = tmp_path / "run"
-    result = sama("eval", "predict", "engine", "--data", tmp_path / "set", "--control", "identity", "--out", run)
+    part = ("eval", "predict", "engine", "--data", tmp_path / "set", "--control", "identity")
+    result = sama(*part, "--tasks", "local_add", "--out", tmp_path / "part")
     assert result.exit_code == 0, result.output
+    assert sama("eval", "exact", tmp_path / "part", "--workers", "1").exit_code == 0
+    assert len((tmp_path / "set" / KNOWN_DRAWING / EXACT).read_text().splitlines()) == 1
+    assert sama(*part, "--out", run).exit_code == 0
     score_run(run, ExactConfig(workers=1))
     before = build_report(read_scored([run]), ReportConfig())
     assert {row.origin for table in before.tables for row in table.rows} == {"run"}

@@ -206,8 +206,8 @@ def exact(
 ) -> None:
     """Score edits without a judge: against exact targets where they are known, else against the sources.
 
-    Of the benchmark 'engine' also the ceilings are found, once for a set: what an editor can reach that knows only the
-    drawings of the train split.
+    Of the benchmark 'engine' also the ceilings are found, once for an item: what an editor can reach that knows only
+    the drawings of the train split.
     """
     from ..data.manifest import parse_column_map
     from ..evaluation.exact import ExactConfig, run_of_manifest, score_run, summary

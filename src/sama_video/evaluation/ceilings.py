@@ -1,8 +1,8 @@
 """Ceilings of the engine's benchmarks: what an editor can reach that knows only the drawings of the train split.
 
 The test split asks for drawings that no training shows, so that no editor can make all of its additions and
-replacements as they are in the targets. The control `known-drawing` is run and scored once for a whole set, in the
-set's own folder; reports read it there.
+replacements as they are in the targets. The control `known-drawing` is run and scored once for each item of a set, in
+the set's own folder; reports read it there.
 """
 
 from collections.abc import Sequence
@@ -43,11 +43,13 @@ def score_ceilings(run: Path, config: ExactConfig, progress: Progress = lambda *
     benchmark = None if info.benchmark == MANIFEST else find_benchmark(info.benchmark)
     if benchmark is None or not has_ceilings(benchmark):
         return []
-    whole = read_items(benchmark, Path(info.data))
-    editor = ControlEditor(control=KNOWN_DRAWING, items=whole)
-    of_control = RunInfo(benchmark=info.benchmark, version=info.version, data=info.data, editor=editor.name)
     folder = _folder(info)
-    predict(of_control, whole, editor, folder, progress=progress)
+    before = read_run(folder)[1] if (folder / RUN).is_file() else []
+    wanted = {item.id for item in [*items, *before]}
+    chosen = [item for item in read_items(benchmark, Path(info.data)) if item.id in wanted]
+    editor = ControlEditor(control=KNOWN_DRAWING, items=chosen)
+    of_control = RunInfo(benchmark=info.benchmark, version=info.version, data=info.data, editor=editor.name)
+    predict(of_control, chosen, editor, folder, progress=progress)
     score_run(folder, replace(config, semantic_encoder=None), progress)
     return read_ceilings(info, items)
 
