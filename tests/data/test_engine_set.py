@@ -1,16 +1,19 @@
 import hashlib
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from sama_video.data.engine_set import EngineSetConfig, write_engine_set
+from sama_video.data.engine_set import EngineSetConfig, find_draft, read_engine_set, write_engine_set
 from sama_video.data.manifest import read_manifest
-from sama_video.synth.engine import Engine
+from sama_video.synth.engine import VERSION, Engine
+from sama_video.synth.sprites import NANO_VOCABULARY
 from sama_video.system.errors import UserError
 from sama_video.video import VideoReader
+from tests.clips import write_clip
 from tests.commands import ended_by, sama, start_sama
 
 SMALL = {"num_frames": 5, "height": 64, "width": 96, "loose": 0.2}
@@ -101,6 +104,35 @@ def test_other_settings_do_not_mix_into_a_folder(written):
         write_engine_set(EngineSetConfig(**SMALL | {"seed": 1}), written, 16)
 
 
+def test_a_set_of_an_older_engine_is_not_continued(written, tmp_path):
+    text = (written / "engine.json").read_text()
+    (tmp_path / "engine.json").write_text(text.replace(f'"engine": {VERSION}', '"engine": 1'))
+    with pytest.raises(UserError, match="choose another folder"):
+        write_engine_set(EngineSetConfig(**SMALL), tmp_path, 16)
+
+
+@pytest.mark.slow
+def test_one_command_paints_known_things_into_films_of_the_user_s(tmp_path):
+    (tmp_path / "films").mkdir()
+    for number in range(3):
+        write_clip(tmp_path / "films" / f"{number}.mp4", 14 + number, height=64, width=96)
+    command = ["data", "synth", "--out", tmp_path / "set", "--count", "6", "--split", "known", "--vocabulary", "nano"]
+    command += ["--family", "local_remove", "--family", "local_change/colour", "--num-frames", "5", "--height", "64"]
+    command += ["--width", "96", "--videos", tmp_path / "films", "--all-footage", "--footage-fraction", "1"]
+    result = sama(*command, "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    rows = list(read_manifest(tmp_path / "set" / "manifest.csv"))
+    assert [row.extra["kind"] for row in rows] == ["local_remove", "local_change/colour"] * 3
+    assert [row.type for row in rows] == ["local_remove", "local_change"] * 3
+    assert all("a filmed scene" in row.extra["caption"] for row in rows)
+    config = read_engine_set(tmp_path / "set")
+    assert (config.split, config.vocabulary, config.all_footage) == ("known", NANO_VOCABULARY, True)
+    for row in rows:
+        drawn, draft = find_draft(Path(row.src_video), row.id)
+        assert draft.instruction == row.prompt
+        assert np.array_equal(drawn.render(draft).target, frames(row.tgt_video))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -110,6 +142,8 @@ def test_other_settings_do_not_mix_into_a_folder(written):
         ({"loose": 2.0}, "between 0 and 1"),
         ({"split": "holdout"}, "split must be"),
         ({"families": ("paint",)}, "families must be"),
+        ({"vocabulary": ("unicycle", *NANO_VOCABULARY)}, "no drawing of unicycle"),
+        ({"footage_fraction": 2.0}, "`footage_fraction` must be between 0 and 1"),
         ({"images": "/nowhere"}, "no such folder"),
     ],
 )

@@ -59,17 +59,19 @@ def write_made_up_run(
     exact: Sequence[ExactScores] = (),
     edits: Mapping[str, str] | None = None,
     settings: Mapping[str, str] | None = None,
+    data: str = "",
 ) -> Path:
     """A run's folder.
 
     Args:
         judgments: by judge.
+        data: folder of the set.
         edits: item -> file of its edit, relative to the folder; items without one count as failed.
     """
     version = find_benchmark(benchmark).version
     write_run(
         path,
-        RunInfo(benchmark=benchmark, version=version, data="", editor=editor, settings=dict(settings or {})),
+        RunInfo(benchmark=benchmark, version=version, data=data, editor=editor, settings=dict(settings or {})),
         items,
     )
     predictions = [

@@ -246,9 +246,26 @@ def test_a_wrong_clip_is_another_source_in_this_one_s_shape(engine_items, tmp_pa
 
 
 def test_an_unknown_control_is_refused(engine_items):
-    with pytest.raises(UserError, match="identity, wrong-clip, noise, half, perfect"):
+    with pytest.raises(UserError, match="identity, wrong-clip, noise, half, perfect, known-drawing"):
         ControlEditor(control="copy", items=engine_items)
-    assert set(CONTROLS) == {"identity", "wrong-clip", "noise", "half", "perfect"}
+    assert set(CONTROLS) == {"identity", "wrong-clip", "noise", "half", "perfect", "known-drawing"}
+
+
+def test_a_known_drawing_needs_the_engine_s_items(engine_items, tmp_path):
+    shutil.copy(engine_items[0].source, tmp_path / "clip.mp4")
+    other = dataclasses.replace(engine_items[0], source=tmp_path / "clip.mp4", target=None, mask=None)
+    with pytest.raises(UserError, match=r"known-drawing is for items that the synthetic engine made: .* holds no set"):
+        ControlEditor(control="known-drawing", items=[*engine_items, other])
+    stranger = dataclasses.replace(engine_items[0], id="test-9-0000000")
+    with pytest.raises(EditFailedError, match="no sample of the engine's set"):
+        ControlEditor(control="known-drawing", items=[stranger])(stranger, tmp_path / "o.mp4")
+
+
+def test_a_known_drawing_is_the_target_where_nothing_new_is_brought_in(engine_items, tmp_path):
+    for item in engine_items:
+        made = frames(control("known-drawing", [item], tmp_path / f"{item.id}.mp4"))
+        is_target = np.array_equal(made, frames(item.target))
+        assert is_target != (item.task in ("local_add", "replace")), item.id
 
 
 # Models

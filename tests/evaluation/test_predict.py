@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from sama_video.cli.app import app, normalise_arguments
 from sama_video.data.manifest import Row
+from sama_video.evaluation.benchmark import find_benchmark
 from sama_video.evaluation.editors import CommandEditor, ControlEditor, EditFailedError
 from sama_video.evaluation.pairs import manifest_items
 from sama_video.evaluation.predict import predict, select_items, summary
@@ -313,7 +314,12 @@ def test_the_command_runs_a_benchmark_a_manifest_and_a_folder(engine_folder, eng
     assert result.exit_code == 0, result.output
     assert "8 of 8 edited" in result.output
     info, items = read_run(tmp_path / "a")
-    assert (info.benchmark, info.version, info.editor, items) == ("engine", "1", "cp", engine_items)
+    assert (info.benchmark, info.version, info.editor, items) == (
+        "engine",
+        find_benchmark("engine").version,
+        "cp",
+        engine_items,
+    )
 
     manifest = engine_folder / "manifest.csv"
     result = sama("eval", "predict", "--manifest", manifest, "--out", tmp_path / "b", "--control", "perfect")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sama_video.synth.backgrounds import Backdrop, Texture
 from sama_video.synth.composition import grid_point, named_motion
 from sama_video.synth.edits import FAMILIES
-from sama_video.synth.engine import Engine, render_draft
+from sama_video.synth.engine import Engine, in_taught_drawings, index_of, render_draft
 from sama_video.synth.instructions import GRID, MOTIONS, SIZE_WORDS
 from sama_video.synth.render import Changed, Renderer, Shape
 from sama_video.synth.scene import Thing
@@ -31,7 +31,7 @@ for split in ("train", "validation", "test"):
         digest.update("|".join((sample.instruction, sample.caption, sample.target_caption)).encode())
 print(digest.hexdigest())
 """
-KNOWN_DIGEST = "71edfb39f048549146c4c5655e7c3db08c1bcf07719b03182b870836051dcc4b"
+KNOWN_DIGEST = "3ee75fe315f60fee640eea252e5cc7dc22600f2dc3602705099b72aeda2c6ba4"
 
 
 def run(seed):
@@ -96,7 +96,7 @@ def test_removal_shows_what_was_behind():
         assert kept < {thing.key for thing in draft.source.things}
         sample = render_draft(draft, 3, 64, 64)
         empty, _ = Renderer(Shape(num_frames=3, height=64, width=64)).render(
-            replace(draft.source, things=(), subtitle=None), Changed()
+            replace(draft.source, things=(), subtitle=None), Changed(), draft.source
         )
         if not kept and draft.source.subtitle is None:
             assert np.array_equal(sample.target, empty)
@@ -209,12 +209,44 @@ def test_a_vocabulary_is_all_that_is_shown_and_asked_for():
 
 
 def test_known_drawings_in_scenes_and_words_of_the_test_split():
-    known = Engine(split="test", drawings="train")
-    made = [known.draft(index) for index in range(40)]
+    known = Engine(split="known", vocabulary=NANO_VOCABULARY)
+    made = [known.draft(index) for index in range(80)]
     taught, new = (set(Engine(split=split).sprites) for split in ("train", "test"))
-    assert {thing.sprite for draft in made for thing in draft.source.things} <= taught - new
-    textures = {draft.source.background.recipe for draft in made}
-    assert textures == {draft.source.background.recipe for draft in map(Engine(split="test").draft, range(40))}
+    shown = {thing.sprite for draft in made for scene in (draft.source, draft.edit.target) for thing in scene.things}
+    assert shown <= taught - new
+    assert {sprite.name for sprite in shown} <= set(NANO_VOCABULARY)
+    test = [Engine(split="test").draft(index) for index in range(80)]
+    textures = [{draft.source.background.recipe for draft in drafts} for drafts in (made, test)]
+    assert textures[0] == textures[1]
+    assert not {draft.instruction for draft in made} & {draft.instruction for draft in test}, "seeds of its own"
+    assert {draft.split for draft in made} == {"known"}
+
+
+def test_in_taught_drawings_only_what_is_brought_in_is_drawn_otherwise():
+    taught, changed = set(Engine().sprites), 0
+    for draft in drafts("replace", 30, split="test") + drafts("local_add", 30, split="test"):
+        known = in_taught_drawings(draft)
+        assert known.source == draft.source
+        there = {thing.sprite for thing in draft.source.things}
+        for before, after in zip(draft.edit.target.things, known.edit.target.things, strict=True):
+            assert replace(after, sprite=before.sprite) == before
+            assert after.sprite.name == before.sprite.name
+            assert after == before if before.sprite in there else after.sprite in taught
+            changed += after != before
+    assert changed >= 60
+    for draft in drafts("compound", 40, split="known"):
+        assert in_taught_drawings(draft) == draft
+
+
+def test_an_id_leads_back_to_its_draft():
+    engine = Engine(split="known", seed=12)
+    assert engine.draft(index_of(engine.draft(34).id)) == engine.draft(34)
+
+
+def test_a_variant_of_a_family_can_be_had_alone():
+    recolours = drafts("local_change/colour", 20)
+    assert {draft.edit.kind for draft in recolours} == {"local_change/colour"}
+    assert {draft.family for draft in recolours} == {"local_change"}
 
 
 def test_an_unknown_thing_is_refused():

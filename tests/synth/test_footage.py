@@ -50,6 +50,15 @@ def test_another_file_in_the_folder_moves_no_photograph_to_another_split(folder,
         assert before <= after
 
 
+def test_without_a_split_all_of_it_is_used(folder, tmp_path):
+    everything = Footage(images=folder, videos=folder, split=None, cache=tmp_path)
+    assert len(everything.photos) == 24
+    assert len(everything.shots) == 1
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="no picture and no shot of 12 frames in"):
+        Footage(images=tmp_path / "none", videos=None, split=None, cache=tmp_path)
+
+
 def with_a_film(folder, cache):
     """The split that the folder's one film fell into; its other photographs are there too."""
     footage = [Footage(images=folder, videos=folder, split=split, cache=cache) for split in SPLITS]

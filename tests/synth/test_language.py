@@ -33,6 +33,18 @@ def test_a_name_alone_never_points_at_one_of_two():
     assert {"both foxes", "the two foxes", "both objects"} <= said(two, 0, 1)
 
 
+def test_a_noun_that_could_mean_another_thing_too_is_not_said():
+    for wider, narrower in (("car", "taxi"), ("bear", "panda"), ("football", "soccer ball")):
+        both = scene(thing(0, wider, x=0.2), thing(1, narrower, x=0.8))
+        assert f"the {wider}" not in said(both, 0)
+        assert f"the left {wider}" in said(both, 0)
+        assert f"the {narrower}" in said(both, 1)
+    assert "the animal" not in said(scene(thing(0), thing(1, "penguin", 0.1)), 0)
+    assert "the bird" in said(scene(thing(0), thing(1, "penguin", 0.1)), 1)
+    three = scene(thing(0, "car", 0.1), thing(1, "car", 0.5), thing(2, "race car", 0.9))
+    assert not {"both cars", "the two cars"} & said(three, 0, 1)
+
+
 def test_left_and_right_need_a_margin():
     near = scene(thing(0, x=0.45), thing(1, x=0.55))
     assert said(near, 0) == set()

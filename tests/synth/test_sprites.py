@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from sama_video.synth.lettering import FONTS, line_tile
-from sama_video.synth.sprites import ATTRIBUTES, COLOURS, SPLITS, scaled_tile, sprites, tile_of
+from sama_video.synth.sprites import (
+    ATTRIBUTES,
+    COLOURS,
+    NANO_VOCABULARY,
+    SPLITS,
+    find_vocabulary,
+    scaled_tile,
+    sprites,
+    tile_of,
+)
 
 
 def drawings(split):
@@ -49,13 +58,19 @@ def test_a_tint_is_of_its_colour():
 def test_attributes_do_what_they_say():
     sprite = next(sprite for sprite in sprites("train") if sprite.name == "fox")
     plain = tile_of(sprite, None, None)
-    assert np.array_equal(tile_of(sprite, None, "upside down")[::-1], plain)
+    assert np.array_equal(tile_of(sprite, None, "upside down")[::-1, ::-1], plain)
     assert np.array_equal(tile_of(sprite, None, "mirrored")[:, ::-1], plain)
     assert tile_of(sprite, None, "silhouette")[..., :3].max() == 0
     assert tile_of(sprite, None, "half transparent")[..., 3].max() == 127
     outlined = tile_of(sprite, None, "outlined")
     assert (outlined[..., 3] > 0).sum() > (plain[..., 3] > 0).sum()
     assert np.array_equal(outlined[plain[..., 3] == 255], plain[plain[..., 3] == 255])
+
+
+def test_a_vocabulary_is_a_list_or_a_name():
+    assert find_vocabulary("nano") == NANO_VOCABULARY
+    assert find_vocabulary("fox, soccer ball,star") == ("fox", "soccer ball", "star")
+    assert find_vocabulary("") == ()
 
 
 def test_an_unknown_split_is_refused():

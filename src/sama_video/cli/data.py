@@ -32,9 +32,15 @@ def _resumable(kept: str) -> Iterator[None]:
 def synth(
     out: Annotated[Path, typer.Option(help="Folder of the set; the same folder resumes.")],
     count: Annotated[int, typer.Option(help="Samples.")] = 200,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    split: Annotated[
+        str, typer.Option(help="train, validation, test, or known: taught drawings, else as test.")
+    ] = "train",
     seed: Annotated[int, typer.Option(help="Another seed is another set.")] = 0,
-    family: Annotated[list[str] | None, typer.Option(help="Edit family; repeatable. Default: all.")] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(help="Edit family, or local_change/colour and the like; repeatable. Default: all."),
+    ] = None,
+    vocabulary: Annotated[str, typer.Option(help="Things to show: names with commas, or nano. Default: all.")] = "",
     loose: Annotated[float, typer.Option(help="Fraction of loosely worded instructions.")] = 0.0,
     num_frames: Annotated[int, typer.Option(help="Frames of a clip; 1 writes pictures.")] = 17,
     height: Annotated[int, typer.Option(help="Pixels, even.")] = 128,
@@ -42,10 +48,15 @@ def synth(
     fps: Annotated[int, typer.Option(help="Frames a second.")] = 16,
     images: Annotated[Path | None, typer.Option(help="Folder of pictures to use as backgrounds.")] = None,
     videos: Annotated[Path | None, typer.Option(help="Folder of videos to use as backgrounds, cut at shots.")] = None,
+    footage_fraction: Annotated[float, typer.Option(help="Of the samples that have such a background.")] = 0.5,
+    all_footage: Annotated[
+        bool, typer.Option(help="Use every picture and shot, not the split's alone: for files that no training sees.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes. Default: one per core.")] = None,
 ) -> None:
     """Make a set of (source, instruction, target, mask) samples with exact answers."""
     from ..data.engine_set import EngineSetConfig, write_engine_set
+    from ..synth.sprites import find_vocabulary
     from .progress import ProgressBar
 
     config = EngineSetConfig(
@@ -53,12 +64,15 @@ def synth(
         seed=seed,
         families=tuple(family) if family else EngineSetConfig.families,
         loose=loose,
+        vocabulary=find_vocabulary(vocabulary),
         num_frames=num_frames,
         height=height,
         width=width,
         fps=fps,
         images=str(images.resolve()) if images else None,
         videos=str(videos.resolve()) if videos else None,
+        footage_fraction=footage_fraction,
+        all_footage=all_footage,
     )
     with _resumable("complete samples are kept"), ProgressBar() as progress:
         manifest = write_engine_set(config, out, count, workers, progress)

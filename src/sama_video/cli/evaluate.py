@@ -12,6 +12,7 @@ from .judge_options import JudgeOptions, end_of_judging, with_judge_options
 
 if TYPE_CHECKING:
     from ..evaluation.benchmark import Item
+    from ..evaluation.exact import ExactConfig
     from ..evaluation.records import RunInfo
     from .progress import ProgressBar
 
@@ -75,7 +76,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes.")],
     benchmark: Annotated[str | None, typer.Argument(help="Such as reco-bench or engine.", show_default=False)] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Your copy of the benchmark; 'engine' is made beside --out.")
+        Path | None, typer.Option(help="Your copy of the benchmark; 'engine' and 'known' are made beside --out.")
     ] = None,
     manifest: Annotated[Path | None, typer.Option(help="Sources and instructions, instead of a benchmark.")] = None,
     column_map: options.ColumnMap = None,
@@ -83,7 +84,9 @@ def predict(
         str | None, typer.Option(help="Any program: 'myedit --in {source} --text {instruction} --out {output}'.")
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that --editor has for an item.")] = None,
-    control: Annotated[str | None, typer.Option(help="identity, wrong-clip, noise, half or perfect.")] = None,
+    control: Annotated[
+        str | None, typer.Option(help="identity, wrong-clip, noise, half, perfect or known-drawing.")
+    ] = None,
     from_folder: Annotated[
         Path | None, typer.Option(help="Take finished results, where the benchmark's authors keep them.")
     ] = None,
@@ -201,7 +204,11 @@ def exact(
     *,
     context: typer.Context,
 ) -> None:
-    """Score edits without a judge: against exact targets where they are known, else against the sources."""
+    """Score edits without a judge: against exact targets where they are known, else against the sources.
+
+    Of the benchmark 'engine' also the ceilings are found, once for an item: what an editor can reach that knows only
+    the drawings of the train split.
+    """
     from ..data.manifest import parse_column_map
     from ..evaluation.exact import ExactConfig, run_of_manifest, score_run, summary
     from ..evaluation.records import EXACT, read_run
@@ -217,7 +224,23 @@ def exact(
     with ProgressBar() as progress:
         records = score_run(run, config, progress)
     typer.echo("\n".join(summary(read_run(run)[1], records)))
+    _score_ceilings(run, config)
     typer.echo(str(run / EXACT))
+
+
+def _score_ceilings(run: Path, config: "ExactConfig") -> None:
+    """The run is scored already: what is wrong with its set is said, and no failure."""
+    from ..evaluation.ceilings import score_ceilings, summary
+    from .progress import ProgressBar
+
+    try:
+        with ProgressBar() as progress:
+            ceilings = score_ceilings(run, config, progress)
+    except UserError as error:
+        typer.echo(f"no ceilings: {error}")
+    else:
+        for line in summary(ceilings):
+            typer.echo(line)
 
 
 @eval_app.command()

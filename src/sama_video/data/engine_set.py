@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..synth.engine import VERSION, Draft, Engine, EnginePair, render_draft
+from ..synth.engine import VERSION, Draft, Engine, EnginePair, find_split, index_of, render_draft
 from ..synth.footage import find_footage
 from ..system.errors import UserError
 from ..system.files import make_folder, written_aside
@@ -23,6 +23,7 @@ from ..video import write_lossless
 from .manifest import Row, read_manifest, write_manifest
 
 _CHUNK = 8
+_SETTINGS = "engine.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,35 +31,57 @@ class EngineSetConfig:
     """What determines a set's bytes.
 
     Args:
-        split, seed, families, loose: as in `synth.engine.Engine`.
+        split, seed, families, loose, vocabulary, footage_fraction: as in `synth.engine.Engine`.
         num_frames: 1 writes PNG pictures instead of clips.
         images, videos: folders of the user's backgrounds.
+        all_footage: use all that these folders hold, not the split's part of it: for files that no training sees.
     """
 
     split: str = "train"
     seed: int = 0
     families: tuple[str, ...] = Engine.families
     loose: float = 0.0
+    vocabulary: tuple[str, ...] = ()
     num_frames: int = 17
     height: int = 128
     width: int = 128
     fps: int = 16
     images: str | None = None
     videos: str | None = None
+    footage_fraction: float = Engine.footage_fraction
+    all_footage: bool = False
 
     def __post_init__(self) -> None:
         if self.height % 2 or self.width % 2:
             raise UserError(f"height and width must be even, got {self.height}x{self.width}")
         if min(self.height, self.width) < 64 or self.num_frames < 1 or self.fps < 1 or not 0 <= self.loose <= 1:
             raise UserError("frames must be at least 64x64, `num_frames` and `fps` at least 1, `loose` between 0 and 1")
+        if not 0 <= self.footage_fraction <= 1:
+            raise UserError(f"`footage_fraction` must be between 0 and 1, got {self.footage_fraction:g}")
 
     def engine(self, cache: Path) -> Engine:
-        """Raises UserError for an unknown split or family, or footage without a file for the split."""
-        footage = find_footage(self.images, self.videos, self.split, cache)
+        """Raises UserError for an unknown split, family or thing, or footage without a file for the split."""
         try:
-            return Engine(split=self.split, seed=self.seed, families=self.families, loose=self.loose, footage=footage)
+            split = None if self.all_footage else find_split(self.split).scenes
+            return Engine(
+                split=self.split,
+                seed=self.seed,
+                families=self.families,
+                loose=self.loose,
+                vocabulary=self.vocabulary,
+                footage=find_footage(self.images, self.videos, split, cache),
+                footage_fraction=self.footage_fraction,
+            )
         except ValueError as error:
             raise UserError(str(error)) from error
+
+    def draft(self, index: int, out: Path) -> Draft:
+        """What sample `index` shows of the set in `out`. Raises UserError as `engine`."""
+        return _engine(self, out).draft(index, moving=self.num_frames > 1)
+
+    def render(self, draft: Draft) -> EnginePair:
+        """A draft at the set's size and length."""
+        return render_draft(draft, self.num_frames, self.height, self.width)
 
 
 def write_engine_set(
@@ -84,8 +107,7 @@ def write_engine_set(
     _refuse_to_shorten(manifest, count)
     for kind in ("source", "target", "mask"):
         (out / kind).mkdir(exist_ok=True)
-    engine = _engine(config, out)
-    drafts = [engine.draft(index, moving=config.num_frames > 1) for index in range(count)]
+    drafts = [config.draft(index, out) for index in range(count)]
     missing = [index for index, draft in enumerate(drafts) if not _complete(config, out, draft)]
     done = count - len(missing)
     progress("samples", done, count)
@@ -101,13 +123,54 @@ def write_engine_set(
 
 def _claim(config: EngineSetConfig, out: Path) -> None:
     """A folder holds one set: files of other settings must not mix."""
-    settings = json.dumps({"engine": VERSION, **asdict(config)}, indent=1)
-    note = out / "engine.json"
+    note = out / _SETTINGS
     if not note.exists():
         with written_aside(note) as aside:
-            aside.write_text(settings)
-    elif note.read_text() != settings:
+            aside.write_text(json.dumps({"engine": VERSION, **asdict(config)}, indent=1))
+    elif read_engine_set(out) != config:
         raise UserError(f"{out} holds a set of other settings (see {note.name}); choose another `out`")
+
+
+def read_engine_set(out: Path) -> EngineSetConfig:
+    """The settings of the set in a folder.
+
+    Raises:
+        UserError: for a folder that holds no set, or one that another version of the engine made.
+    """
+    try:
+        settings = json.loads((out / _SETTINGS).read_text())
+        version = settings.pop("engine")
+        tuples = {name: tuple(settings.get(name, ())) for name in ("families", "vocabulary")}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{out} holds no set of the synthetic engine; 'sama data synth' makes one") from error
+    if version != VERSION:
+        raise UserError(
+            f"version {version} of the engine made the set in {out}, and this is version {VERSION}: it can be read by "
+            "its manifest, but not continued; choose another folder for a new one"
+        )
+    return EngineSetConfig(**settings | tuples)
+
+
+def folder_of_set(file: Path) -> Path:
+    """Where the set is that a source, target or mask belongs to."""
+    return file.resolve().parent.parent
+
+
+def find_draft(file: Path, draft_id: str) -> tuple[EngineSetConfig, Draft]:
+    """The settings of the set that a source, target or mask belongs to, and what the sample of this id shows.
+
+    Raises:
+        UserError: for a file of no set of this version of the engine.
+    """
+    out = folder_of_set(file)
+    config = read_engine_set(out)
+    try:
+        draft = config.draft(index_of(draft_id), out)
+    except ValueError as error:
+        raise UserError(f"{draft_id} is no sample of the engine's set in {out}") from error
+    if draft.id != draft_id:
+        raise UserError(f"{draft_id} is no sample of the engine's set in {out}")
+    return config, draft
 
 
 def _refuse_to_shorten(manifest: Path, count: int) -> None:
@@ -134,10 +197,8 @@ def _engine(config: EngineSetConfig, out: Path) -> Engine:
 
 def _write_pairs(config: EngineSetConfig, out: Path, indices: list[int]) -> int:
     """In a process of its own."""
-    engine = _engine(config, out)
     for index in indices:
-        draft = engine.draft(index, moving=config.num_frames > 1)
-        _write_pair(config, out, render_draft(draft, config.num_frames, config.height, config.width))
+        _write_pair(config, out, config.render(config.draft(index, out)))
     return len(indices)
 
 

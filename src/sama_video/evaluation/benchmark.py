@@ -129,7 +129,8 @@ class Benchmark(Strict):
         compat: what stands under a table that counts as the authors' script does; empty where that is not known.
         published: names of the paper's tables in `published/`, the one of all systems first.
         comparable: whether scores by this file's own prompts may stand beside published ones without a remark.
-        engine: `count` and settings of `data.engine_set.EngineSetConfig` where the synthetic engine makes the items.
+        engine: `count` and settings of `data.engine_set.EngineSetConfig` where the synthetic engine makes the items;
+            `vocabulary` as `synth.sprites.find_vocabulary` reads it.
     """
 
     name: str

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from ..data.engine_set import find_draft, folder_of_set, read_engine_set
 from ..judge.redact import redactor_of, secrets_in
+from ..synth.engine import in_taught_drawings
 from ..synth.looks import LOOKS
 from ..system.errors import UserError
 from ..system.platforms import kill_group, split_command
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from ..editing import EditSettings
     from ..pipelines.pipeline_sama import SamaPipeline
 
+# Name of a control.
+KNOWN_DRAWING = "known-drawing"
 # Unlike any edit of a benchmark's: what half of it scores is not by chance half of an answer.
 _STRONG_LOOK = "thermal"
 
@@ -246,7 +250,7 @@ class ControlEditor:
         items: of the whole run; "wrong-clip" takes its clips from them.
 
     Raises:
-        UserError: for an unknown control.
+        UserError: for an unknown control, or "known-drawing" of items that the engine did not make.
     """
 
     control: str
@@ -255,6 +259,8 @@ class ControlEditor:
     def __post_init__(self) -> None:
         if self.control not in self.CONTROLS:
             raise UserError(f"`control` must be one of {', '.join(self.CONTROLS)}, got {self.control!r}")
+        if self.control == KNOWN_DRAWING:
+            _check_engine_made(self.items)
 
     @property
     def name(self) -> str:
@@ -303,16 +309,32 @@ class ControlEditor:
         reader = VideoReader(item.source)
         _write_like(item, reader, _pixels_like(other, _pixels(reader)), output)
 
+    def known_drawing(self, item: Item, output: Path) -> None:
+        """The target, but what the edit brings in is drawn as the train split draws it."""
+        config, draft = find_draft(item.target or item.source, item.id)
+        _write_like(item, VideoReader(item.source), config.render(in_taught_drawings(draft)).target, output)
+
     CONTROLS: ClassVar[dict[str, Callable[["ControlEditor", Item, Path], None]]] = {
         "identity": identity,
         "wrong-clip": wrong_clip,
         "noise": noise,
         "half": half,
         "perfect": perfect,
+        KNOWN_DRAWING: known_drawing,
     }
 
 
 CONTROLS = tuple(ControlEditor.CONTROLS)
+
+
+def _check_engine_made(items: Sequence[Item]) -> None:
+    for folder in {folder_of_set(item.target or item.source) for item in items}:
+        try:
+            read_engine_set(folder)
+        except UserError as error:
+            raise UserError(
+                f"the control {KNOWN_DRAWING} is for items that the synthetic engine made: {error}"
+            ) from error
 
 
 def _pixels(reader: VideoReader) -> np.ndarray:

@@ -77,8 +77,7 @@ def held_out_of(config: TrainConfig, per_family: int) -> HeldOut | None:
     engines = [one.engine for one in config.data.datasets if one.engine is not None and not one.engine.text_to_video]
     if not engines:
         return None
-    # Drawings are the taught ones: a name's other drawing would ask for what nobody has shown.
-    taught = Engine(split="test", drawings="train", families=engines[0].families, vocabulary=engines[0].vocabulary)
+    taught = Engine(split="known", families=engines[0].families, vocabulary=engines[0].vocabulary)
     shape = next((shape for engine in engines for shape in engine.shapes if shape[0] > 1), engines[0].shapes[0])
     return HeldOut(engine=taught, shape=shape, per_family=per_family)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..data.engine_set import read_engine_set
 from ..data.manifest import LAYOUTS, SUFFIXES, Layout, Row, read_manifest
 from ..system.data_files import table_beside
 from ..system.errors import UserError
@@ -258,6 +259,15 @@ def _editverse_item(key: str, entry: dict[str, Any], folder: Path) -> Item:
     )
 
 
+def _read_engine(benchmark: Benchmark, folder: Path) -> list[Item]:
+    """A set of the synthetic engine, see `pairs.make_engine_set`."""
+    manifest = _first(benchmark, folder, ("manifest.csv",))
+    split = read_engine_set(folder).split
+    if split != benchmark.engine["split"]:
+        raise UserError(f"{folder} holds a set of the split {split}, not {benchmark.engine['split']}; leave out `data`")
+    return manifest_items(read_manifest(manifest))
+
+
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -272,6 +282,5 @@ READERS: dict[str, Callable[[Benchmark, Path], list[Item]]] = {
     "fivebench": _read_fivebench,
     "editverse": _read_editverse,
     "vefx": _read_vefx,
-    # A set of the synthetic engine, see `pairs.make_engine_set`.
-    "engine": lambda benchmark, folder: manifest_items(read_manifest(_first(benchmark, folder, ("manifest.csv",)))),
+    "engine": _read_engine,
 }

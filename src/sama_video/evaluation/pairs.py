@@ -6,6 +6,7 @@ from typing import Any
 
 from ..data.engine_set import EngineSetConfig, write_engine_set
 from ..data.manifest import Manifest, Row, is_url, read_manifest, resolve
+from ..synth.sprites import find_vocabulary
 from ..system.errors import UserError
 from ..system.workers import Progress
 from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -22,8 +23,9 @@ def make_engine_set(benchmark: Benchmark, folder: Path, progress: Progress = lam
         UserError: for a folder that holds another set, or cannot be written.
     """
     settings = dict(benchmark.engine)
-    count = settings.pop("count")
-    return write_engine_set(EngineSetConfig(**settings), folder, count, progress=progress)
+    count, vocabulary = settings.pop("count"), find_vocabulary(settings.pop("vocabulary", ""))
+    config = EngineSetConfig(vocabulary=vocabulary, **settings)
+    return write_engine_set(config, folder, count, progress=progress)
 
 
 def read_manifest_items(manifest: str, *, column_map: Mapping[str, str] | None = None) -> list[Item]:

@@ -5,7 +5,7 @@
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,13 @@ from ..system.errors import UserError
 from ..system.files import make_folder, written_aside
 from .aggregate import EXACT_RULE, TaskScores, overall_scores, rule_of
 from .authors import prompts_of
+from .ceilings import CEILING_NOTE, NO_CEILING_NOTE, has_ceilings, read_ceilings
+from .editors import KNOWN_DRAWING
 from .page import choose_edits, copy_media, page
 from .published import PublishedTable, paper_apart, paper_headlines, paper_notes, paper_rows, published_table
 from .scored import ScoredRun, choose_judge, read_scored, same_judge
 from .statistics import DRAWS, kendall_tau, mean_intervals, paired_difference, spearman, win_rate
-from .tables import Column, Table, TableRow, bare, csv_text, latex_text, markdown_text, rendered
+from .tables import CEILING, Column, Table, TableRow, bare, csv_text, latex_text, markdown_text, rendered
 
 _NOT_COMPARABLE = "not comparable with published numbers"
 _OWN_PROMPTS = "The judge was asked by this project's own prompts, not the benchmark's ('--prompts copy' asks those)."
@@ -102,7 +104,8 @@ def build_report(runs: Sequence[ScoredRun], config: ReportConfig) -> Report:
         tables += _judged_tables(runs, judge, config)
     if config.with_published and judge is None:
         raise UserError("the paper's tables are judges' scores, and these runs have none; leave out `with_published`")
-    tables += exact_tables({run.name: run.exact for run in runs if run.exact})
+    scored = [run for run in runs if run.exact]
+    tables += exact_tables({run.name: run.exact for run in scored}, _find_ceilings(scored))
     benchmark = runs[0].benchmark
     title = f"{benchmark.title} (version {benchmark.version})" if benchmark else "Exact scores of the pairs given"
     return Report(title=title, about=_about(runs, judge), tables=tuple(tables), runs=tuple(runs), judge=judge)
@@ -271,18 +274,29 @@ def _agreement_row(name: str, a: np.ndarray, b: np.ndarray) -> TableRow:
 # What was scored exactly
 
 
-def exact_tables(by_run: Mapping[str, Sequence[TaskScores]]) -> list[Table]:
+def exact_tables(
+    by_run: Mapping[str, Sequence[TaskScores]], ceilings: Mapping[str, TaskScores] | None = None
+) -> list[Table]:
     """All edits together, how the runs differ in them, then every family.
 
     Args:
         by_run: families and, last, all of them together, by the run's name.
+        ceilings: of every family, see `ceilings.py`; empty where they are not known, None where there are none.
     """
     families = {one.task: one.title for tasks in by_run.values() for one in [tasks[-1], *tasks[:-1]]}
-    tables = [
-        _exact_table({name: one for name, tasks in by_run.items() for one in tasks if one.task == family}, title)
-        for family, title in families.items()
-    ]
+    tables = []
+    for family, title in families.items():
+        of_family = {name: one for name, tasks in by_run.items() for one in tasks if one.task == family}
+        tables.append(_exact_table(of_family, title, ceilings and ceilings[family], _ceiling_notes(ceilings)))
     return [*tables[:1], *_exact_differences({name: tasks[-1] for name, tasks in by_run.items()}), *tables[1:]]
+
+
+def _find_ceilings(runs: Sequence[ScoredRun]) -> dict[str, TaskScores] | None:
+    """By family, of the first run whose set has them; None where there is nothing to know."""
+    if not runs or not has_ceilings(runs[0].benchmark):
+        return None
+    found = next(filter(None, (read_ceilings(run.info, run.items) for run in runs)), [])
+    return {one.task: one for one in found}
 
 
 def _exact_differences(by_run: Mapping[str, TaskScores]) -> list[Table]:
@@ -294,12 +308,16 @@ def _exact_differences(by_run: Mapping[str, TaskScores]) -> list[Table]:
     ]
 
 
-def _exact_table(by_run: Mapping[str, TaskScores], title: str) -> Table:
+def _exact_table(
+    by_run: Mapping[str, TaskScores], title: str, ceiling: TaskScores | None, notes: tuple[str, ...]
+) -> Table:
     metrics = [name for name in METRICS if any(name in one.columns for one in by_run.values())]
     rows = []
     for name, scores in by_run.items():
-        cells = dict(zip(scores.columns, scores.intervals(), strict=True))
-        rows.append(TableRow(name=name, cells=tuple(cells.get(metric) for metric in metrics), counts=scores.counts))
+        rows.append(_exact_row(name, scores, metrics))
+    if ceiling:
+        row = _exact_row(KNOWN_DRAWING, ceiling, metrics)
+        rows.append(replace(row, origin=CEILING, remark=CEILING))
     return Table(
         title=f"Exact scores: {title}",
         columns=tuple(
@@ -307,8 +325,17 @@ def _exact_table(by_run: Mapping[str, TaskScores], title: str) -> Table:
             for name in metrics
         ),
         rows=tuple(rows),
-        notes=(EXACT_RULE, _INTERVAL_NOTE),
+        notes=(EXACT_RULE, _INTERVAL_NOTE, *notes),
     )
+
+
+def _exact_row(name: str, scores: TaskScores, metrics: Sequence[str]) -> TableRow:
+    cells = dict(zip(scores.columns, scores.intervals(), strict=True))
+    return TableRow(name=name, cells=tuple(cells.get(metric) for metric in metrics), counts=scores.counts)
+
+
+def _ceiling_notes(ceilings: Mapping[str, TaskScores] | None) -> tuple[str, ...]:
+    return () if ceilings is None else (CEILING_NOTE,) if ceilings else (NO_CEILING_NOTE,)
 
 
 # Files

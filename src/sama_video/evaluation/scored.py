@@ -71,7 +71,7 @@ def _scored(path: Path, compat: bool) -> ScoredRun:
     if benchmark is not None and info.version != benchmark.version:
         raise UserError(
             f"{path} is a run of {benchmark.title} version {info.version}, and this is version {benchmark.version}: "
-            "predict and judge it again"
+            "predict it again, and judge or score that"
         )
     asked = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(path.glob("judgments-*.json"))]
     exact = list(read_records(path / EXACT, ExactScores))

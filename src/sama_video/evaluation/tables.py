@@ -20,6 +20,7 @@ from ..system.data_files import table_beside
 from .aggregate import Counts
 from .statistics import FEW_SOURCES, Interval
 
+CEILING = "ceiling"
 _CLOSED_MARK = "†"
 CLOSED_NOTE = f"{_CLOSED_MARK} closed system, as marked in print. Bold: the best of the others."
 ONE_SOURCE = "n = 1"
@@ -52,7 +53,7 @@ class TableRow:
         cells: one a column; None for nothing to print. An interval whose ends are NaN is a bare number.
         closed: whether its weights are not public, as the paper marks it.
         remark: printed beside the name.
-        origin: where the numbers come from.
+        origin: where the numbers come from; those of a `CEILING` are no system's, and never the best.
         counts: of the items behind them, where they are known.
     """
 
@@ -62,6 +63,11 @@ class TableRow:
     remark: str = ""
     origin: str = "run"
     counts: Counts | None = None
+
+    @property
+    def competes(self) -> bool:
+        """Whether a number of it can be the best of its column."""
+        return not self.closed and self.origin != CEILING
 
     @property
     def label(self) -> str:
@@ -101,7 +107,7 @@ class Table:
 
     def best(self, index: int) -> float | None:
         """The best value of a column among the rows that are not closed; None if there is nothing to compare."""
-        values = [cell.value for row in self.rows if not row.closed and (cell := row.cells[index]) is not None]
+        values = [cell.value for row in self.rows if row.competes and (cell := row.cells[index]) is not None]
         values = [self.rounded(value) for value in values if not math.isnan(value)]
         better = self.columns[index].better
         if len(values) < 2 or not better:
@@ -110,7 +116,7 @@ class Table:
 
     def is_best(self, row: TableRow, index: int) -> bool:
         cell = row.cells[index]
-        return cell is not None and not row.closed and self.rounded(cell.value) == self.best(index)
+        return cell is not None and row.competes and self.rounded(cell.value) == self.best(index)
 
     def rounded(self, value: float) -> float:
         return round(value, self.decimals)

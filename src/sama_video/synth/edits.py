@@ -40,6 +40,8 @@ from .render import Changed
 from .scene import Scene, Subtitle, Thing
 from .sprites import ATTRIBUTES, COLOURS, Sprite, tile_of
 
+# Said of several things, these could be done to the group as one: mirrored, it would change places.
+_ONE_AT_A_TIME = ("upside down", "mirrored", "outlined")
 _VISIBLE_CHANGE = 14.0  # mean grey levels within an object, below which a change would hardly be seen
 
 
@@ -76,6 +78,7 @@ class Request:
         taken: keys of things that an edit before has touched.
         loose: ask for a loosely worded edit where the family has one.
         moving: a clip; else a single picture.
+        joined: one of two edits in an instruction, where "it" could mean what the other names.
     """
 
     scene: Scene
@@ -86,6 +89,7 @@ class Request:
     loose: bool
     moving: bool
     taken: frozenset[int] = frozenset()
+    joined: bool = False
 
     @property
     def names(self) -> frozenset[str]:
@@ -236,8 +240,10 @@ def _change_size(request: Request) -> Edit:
 
 
 def _change_attribute(request: Request) -> Edit:
-    what, keys = request.pick()
     attribute = request.draw.choice(ATTRIBUTES)
+    what, keys = request.pick(several=attribute not in _ONE_AT_A_TIME)
+    if attribute == "mirrored" and any(thing.spins for thing in request.things(keys)):
+        raise Unfit  # a mirror image would turn the other way
     change, kind = {"attribute": attribute}, f"local_change/{attribute}"
     _check_visible(request.things(keys), change)
     return _changed_things(request, kind, keys, change, request.words(kind, what=what))
@@ -266,7 +272,8 @@ def global_style(request: Request) -> Edit:
     return Edit(
         kind=f"global_style/{look}",
         target=replace(request.scene, look=look),
-        clause=look_instruction(look, request.split, request.draw),
+        # "Turn it green" could be about the only thing there.
+        clause=look_instruction(look, request.split, request.draw, names_clip=request.joined or look in COLOURS),
         changed=Changed(look=True),
     )
 
@@ -300,7 +307,10 @@ def subtitle_edit(request: Request) -> Edit:
 
 def compound(request: Request) -> Edit:
     """Two edits of different families in one instruction."""
-    first_family, second_family = request.draw.shuffled([name for name in FAMILIES if name != "compound"])[:2]
+    families = request.draw.shuffled([name for name in FAMILIES if name != "compound"])[:2]
+    # A look lies over everything, so what is said after it would not be seen as said: a red star in a gray clip.
+    first_family, second_family = sorted(families, key=lambda name: name == "global_style")
+    request = replace(request, joined=True)
     first = FAMILIES[first_family](request)
     second = FAMILIES[second_family](
         replace(
@@ -319,6 +329,13 @@ def compound(request: Request) -> Edit:
     )
 
 
+# One variant of a family alone, behind the family's name and a slash.
+VARIANTS: dict[str, Family] = {
+    "local_change/colour": _change_colour,
+    "local_change/size": _change_size,
+    "local_change/attribute": _change_attribute,
+    "local_change/shadow": _change_shadow,
+}
 FAMILIES: dict[str, Family] = {
     "local_add": local_add,
     "local_remove": local_remove,

@@ -6,23 +6,23 @@ and mask are exact and whose bytes are the same on every machine.
 """
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .backgrounds import BACKDROP_KINDS
 from .composition import draw_scene
 from .draw import Draw
-from .edits import FAMILIES, Edit, Request, Unfit
+from .edits import FAMILIES, VARIANTS, Edit, Request, Unfit
 from .footage import Footage
 from .instructions import finish
 from .language import caption
 from .looks import LOOKS
 from .render import Renderer, Shape
-from .scene import Scene
+from .scene import Scene, Thing
 from .sprites import ATTRIBUTES, COLOURS, SPLITS, Sprite, sprites
 
-VERSION = 1  # raised whenever a seed would give other bytes than before
+VERSION = 2  # raised whenever a seed would give other bytes than before
 _ATTEMPTS = 200
 _SMALLEST_VOCABULARY = 8  # a scene shows up to four, and an edit brings in others
 _OF_THINGS = ("things", "colours")
@@ -37,6 +37,33 @@ _NAMED: dict[str, tuple[str, ...]] = {
     "subtitle_edit": (),
     "compound": (*_OF_THINGS, "attributes", "backgrounds", "looks"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Where the pairs of a split take what splits do not share; the split's name is part of every seed.
+
+    Args:
+        drawings: split whose drawings are shown and asked for.
+        scenes: split of textures, templates, subtitles, fonts and the user's footage.
+    """
+
+    drawings: str
+    scenes: str
+
+
+# "known" asks for what was taught, in scenes and words that were not.
+ENGINE_SPLITS = {
+    **{name: Split(drawings=name, scenes=name) for name in SPLITS},
+    "known": Split(drawings="train", scenes="test"),
+}
+
+
+def find_split(name: str) -> Split:
+    """Raises ValueError for one that there is not."""
+    if name not in ENGINE_SPLITS:
+        raise ValueError(f"split must be one of {', '.join(ENGINE_SPLITS)}, got {name!r}")
+    return ENGINE_SPLITS[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +93,8 @@ class EnginePair:
 
     Args:
         source, target: uint8 `[F, H, W, 3]`, equal wherever `mask` is false.
-        mask: bool `[F, H, W]`, where the edit shows in the source or in the target.
+        mask: bool `[F, H, W]`, where the edit shows in the source or in the target; of a thing that stays only what
+            looks different, such as its new outline or shadow.
     """
 
     draft: Draft
@@ -100,13 +128,12 @@ class Engine:
     """Pairs of one split.
 
     Args:
-        split: "train", "validation" or "test": other seeds, drawings, textures and templates each.
+        split: one of `ENGINE_SPLITS`: "train", "validation" and "test" have other seeds, drawings, textures and
+            templates each.
         seed: another seed is another endless set.
-        families: to draw from, equally often.
+        families: of `FAMILIES`, or one variant of a family, such as "local_change/colour"; equally often.
         loose: fraction of loosely worded instructions, in the families that have such.
         vocabulary: names of the things that scenes hold and edits ask for; empty for all that there are.
-        drawings: the split that drawings come from, if it is not `split`: "train" shows what was taught in scenes and
-            words that were not.
         footage: the user's backgrounds, of the same split, for `footage_fraction` of the pairs.
 
     Raises:
@@ -118,23 +145,22 @@ class Engine:
     families: tuple[str, ...] = tuple(FAMILIES)
     loose: float = 0.0
     vocabulary: tuple[str, ...] = ()
-    drawings: str | None = None
     footage: Footage | None = None
     footage_fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
-        unknown = sorted(set(self.families) - FAMILIES.keys())
+        find_split(self.split)
+        there_is = FAMILIES | VARIANTS
+        unknown = sorted(set(self.families) - there_is.keys())
         if unknown or not self.families:
-            raise ValueError(f"families must be among {', '.join(FAMILIES)}, got {', '.join(unknown) or 'none'}")
+            raise ValueError(f"families must be among {', '.join(there_is)}, got {', '.join(unknown) or 'none'}")
         if 0 < len(self.vocabulary) < _SMALLEST_VOCABULARY:
             raise ValueError(f"vocabulary must hold {_SMALLEST_VOCABULARY} things or more, got {len(self.vocabulary)}")
-        sprites(self.drawings or self.split, self.vocabulary)  # raises for what there is not
+        _ = self.sprites  # raises for what there is not
 
     @property
     def sprites(self) -> tuple[Sprite, ...]:
-        return sprites(self.drawings or self.split, self.vocabulary)
+        return sprites(find_split(self.split).drawings, self.vocabulary)
 
     def taught(self) -> dict[str, list[str]]:
         """What a model is taught by its edits, for `trained_for`: "families", and the names that these use, by sort."""
@@ -160,9 +186,10 @@ class Engine:
 
     def _attempt(self, draw: Draw, index: int, family: str, moving: bool) -> Draft:
         footage = self.footage if self.footage is not None and draw.chance(self.footage_fraction) else None
+        split = find_split(self.split).scenes
         scene = draw_scene(
             draw,
-            self.split,
+            split,
             drawings=self.sprites,
             footage=footage,
             moving=moving,
@@ -173,22 +200,22 @@ class Engine:
         request = Request(
             scene=scene,
             seen=(scene,),
-            split=self.split,
+            split=split,
             drawings=self.sprites,
             draw=draw,
             loose=draw.chance(self.loose),
             moving=moving,
         )
-        edit = FAMILIES[family](request)
+        edit = (FAMILIES | VARIANTS)[family](request)
         return Draft(
             id=f"{self.split}-{self.seed}-{index:07d}",
             split=self.split,
-            family=family,
+            family=family.partition("/")[0],
             source=scene,
             edit=edit,
-            instruction=finish(edit.clause, self.split, draw),
-            caption=caption(scene, self.split, draw),
-            target_caption=caption(edit.target, self.split, draw),
+            instruction=finish(edit.clause, split, draw),
+            caption=caption(scene, split, draw),
+            target_caption=caption(edit.target, split, draw),
         )
 
     def pair(self, index: int, num_frames: int, height: int, width: int) -> EnginePair:
@@ -199,6 +226,27 @@ class Engine:
 def render_draft(draft: Draft, num_frames: int, height: int, width: int) -> EnginePair:
     """Draw both scenes; the mask is where the edit shows in either."""
     renderer = Renderer(Shape(num_frames=num_frames, height=height, width=width))
-    source, before = renderer.render(draft.source, draft.edit.changed)
-    target, after = renderer.render(draft.edit.target, draft.edit.changed)
+    source, before = renderer.render(draft.source, draft.edit.changed, draft.edit.target)
+    target, after = renderer.render(draft.edit.target, draft.edit.changed, draft.source)
     return EnginePair(draft=draft, source=source, target=target, mask=before | after)
+
+
+def index_of(draft_id: str) -> int:
+    """The index of the draft with this id. Raises ValueError for what is no draft's id."""
+    return int(draft_id.rpartition("-")[2])
+
+
+def in_taught_drawings(draft: Draft) -> Draft:
+    """The same edit by somebody who knows the drawings of the train split alone: what it brings in is drawn so.
+
+    Of the shapes, which that split has in several manners, the first is taken.
+    """
+    there, taught = {thing.sprite for thing in draft.source.things}, sprites("train")
+
+    def redrawn(thing: Thing) -> Thing:
+        if thing.sprite in there or thing.sprite in taught:
+            return thing
+        return replace(thing, sprite=next(sprite for sprite in taught if sprite.name == thing.sprite.name))
+
+    target = replace(draft.edit.target, things=tuple(map(redrawn, draft.edit.target.things)))
+    return replace(draft, edit=replace(draft.edit, target=target))

@@ -190,26 +190,32 @@ class Footage:
 
     Args:
         images, videos: folders, searched at every depth.
-        split: "train", "validation" or "test".
+        split: "train", "validation" or "test"; None for all there is, of files that no training sees.
         cache: folder for decoded films (uint8, at most `_SHORT_SIDE` on the short side); each is decoded once.
 
     Raises:
         UserError: for a folder without a usable file, or with none for this split.
     """
 
-    def __init__(self, *, images: Path | None, videos: Path | None, split: str, cache: Path):
-        self.photos = [path for path in _files(images, IMAGE_SUFFIXES) if _split_of(hash_file(path)) == split]
+    def __init__(self, *, images: Path | None, videos: Path | None, split: str | None, cache: Path):
+        def belongs(content: str) -> bool:
+            return split is None or _split_of(content) == split
+
+        self.photos = [path for path in _files(images, IMAGE_SUFFIXES) if belongs(hash_file(path))]
         self.shots: list[tuple[Path, Shot]] = []
         for path in _files(videos, VIDEO_SUFFIXES | {".avi", ".mpeg", ".mpg", ".webm"}):
             content = hash_file(path)
             film = decoded_film(path, cache / f"{content[:32]}.npy")
             for shot in find_shots(np.load(film, mmap_mode="r")):
-                if _split_of(f"{content}/{shot.start}") == split:
+                if belongs(f"{content}/{shot.start}"):
                     self.shots.append((film, shot))
         if not self.photos and not self.shots:
+            where = " ".join(str(folder) for folder in (images, videos) if folder)
+            if split is None:
+                raise UserError(f"there is no picture and no shot of 12 frames in {where}; choose another folder")
             raise UserError(
-                f"no photograph and no shot of {images or ''} {videos or ''} falls into the {split} split; "
-                f"add files (an eighth of them goes to validation, an eighth to test)"
+                f"no photograph and no shot of {where} falls into the {split} split; add files (an eighth of them "
+                "goes to validation, an eighth to test), or take `all_footage` if no training sees these"
             )
 
     def draw(self, draw: Draw, moving: bool) -> PhotoPan | FilmCut:
@@ -282,8 +288,8 @@ def _write_header(stream: BinaryIO, count: int, size: tuple[int, int]) -> None:
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (count, *size, 3)})
 
 
-def find_footage(images: str | None, videos: str | None, split: str, cache: Path) -> Footage | None:
-    """The split's part of the user's folders; None without folders. Raises UserError as `Footage`."""
+def find_footage(images: str | None, videos: str | None, split: str | None, cache: Path) -> Footage | None:
+    """The split's part of the user's folders, or all of them; None without folders. Raises UserError as `Footage`."""
     if not (images or videos):
         return None
     folders = [Path(folder) if folder else None for folder in (images, videos)]

@@ -1,5 +1,7 @@
 """What the engine says, in the words of `assets/synth/instructions.yaml`, which explains its tables and their slots."""
 
+import re
+
 import yaml
 
 from .draw import Draw
@@ -24,9 +26,12 @@ SIZE_WORDS: dict[str, list[str]] = _WORDS["sizes"]
 TWICE: list[str] = _WORDS["twice"]
 HALF: list[str] = _WORDS["half"]
 CATEGORY_NOUNS: dict[str, str] = _WORDS["categories"]
+WIDER_NOUNS: dict[str, dict[str, list[str]]] = _WORDS["wider"]
 
 LOOK_WORDINGS: dict[str, dict] = _WORDS["looks"]
 _LOOK_FRAMES: dict[str, list[str]] = _WORDS["look_frames"]
+# Says that the clip is meant: "it" and a bare "sepia" could be about the thing that another edit names.
+_NAMES_CLIP = re.compile(r"\b(video|clip|scene|footage|picture|image|frame|everything|day)\b")
 
 
 def _phrases_to_train_on(look: str) -> list[tuple[list[str], list[str]]]:
@@ -44,13 +49,26 @@ def look_examples(look: str) -> list[str]:
     ]
 
 
-def look_instruction(look: str, split: str, draw: Draw) -> str:
-    """A clause that asks for `look`, one of `synth.looks.LOOKS`, without a final mark."""
+def look_instruction(look: str, split: str, draw: Draw, names_clip: bool = False) -> str:
+    """A clause that asks for `look`, one of `synth.looks.LOOKS`, without a final mark.
+
+    Args:
+        names_clip: say that the whole clip is meant, and not just "it" or "sepia".
+    """
     if split != "train":
         text = LOOK_WORDINGS[look][split].rstrip(".")
         return text[0].lower() + text[1:]
-    phrases, frames = draw.choice(_phrases_to_train_on(look))
-    return draw.choice(frames).format(draw.choice(phrases))
+    kinds = [_clauses_to_train_on(look, kind, names_clip) for kind in _LOOK_FRAMES]
+    return draw.choice(draw.choice([clauses for clauses in kinds if clauses]))
+
+
+def _clauses_to_train_on(look: str, kind: str, names_clip: bool) -> list[str]:
+    """Every phrase of a kind in each of its frames."""
+    pairs = [(frame, phrase) for frame in _LOOK_FRAMES[kind] for phrase in LOOK_WORDINGS[look][kind]]
+    if names_clip:
+        # The frame must, unless the phrase is a sentence: "look like an infrared image" has no subject of its own.
+        pairs = [pair for pair in pairs if _NAMES_CLIP.search(pair[kind == "sentences"])]
+    return [frame.format(phrase) for frame, phrase in pairs]
 
 
 def finish(clause: str, split: str, draw: Draw) -> str:

@@ -7,8 +7,9 @@ that are clearly apart.
 from collections.abc import Callable, Sequence
 
 from .draw import Draw
-from .instructions import CAPTIONS, CATEGORY_NOUNS, EMPTY_CAPTIONS, MOTIONS, SIZE_WORDS, with_article
+from .instructions import CAPTIONS, CATEGORY_NOUNS, EMPTY_CAPTIONS, MOTIONS, SIZE_WORDS, WIDER_NOUNS, with_article
 from .scene import Scene, Thing
+from .sprites import Sprite
 
 _APART = 0.17  # of the frame: mean positions nearer than this are not called left or right of one another
 _APART_AT_START = 0.06
@@ -35,7 +36,7 @@ def _of_several(scene: Scene, meant: list[Thing]) -> list[str]:
     if len(meant) == len(scene.things):
         words += ["both objects", "the two objects"] if len(meant) == 2 else ["all objects", "all the objects"]
     names = {thing.sprite.name for thing in meant}
-    if len(names) == 1 and sum(thing.sprite.name in names for thing in scene.things) == len(meant):
+    if len(names) == 1 and len(_called(scene, *names)) == len(meant):
         plural = meant[0].sprite.plural
         words += [f"both {plural}", f"the two {plural}"] if len(meant) == 2 else [f"all {plural}", f"all the {plural}"]
     return words
@@ -43,7 +44,7 @@ def _of_several(scene: Scene, meant: list[Thing]) -> list[str]:
 
 def _of_one(scene: Scene, thing: Thing) -> list[str]:
     name, category = thing.sprite.name, thing.sprite.category
-    namesakes = [other for other in scene.things if other.sprite.name == name]
+    namesakes = _called(scene, name)
     words = []
     if len(namesakes) == 1:
         words.append(f"the {name}")
@@ -57,13 +58,27 @@ def _of_one(scene: Scene, thing: Thing) -> list[str]:
             words.append(f"the spinning {name}")
         if thing.motion.kind == "bounce" and _only(namesakes, lambda other: other.motion.kind == "bounce"):
             words.append(f"the bouncing {name}")
-    if category in CATEGORY_NOUNS and _only(scene.things, lambda other: other.sprite.category == category):
+    if category in CATEGORY_NOUNS and len(_called(scene, CATEGORY_NOUNS[category])) == 1:
         words.append(f"the {CATEGORY_NOUNS[category]}")
     if len(scene.things) == 1:
         words.append("the object")
     else:
         words += _by_comparison(thing, scene.things, "one" if len(namesakes) == len(scene.things) else "object")
     return words
+
+
+def _called(scene: Scene, noun: str) -> list[Thing]:
+    """The things that a reader may take a noun for: a taxi is a car, a penguin an animal."""
+    return [thing for thing in scene.things if noun in nouns_of(thing.sprite)]
+
+
+def nouns_of(sprite: Sprite) -> set[str]:
+    """Its name, its category's noun, and wider words that mean it too."""
+    own = {sprite.name} | ({CATEGORY_NOUNS[sprite.category]} if sprite.category in CATEGORY_NOUNS else set())
+    return own.union(
+        WIDER_NOUNS["names"].get(sprite.name, ()),
+        WIDER_NOUNS["categories"].get(sprite.category, ()),
+    )
 
 
 def _only(things: Sequence[Thing], holds: Callable[[Thing], bool]) -> bool:

@@ -45,18 +45,25 @@ class Renderer:
 
     def __init__(self, shape: Shape):
         self.shape = shape
-        self._layers: dict[Thing | Subtitle, list[_Layer]] = {}
+        self._layers: dict[Thing | Subtitle, dict[str, _Layer]] = {}
         self._backgrounds: dict[int, np.ndarray] = {}
 
-    def render(self, scene: Scene, changed: "Changed") -> tuple[np.ndarray, np.ndarray]:
-        """Pixels uint8 `[F, H, W, 3]`, and a mask bool `[F, H, W]` of where the changed parts of this scene show."""
+    def render(self, scene: Scene, changed: "Changed", other: Scene) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels uint8 `[F, H, W, 3]`, and a mask bool `[F, H, W]` of where the changed parts of this scene show.
+
+        Args:
+            other: what the edit begins with, or ends with; of a part that is in both only what differs is masked.
+        """
         shape = self.shape
         video = self._background(scene).copy()
         mask = np.full(video.shape[:3], changed.background)
-        for part in (*scene.things, *((scene.subtitle,) if scene.subtitle else ())):
+        counterparts = {_identity(part): part for part in _parts_of(other)}
+        for part in _parts_of(scene):
             is_changed = part.key in changed.things if isinstance(part, Thing) else changed.subtitle
-            for layer in self._layers_of(part):
-                _paint(video, mask, layer, is_changed)
+            counterpart = counterparts.get(_identity(part)) if is_changed else part
+            others = {} if counterpart is None else self._layers_of(counterpart)
+            for role, layer in self._layers_of(part).items():
+                _paint(video, mask, layer, _difference(layer, others.get(role)))
         if scene.look is not None:
             video = LOOKS[scene.look](video)
         if changed.look:
@@ -71,7 +78,8 @@ class Renderer:
             )
         return self._backgrounds[known]
 
-    def _layers_of(self, part: Thing | Subtitle) -> list[_Layer]:
+    def _layers_of(self, part: Thing | Subtitle) -> dict[str, _Layer]:
+        """From back to front, by what they are."""
         if part not in self._layers:
             is_thing = isinstance(part, Thing)
             self._layers[part] = _thing_layers(part, self.shape) if is_thing else _subtitle_layers(part, self.shape)
@@ -96,7 +104,25 @@ class Changed:
         )
 
 
-def _thing_layers(thing: Thing, shape: Shape) -> list[_Layer]:
+def _parts_of(scene: Scene) -> list[Thing | Subtitle]:
+    """From back to front."""
+    return [*scene.things, *([scene.subtitle] if scene.subtitle else [])]
+
+
+def _identity(part: Thing | Subtitle) -> int | None:
+    """Tells the parts of a scene apart, and is kept by an edit."""
+    return part.key if isinstance(part, Thing) else None
+
+
+def _difference(layer: _Layer, other: _Layer | None) -> np.ndarray:
+    """bool `[F, P, P]`: where a layer looks otherwise than its counterpart; everywhere if that is elsewhere."""
+    alpha = layer.patches[..., 3]
+    if other is None or other.patches.shape != layer.patches.shape or other.corners != layer.corners:
+        return alpha > 0
+    return (layer.patches != other.patches).any(axis=-1)
+
+
+def _thing_layers(thing: Thing, shape: Shape) -> dict[str, _Layer]:
     side = thing.side(shape.height, shape.width)
     tile = scaled_tile(thing.sprite, thing.colour, thing.attribute, side)
     centres = thing.motion.centres(shape.num_frames, shape.height, shape.width)
@@ -104,11 +130,11 @@ def _thing_layers(thing: Thing, shape: Shape) -> list[_Layer]:
     turns = [thing.spins * TURN * index // span for index in range(shape.num_frames)]
     layer = _moving(tile, centres, turns)
     if not thing.shadow:
-        return [layer]
+        return {"thing": layer}
     dark = np.zeros_like(layer.patches)
     dark[..., 3] = layer.patches[..., 3].astype(np.uint16) * _SHADOW_ALPHA // 255
     offset = max(2, side // 9)
-    return [_Layer(dark, [(left + offset, top + offset) for left, top in layer.corners]), layer]
+    return {"shadow": _Layer(dark, [(left + offset, top + offset) for left, top in layer.corners]), "thing": layer}
 
 
 def _moving(tile: np.ndarray, centres: np.ndarray, turns: list[int]) -> _Layer:
@@ -150,31 +176,30 @@ def _bilinear(tile: np.ndarray, column: np.ndarray, row: np.ndarray) -> np.ndarr
     return ((total + 128) >> 8).astype(np.uint8)
 
 
-def _subtitle_layers(subtitle: Subtitle, shape: Shape) -> list[_Layer]:
+def _subtitle_layers(subtitle: Subtitle, shape: Shape) -> dict[str, _Layer]:
     short = min(shape.height, shape.width)
     height, margin = max(8, int(short * _LINE_HEIGHT + 0.5)), int(short * _LINE_MARGIN + 0.5)
     tile = line_tile(subtitle.text, subtitle.font, subtitle.colour, height, shape.width * 31 // 32)
     top = margin if subtitle.position == "top" else shape.height - margin - tile.shape[0]
     corner = ((shape.width - tile.shape[1]) // 2, top)
-    return [_Layer(tile[None], [corner] * shape.num_frames)]
+    return {"line": _Layer(tile[None], [corner] * shape.num_frames)}
 
 
-def _paint(video: np.ndarray, mask: np.ndarray, layer: _Layer, is_changed: bool) -> None:
-    """Blend a layer over the video; mark where a changed one shows, unmark where an opaque unchanged one covers."""
+def _paint(video: np.ndarray, mask: np.ndarray, layer: _Layer, changed: np.ndarray) -> None:
+    """Blend a layer over the video; mark where it changed, unmark where it covers and did not."""
     _, height, width, _ = video.shape
     for index, (left, top) in enumerate(layer.corners):
-        patch = layer.patches[min(index, len(layer.patches) - 1)]
+        number = min(index, len(layer.patches) - 1)
+        patch, differs = layer.patches[number], changed[number]
         y0, y1 = max(top, 0), min(top + patch.shape[0], height)
         x0, x1 = max(left, 0), min(left + patch.shape[1], width)
         if y0 >= y1 or x0 >= x1:
             continue
-        patch = patch[y0 - top : y1 - top, x0 - left : x1 - left]
+        inside = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+        patch, differs = patch[inside], differs[inside]
         # (v + 128 + (v + 128 >> 8)) >> 8 is v / 255 rounded, without a division; the patch is premultiplied.
         alpha = patch[..., 3]
         part = video[index, y0:y1, x0:x1]
         behind = part * (255 - alpha.astype(np.uint16))[..., None] + 128
         part[:] = np.minimum(((behind + (behind >> 8)) >> 8) + patch[..., :3], 255)
-        if is_changed:
-            mask[index, y0:y1, x0:x1] |= alpha > 0
-        else:
-            mask[index, y0:y1, x0:x1] &= alpha < 255
+        mask[index, y0:y1, x0:x1] = (mask[index, y0:y1, x0:x1] & (alpha < 255)) | differs

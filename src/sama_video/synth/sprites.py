@@ -51,6 +51,7 @@ NANO_THINGS = (
     "snowman", "pumpkin", "house", "moon",
 )  # fmt: skip
 NANO_VOCABULARY = (*NANO_THINGS, *SHAPES)
+_VOCABULARIES = {"nano": NANO_VOCABULARY}
 SHAPE_MANNERS = {"train": ("flat", "lit"), "validation": ("rimmed",), "test": ("banded",)}
 OUTLINE_REACH = 10  # squared pixels
 ATTRIBUTES = ("upside down", "mirrored", "half transparent", "silhouette", "outlined")
@@ -99,6 +100,11 @@ def sprites(split: str, vocabulary: tuple[str, ...] = ()) -> tuple[Sprite, ...]:
         for manner in SHAPE_MANNERS[split]
     ]
     return (*named, *shapes)
+
+
+def find_vocabulary(text: str) -> tuple[str, ...]:
+    """Names of things from a list with commas, or of a vocabulary by its name, such as "nano"; empty for all things."""
+    return _VOCABULARIES.get(text) or tuple(name for part in text.split(",") if (name := part.strip()))
 
 
 @cache
@@ -213,7 +219,7 @@ def _outlined(tile: np.ndarray) -> np.ndarray:
 
 def _with_attribute(tile: np.ndarray, attribute: str) -> np.ndarray:
     if attribute == "upside down":
-        return tile[::-1]
+        return tile[::-1, ::-1]  # turned, not mirrored
     if attribute == "mirrored":
         return tile[:, ::-1]
     if attribute == "half transparent":
