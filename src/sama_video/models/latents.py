@@ -77,9 +77,8 @@ def decode_latents(
     """
     mean, std = _statistics(vae, latents)
     latents = (latents * std + mean).to(vae.dtype)
-    source = (
-        source.to(latents).expand(len(latents), -1, -1, -1, -1) if source is not None and takes_source(vae) else None
-    )
+    if source is not None:
+        source = source.to(latents).expand(len(latents), -1, -1, -1, -1) if takes_source(vae) else None
     if tiling is None:
         known = {} if source is None else {"source": source}
         return vae.decode(latents, return_dict=False, **known)[0]
@@ -170,4 +169,5 @@ def _blend(
             area.cut(total, scale).add_(tile * mask)
             area.cut(weight, scale).add_(mask)
     assert total is not None
+    assert weight is not None
     return total / weight

@@ -58,6 +58,7 @@ def with_source_branch(vae: AutoencoderSamaNano) -> AutoencoderSamaNano:
     if vae.takes_source:
         return vae
     grown = AutoencoderSamaNano.from_config(vae.config, source_width=SOURCE_WIDTH, source_layers=SOURCE_LAYERS)
+    assert isinstance(grown, AutoencoderSamaNano)
     grown.load_state_dict(grown.state_dict() | vae.state_dict())
     return grown
 

@@ -281,6 +281,8 @@ def main() -> None:
 def _run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if arguments.finish is not None and arguments.codec is not None:
+        if arguments.images or arguments.videos:
+            raise UserError("with --finish and --codec nothing is trained; leave --images and --videos out")
         put_together(arguments.finish, arguments.codec, arguments.out)
         return
     config = EngineConfig(num_samples=1, shapes=((1, 128, 128),), images=arguments.images, videos=arguments.videos)
