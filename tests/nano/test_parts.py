@@ -3,9 +3,11 @@ import torch
 
 from sama_video.models.autoencoder_sama_nano import AutoencoderSamaNano
 from sama_video.nano import parts as nano
+from sama_video.nano.decoder import score_decoders, with_source_branch
 from sama_video.pipelines.pipeline_sama import SamaPipeline
 from sama_video.synth.engine import Engine
 from sama_video.synth.footage import Footage
+from sama_video.system.errors import UserError
 from tests import tiny
 from tests.clips import write_photos
 
@@ -39,25 +41,38 @@ def test_the_linear_codec_is_orthonormal_and_inverts_itself(codec):
 
 
 @pytest.mark.slow
-def test_an_untrained_decoder_is_the_transposed_encoder_and_training_improves_it(codec, engine):
-    vae = AutoencoderSamaNano.from_config(codec.config)
-    vae.load_state_dict(codec.state_dict())
-    scores = nano.train_decoder(vae, engine, engine, num_steps=60, batch_size=2, validation_clips=10)
-    assert scores["trained"] > scores["linear"]
-
-
-@pytest.mark.slow
 def test_a_finished_nano_edits_as_the_trained_one_with_a_better_decoder(engine, tmp_path):
     trained = small_nano(engine, 12, 300)
     trained.save_pretrained(tmp_path / "trained")
     scores = nano.finished_nano(
-        tmp_path / "trained", tmp_path / "finished", engine, engine, num_steps=40, batch_size=2, validation_clips=3
+        str(tmp_path / "trained"), tmp_path / "finished", engine, engine, num_steps=40, batch_size=2, validation_clips=3
     )
-    assert scores["trained"] > scores["linear"]
+    assert scores["without source"].inside > scores["linear"].inside
     finished = SamaPipeline.from_pretrained(tmp_path / "finished", dtype=torch.float32)
     for mine, theirs in zip(finished.transformer.parameters(), trained.transformer.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs.half().float(), rtol=0, atol=0)
-    assert nano.codec_psnr(finished.vae, engine, 3) == pytest.approx(scores["trained"], abs=0.05)
+    again = score_decoders(finished.vae, engine, 3)
+    assert again["with source"].outside == pytest.approx(scores["with source"].outside, abs=0.05)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["finished", "trained"]
+
+
+def test_a_decoder_that_was_trained_apart_is_put_into_a_trained_nano(tmp_path):
+    trained, other = tiny.pipeline(seed=0), tiny.pipeline(seed=1)
+    trained.vae = AutoencoderSamaNano(z_dim=4, decoder_width=8, decoder_layers=1)
+    torch.nn.init.normal_(trained.vae.components)
+    other.vae = with_source_branch(trained.vae)
+    trained.save_pretrained(tmp_path / "trained")
+    other.save_pretrained(tmp_path / "decoder")
+    nano.put_together(str(tmp_path / "trained"), str(tmp_path / "decoder"), tmp_path / "finished")
+    finished = SamaPipeline.from_pretrained(tmp_path / "finished", dtype=torch.float32)
+    assert finished.vae.takes_source
+    state = trained.transformer.state_dict()
+    for name, value in finished.transformer.state_dict().items():
+        assert torch.equal(value, state[name].half().float())
+    other.vae.components.data.neg_()
+    other.save_pretrained(tmp_path / "decoder")
+    with pytest.raises(UserError, match="has another encoder than"):
+        nano.put_together(str(tmp_path / "trained"), str(tmp_path / "decoder"), tmp_path / "again")
 
 
 def test_frames_must_be_4k_plus_1(codec):

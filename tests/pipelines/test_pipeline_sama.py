@@ -14,7 +14,8 @@ from diffusers import (
 )
 from diffusers.callbacks import SDCFGCutoffCallback
 
-from sama_video.models.latents import encode_video
+from sama_video.models.autoencoder_sama_nano import AutoencoderSamaNano
+from sama_video.models.latents import decode_latents, encode_video
 from sama_video.models.shapes import LatentShape
 from sama_video.pipelines.pipeline_sama import SamaPipeline
 from sama_video.system.errors import UserError
@@ -476,3 +477,19 @@ def test_guidance_asks_for_memory_where_the_system_names_none(monkeypatch):
     assert np.array_equal(run(pipe).frames, expected)
     assert pipe._batches_guidance(1000, torch.device("cpu"))
     assert not pipe._batches_guidance(10**10, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("num", [5, 7])
+def test_a_decoder_that_sees_the_source_is_given_what_was_edited(num):
+    pipe = tiny.pipeline()
+    torch.manual_seed(0)
+    pipe.vae = AutoencoderSamaNano(z_dim=4, decoder_width=8, decoder_layers=1, source_width=8, source_layers=1).eval()
+    video = frames(num)
+    latents = run(pipe, video=video, output_type="latent").frames
+    pixels = pipe.prepare_video(video, None, None, None)
+    expected = decode_latents(pipe.vae, latents, source=pixels)[:, :, :num]
+    assert not torch.equal(expected, decode_latents(pipe.vae, latents)[:, :, :num])
+    decoded = run(pipe, video=video, output_type="pt").frames
+    torch.testing.assert_close(decoded.transpose(1, 2) * 2 - 1, expected, rtol=0, atol=1e-5)
+    several = run(pipe, video=video, prompt=["make it red", "make it green"], output_type="pt").frames
+    assert several.shape == (2, num, 3, 32, 48)

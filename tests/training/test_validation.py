@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
 from sama_video.data.pretext import PROMPTS
+from sama_video.models.autoencoder_sama_nano import AutoencoderSamaNano
 from sama_video.synth.edits import FAMILIES
 from sama_video.system.errors import UserError
 from sama_video.training.config import (
@@ -254,10 +255,24 @@ def test_a_models_oracle_scores_what_the_autoencoder_allows(init, tmp_path):
     one.pipe.register_modules(transformer=Oracle())
     for number, (case, encoded) in enumerate(zip(validation.cases, validation.encoded, strict=True)):
         current["target"] = encoded.target[None]
-        decoded = validation._decode(encoded.target[None])
+        decoded = validation._decode(case, encoded.target[None])
         for latents in (validation._sample(case, encoded, number), validation._predict_at_once(case, encoded, number)):
-            difference = validation._decode(latents).astype(int) - decoded
+            difference = validation._decode(case, latents).astype(int) - decoded
             assert np.abs(difference).max() <= 1
+
+
+def test_a_decoder_that_sees_the_source_is_given_sources_of_the_targets_length(tmp_path):
+    """Without components every latent says that nothing changed: the source comes back, where there is one."""
+    pipe = tiny.pipeline()
+    pipe.vae = AutoencoderSamaNano(z_dim=4, decoder_width=8, decoder_layers=1, source_width=8, source_layers=1)
+    pipe.save_pretrained(tmp_path / "init")
+    run = config(tmp_path / "init", replace(SET, num_frames=9, families=("local_add",)))
+    one = trainer(run, tmp_path / "run")
+    found = {result.case.family: result for result in tried(Validation(run, one.encoder), one.model, 0).results}
+    assert found["local_add"].scores["psnr_outside"] > 35
+    assert found["tube_shuffle"].scores["psnr"] < found["local_add"].scores["psnr"]
+    faster = found["speed_perturbation"]
+    assert len(faster.case.source) < len(faster.edited) == len(faster.case.target)
 
 
 def test_a_manifest_of_held_out_pairs(init, tmp_path):

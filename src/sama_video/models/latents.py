@@ -4,6 +4,7 @@ Shape legend: B batch, F frames, H W pixels, Z latent channels, f h w latent gri
 latents are `(mean of the posterior - latents_mean) / latents_std`: what the transformer sees.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,27 +56,43 @@ def encode_video(vae: VideoAutoencoder, video: torch.Tensor, tiling: Tiling | No
     else:
         factor = vae.config.scale_factor_spatial
         grid = (video.shape[-2] // factor, video.shape[-1] // factor)
-        latents = _blend(video, encode, tiling, grid, in_scale=factor, out_scale=1)
+        latents = _blend(lambda area: encode(area.cut(video, factor)), tiling, grid, scale=1)
     mean, std = _statistics(vae, latents)
     return (latents - mean) / std
 
 
-def decode_latents(vae: VideoAutoencoder, latents: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
-    """Normalised latents `[B, Z, f, h, w]` -> video `[B, 3, F, H, W]` clamped to [-1, 1]."""
+def takes_source(vae: VideoAutoencoder) -> bool:
+    """Whether its decoder sees the source of an edit: Wan's does not, the nano's says so itself."""
+    return isinstance(vae, AutoencoderSamaNano) and vae.takes_source
+
+
+def decode_latents(
+    vae: VideoAutoencoder, latents: torch.Tensor, tiling: Tiling | None = None, source: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Normalised latents `[B, Z, f, h, w]` -> video `[B, 3, F, H, W]` clamped to [-1, 1].
+
+    Args:
+        source: `[B, 3, F, H, W]` or `[1, 3, F, H, W]` in [-1, 1], what was edited. A decoder that takes none does
+            without.
+    """
     mean, std = _statistics(vae, latents)
     latents = (latents * std + mean).to(vae.dtype)
+    if source is not None:
+        source = source.to(latents).expand(len(latents), -1, -1, -1, -1) if takes_source(vae) else None
     if tiling is None:
-        return vae.decode(latents, return_dict=False)[0]
-
-    def decode(tile: torch.Tensor) -> torch.Tensor:
-        return _decode_unclamped(vae, tile)
+        known = {} if source is None else {"source": source}
+        return vae.decode(latents, return_dict=False, **known)[0]
 
     factor = vae.config.scale_factor_spatial
+
+    def decode(area: "_Area") -> torch.Tensor:
+        return _decode_unclamped(vae, area.cut(latents), None if source is None else area.cut(source, factor))
+
     grid = (latents.shape[-2], latents.shape[-1])
-    return _blend(latents, decode, tiling, grid, in_scale=1, out_scale=factor).clamp(-1.0, 1.0)
+    return _blend(decode, tiling, grid, scale=factor).clamp(-1.0, 1.0)
 
 
-def _decode_unclamped(vae: VideoAutoencoder, latents: torch.Tensor) -> torch.Tensor:
+def _decode_unclamped(vae: VideoAutoencoder, latents: torch.Tensor, source: torch.Tensor | None) -> torch.Tensor:
     """The decoder without the final clamp: tiles must be blended before they are clamped.
 
     diffusers offers none for Wan's VAE, so this walks its decoder frame by frame as `AutoencoderKLWan.decode` does.
@@ -83,7 +100,7 @@ def _decode_unclamped(vae: VideoAutoencoder, latents: torch.Tensor) -> torch.Ten
     if hasattr(vae, "_hf_hook") and hasattr(vae._hf_hook, "pre_forward"):
         vae._hf_hook.pre_forward(vae)  # offloaded: what `decode` itself would do
     if isinstance(vae, AutoencoderSamaNano):
-        return vae.decode_unclamped(latents)
+        return vae.decode_unclamped(latents, source)
     vae.clear_cache()
     hidden_states = vae.post_quant_conv(latents)
     frames = []
@@ -117,23 +134,40 @@ def _ramp(length: int, overlap: int, fades_in: bool, fades_out: bool) -> torch.T
     return weight
 
 
-def _blend(data, transform, tiling: Tiling, grid: tuple[int, int], in_scale: int, out_scale: int) -> torch.Tensor:
-    """Transform tile by tile; `grid` is the size in latent units, the scales are input and output pixels per unit."""
+@dataclass(frozen=True)
+class _Area:
+    """Of the latent grid: rows `top` to `bottom`, columns `left` to `right`."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def cut(self, tensor: torch.Tensor, scale: int = 1) -> torch.Tensor:
+        """This area of `[.., scale * h, scale * w]`."""
+        rows = slice(self.top * scale, self.bottom * scale)
+        return tensor[..., rows, self.left * scale : self.right * scale]
+
+
+def _blend(
+    transform: Callable[[_Area], torch.Tensor], tiling: Tiling, grid: tuple[int, int], scale: int
+) -> torch.Tensor:
+    """Transform area by area; `grid` is the size in latent units, `scale` the results' pixels per unit."""
     total = weight = None
     (tile_h, tile_w), (stride_h, stride_w) = tiling.size, tiling.stride
     for top, bottom in _spans(grid[0], tile_h, stride_h):
         for left, right in _spans(grid[1], tile_w, stride_w):
-            rows, columns = slice(top * in_scale, bottom * in_scale), slice(left * in_scale, right * in_scale)
-            tile = transform(data[..., rows, columns])
+            area = _Area(top, bottom, left, right)
+            tile = transform(area)
             if total is None:
-                total = tile.new_zeros(*tile.shape[:-2], grid[0] * out_scale, grid[1] * out_scale)
+                total = tile.new_zeros(*tile.shape[:-2], grid[0] * scale, grid[1] * scale)
                 weight = total.new_zeros(total.shape[-2:])
             assert weight is not None
-            ramp_h = _ramp(tile.shape[-2], (tile_h - stride_h) * out_scale, top > 0, bottom < grid[0])
-            ramp_w = _ramp(tile.shape[-1], (tile_w - stride_w) * out_scale, left > 0, right < grid[1])
+            ramp_h = _ramp(tile.shape[-2], (tile_h - stride_h) * scale, top > 0, bottom < grid[0])
+            ramp_w = _ramp(tile.shape[-1], (tile_w - stride_w) * scale, left > 0, right < grid[1])
             mask = torch.minimum(ramp_h[:, None], ramp_w[None, :]).to(tile)
-            rows, columns = slice(top * out_scale, bottom * out_scale), slice(left * out_scale, right * out_scale)
-            total[..., rows, columns] += tile * mask
-            weight[rows, columns] += mask
+            area.cut(total, scale).add_(tile * mask)
+            area.cut(weight, scale).add_(mask)
     assert total is not None
+    assert weight is not None
     return total / weight

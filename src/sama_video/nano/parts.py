@@ -7,12 +7,10 @@ and `nano_finetuning` to begin with; `--start-from` carries over what an earlier
 
 import argparse
 import logging
-import random
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import nn
@@ -30,11 +28,11 @@ from ..system.errors import UserError
 from ..system.files import written_aside
 from ..training.config import EngineConfig
 from ..training.mixture import build_engine
+from .decoder import DecoderScores, train_decoder, with_source_branch
 
 logger = logging.getLogger(__name__)
 
 TEXT_TOKENS = 48
-MAX_BATCH = 512  # samples that a step may take, which keeps the steps' samples apart
 
 
 def new_transformer(spreads: dict[str, list[float]] | None = None, preset: str = "nano") -> SamaTransformer3DModel:
@@ -145,8 +143,8 @@ def fit_linear_codec(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 
     count = 0
     for index in range(num_clips):
         sample = engine.pair(index, 9, 128, 128)
-        clip = as_tensor(sample.target if index % 2 else sample.source)
-        patches = vae.patchify((clip * 2 - 1).transpose(0, 1)[None]).reshape(-1, PATCH_VALUES).double()
+        clip = torch.from_numpy(sample.target if index % 2 else sample.source)
+        patches = vae.patchify(video_to_model_range(clip)).reshape(-1, PATCH_VALUES).double()
         total += patches.sum(dim=0)
         products += patches.T @ patches
         count += len(patches)
@@ -159,70 +157,6 @@ def fit_linear_codec(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 
     std = spread.sqrt()
     std *= (spread / std).square().mean().sqrt()
     vae.register_to_config(latents_mean=[0.0] * len(order), latents_std=[float(value) for value in std])
-
-
-def encode_clips(vae: AutoencoderSamaNano, clips: torch.Tensor) -> torch.Tensor:
-    """`[B, F, 3, H, W]` in 0..1 -> normalised latents `[B, Z, f, h, w]`."""
-    return encode_video(vae, (clips * 2 - 1).transpose(1, 2))
-
-
-def as_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 `[F, H, W, 3]` -> `[F, 3, H, W]` in 0..1."""
-    return torch.from_numpy(pixels).movedim(-1, 1).float() / 255
-
-
-def train_decoder(
-    vae: AutoencoderSamaNano,
-    engine: Engine,
-    validation: Engine,
-    num_steps: int = 1300,
-    batch_size: int = 12,
-    validation_clips: int = 60,
-) -> dict[str, float]:
-    """Train what the decoder adds to the transpose of the linear encoder.
-
-    Latents carry a little noise, more or less by sample, since those of a sampler do too.
-
-    Returns:
-        PSNR in dB on validation clips, of the linear decoder and of the trained one.
-    """
-    before = codec_psnr(vae, validation, validation_clips)
-    parameters = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=num_steps, pct_start=0.05)
-    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
-    for step in range(num_steps):
-        rng = random.Random(step)
-        shape = rng.choice(((5, 128, 128), (5, 112, 144), (5, 96, 176), (1, 128, 128)))
-        size = batch_size if shape[0] > 1 else 2 * batch_size
-        samples = [engine.pair(step * MAX_BATCH + number, *shape) for number in range(size)]
-        sides = [*(one.source for one in samples[::2]), *(one.target for one in samples[1::2])]
-        clips = torch.stack([as_tensor(side) for side in sides])
-        with torch.no_grad():
-            latents = encode_clips(vae, clips)
-            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(step))
-            latents = latents + noise * torch.linspace(0, 0.03, len(latents)).view(-1, 1, 1, 1, 1)
-        video = vae.decode_unclamped(latents * std)
-        loss = (video - (clips * 2 - 1).transpose(1, 2)).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 0.02)
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % 50 == 0:
-            logger.info("decoder step=%d loss=%.6f", step + 1, loss.item())
-    return {"linear": before, "trained": codec_psnr(vae, validation, validation_clips)}
-
-
-@torch.no_grad()
-def codec_psnr(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 60) -> float:
-    """Mean PSNR in dB of encoding and decoding clips of 9 frames at 128x128."""
-    scores = []
-    for index in range(num_clips):
-        video = (as_tensor(engine.pair(index, 9, 128, 128).source) * 2 - 1).transpose(0, 1)[None]
-        decoded = vae.decode(vae.encode(video).latent_dist.mode()).sample
-        scores.append(float(-10 * torch.log10(((decoded - video) / 2).square().mean())))
-    return float(np.mean(scores))
 
 
 @torch.no_grad()
@@ -299,23 +233,51 @@ def new_nano(
         pipe.save_pretrained(aside)
 
 
-def finished_nano(trained: Path, folder: Path, engine: Engine, validation: Engine, **training) -> dict[str, float]:
+def finished_nano(
+    trained: str, folder: Path, engine: Engine, validation: Engine, **training: Any
+) -> dict[str, DecoderScores]:
     """Write a trained nano as it ships: its decoder trained too, everything in float16.
 
     Args:
-        trained: pipeline folder, such as a run's export.
-        engine, validation: what the decoder trains on, and what it is tried on; `training` goes to `train_decoder`.
+        trained: pipeline folder, such as a run's export, or name of a model.
+        engine, validation: what the decoder trains on, and what it is tried on; `training` goes to `train_decoder`,
+            which resumes from a file beside `folder` after an interruption.
 
     Returns:
         As `train_decoder`.
     """
-    pipe = load_pipeline(str(trained), device="cpu", dtype="float32")
-    scores = train_decoder(pipe.vae, engine, validation, **training)
+    pipe = load_pipeline(trained, device="cpu", dtype="float32")
+    vae = with_source_branch(pipe.vae)
+    checkpoint = folder.with_name(folder.name + "-decoder.pt")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scores = train_decoder(vae, engine, validation, checkpoint=checkpoint, **training)
+    _write_in_half(pipe, vae, folder)
+    checkpoint.unlink(missing_ok=True)
+    return scores
+
+
+def put_together(trained: str, decoder: str, folder: Path) -> None:
+    """Write a trained nano as it ships, with the decoder that another one of the same encoder has.
+
+    Raises:
+        UserError: for a decoder of another encoder's latents.
+    """
+    pipe = load_pipeline(trained, device="cpu", dtype="float32")
+    vae = load_pipeline(decoder, device="cpu", dtype="float32").vae
+    # What ships is rounded to float16.
+    if vae.config.latents_std != pipe.vae.config.latents_std or not torch.allclose(
+        vae.components, pipe.vae.components, rtol=1e-3, atol=1e-4
+    ):
+        raise UserError(f"{decoder} has another encoder than {trained}; leave `--codec` out to train a decoder for it")
+    _write_in_half(pipe, vae, folder)
+
+
+def _write_in_half(pipe: SamaPipeline, vae: AutoencoderSamaNano, folder: Path) -> None:
+    pipe.register_modules(vae=vae)
     for part in (pipe.transformer, pipe.vae, pipe.text_encoder):
         part.half()
     with written_aside(folder) as aside:
         pipe.save_pretrained(aside)
-    return scores
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -323,10 +285,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="pipeline folder to write")
     parser.add_argument("--images", help="folder of photographs for backgrounds")
     parser.add_argument("--videos", help="folder of films for backgrounds")
-    parser.add_argument("--codec", help="take the autoencoder of this model, such as nano, instead of a new one")
+    parser.add_argument(
+        "--codec",
+        help="take the autoencoder of this model, such as nano, instead of a new one; with "
+        "--finish, its trained decoder instead of training one",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--start-from", type=Path, help="begin with what the nano in this folder knows")
-    what.add_argument("--finish", type=Path, help="train the decoder of the trained nano in this folder")
+    what.add_argument("--finish", help="train the decoder of this model: a folder, or nano for the one that ships")
     return parser
 
 
@@ -340,6 +306,11 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if arguments.finish is not None and arguments.codec is not None:
+        if arguments.images or arguments.videos:
+            raise UserError("with --finish and --codec nothing is trained; leave --images and --videos out")
+        put_together(arguments.finish, arguments.codec, arguments.out)
+        return
     config = EngineConfig(num_samples=1, shapes=((1, 128, 128),), images=arguments.images, videos=arguments.videos)
     films = arguments.out.parent / "films"
     engine = build_engine(config, "train", films)
@@ -347,7 +318,8 @@ def _run(arguments: argparse.Namespace) -> None:
         new_nano(arguments.out, engine, start_from=arguments.start_from, codec=arguments.codec)
     else:
         scores = finished_nano(arguments.finish, arguments.out, engine, build_engine(config, "validation", films))
-        logger.info("PSNR on validation clips: linear %.1f dB, trained %.1f dB", scores["linear"], scores["trained"])
+        for name, score in scores.items():
+            logger.info("PSNR on validation, %s: %s", name, score)
 
 
 if __name__ == "__main__":

@@ -584,7 +584,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             prompt_embeds, negative_prompt_embeds: `[B, L, D]` instead of text.
             source_latents: `[1, Z, f', h, w]` normalised, instead of `video`; or one per result. The result's size and
                 length are then those of `height`, `width` and `num_frames`; its length may be another than the
-                source's.
+                source's. A decoder that sees the source does without its pixels then.
             output_type: "np", "pt", "pil" or "latent".
             return_dict: False returns `(frames,)`.
             callback_on_step_end: called as `(pipeline, step, timestep, tensors)`, may return replaced tensors; also
@@ -644,7 +644,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             check_batch(batch_size, generator, source_latents)
 
             # 3. Source
-            wanted_frames = num_frames or self.config.native_num_frames
+            wanted_frames, pixels = num_frames or self.config.native_num_frames, None
             if video is not None:
                 pixels = self.prepare_video(video, height, width, num_frames).to(device)
                 wanted_frames = min(len(video), num_frames or len(video))
@@ -681,7 +681,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
 
             # 6. Decode, without the frames that were added to reach 4k+1
             if output_type != "latent":
-                decoded = decode_latents(self.vae, frames, self.vae_tiling)[:, :, :wanted_frames]
+                decoded = decode_latents(self.vae, frames, self.vae_tiling, source=pixels)[:, :, :wanted_frames]
                 require_finite(decoded, "the VAE", self.vae.dtype)
                 frames = to_output(decoded, output_type)
         if not return_dict:

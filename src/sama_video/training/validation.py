@@ -26,7 +26,7 @@ from ..data.manifest import CAPTIONED, Row, parse_column_map, read_manifest
 from ..data.pretext import TEXT_TO_VIDEO, disturb, possible_tasks, task_prompt
 from ..data.samples import Sample
 from ..media.metrics import psnr, score_edit
-from ..models.latents import decode_latents
+from ..models.latents import decode_latents, video_to_model_range
 from ..models.shapes import nearest_multiple, neighbouring_num_frames
 from ..synth.engine import Engine
 from ..system.errors import UserError
@@ -155,7 +155,7 @@ class Validation:
     def score(self, step: int, sampled: list[tuple[torch.Tensor, torch.Tensor]]) -> ValidationResult:
         """Decode and score what `sample` gave; no other process is needed."""
         results = [
-            _result(case, self._decode(edited), self._decode(predicted))
+            _result(case, self._decode(case, edited), self._decode(case, predicted))
             for case, (edited, predicted) in zip(self.cases, sampled, strict=True)
         ]
         return ValidationResult(step=step, results=results)
@@ -209,9 +209,12 @@ class Validation:
             ).sample
         return x_sigma - ONE_STEP_SIGMA * velocity.float()
 
-    def _decode(self, latents: torch.Tensor) -> np.ndarray:
-        """`[1, Z, f, h, w]` -> uint8 `[F, H, W, 3]`."""
-        video = decode_latents(self.pipe.vae, latents, self.pipe.vae_tiling)[0].float()
+    def _decode(self, case: Case, latents: torch.Tensor) -> np.ndarray:
+        """`[1, Z, f, h, w]` -> uint8 `[F, H, W, 3]`, with the case's source where it is as long as the target."""
+        source = None
+        if case.source.shape == case.target.shape:
+            source = video_to_model_range(torch.from_numpy(case.source)).to(latents.device)
+        video = decode_latents(self.pipe.vae, latents, self.pipe.vae_tiling, source=source)[0].float()
         return rearrange(((video + 1) * 127.5).round().byte(), "c f h w -> f h w c").cpu().numpy()
 
 
