@@ -70,7 +70,7 @@ def test_held_out_edits_are_of_what_was_taught_in_scenes_that_were_not():
     held_out = held_out_of(STAGES[-1].changed(data=data), 2)
     assert [item.task for item in held_out.items] == ["global_style", "local_remove"] * 2
     assert {pair.source.shape for pair in held_out.pairs} == {(5, 64, 64, 3)}
-    assert held_out.engine.split == "test"
+    assert held_out.engine.split == "known"
     assert held_out_of(STAGES[-1].changed(data={"datasets": (CAPTIONED,)}), 2) is None
     drawn = {thing.sprite.name for pair in held_out.pairs for thing in pair.draft.source.things}
     assert drawn <= set(SHAPES)

@@ -110,6 +110,7 @@ def test_both_of_two_processes_stop(tiny_init, tmp_path):
     assert steps_of(tmp_path) == ["step-0000000"]
 
 
+@pytest.mark.slow
 def test_more_processes_than_samples_of_a_batch(tiny_init, tmp_path):
     config = processes.config(tiny_init, data={"video_batch_size": 1})
     assert processes.run(processes.train, config, tmp_path, world_size=2) == [3, 3]
@@ -159,6 +160,7 @@ def fill_the_log_s_disk(config, out):
     processes.train(config, out)
 
 
+@pytest.mark.slow
 def test_what_fails_in_the_first_process_alone_stops_all_and_saves(tiny_init, tmp_path):
     config = processes.config(tiny_init)
     assert processes.run(fill_the_log_s_disk, config, tmp_path, world_size=2) == [3, 3]
@@ -177,6 +179,7 @@ def lose_a_worker(config, out):
     processes.train(config, out)
 
 
+@pytest.mark.slow
 def test_what_nobody_foresaw_in_one_process_stops_all_and_saves(tiny_init, tmp_path):
     config = processes.config(tiny_init)
     assert processes.run(lose_a_worker, config, tmp_path, world_size=2) == [3, 3]
@@ -375,6 +378,7 @@ def test_what_began_in_one_precision_keeps_it(tiny_init, tmp_path, monkeypatch):
     assert starts == ["bfloat16", "bfloat16"]
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_a_precision(tiny_init, tmp_path):
     config = processes.config(tiny_init, loop={"num_steps": 1, "precision": "auto"})
     assert processes.run(disagree_and_train, config, tmp_path, world_size=2) == [0, 0]

@@ -287,7 +287,7 @@ def exact_tables(
     tables = []
     for family, title in families.items():
         of_family = {name: one for name, tasks in by_run.items() for one in tasks if one.task == family}
-        tables.append(_exact_table(of_family, title, ceilings and ceilings[family], _ceiling_notes(ceilings)))
+        tables.append(_exact_table(of_family, title, ceilings[family] if ceilings else None, _ceiling_notes(ceilings)))
     return [*tables[:1], *_exact_differences({name: tasks[-1] for name, tasks in by_run.items()}), *tables[1:]]
 
 
