@@ -99,6 +99,7 @@ MISHAPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_disturbances_change_no_byte_and_buy_nothing_twice(manifest, undisturbed, tmp_path, seed):
     schedule = random.Random(seed).sample(MISHAPS, len(MISHAPS))

@@ -401,6 +401,7 @@ def sama(*arguments):
     return result.output
 
 
+@pytest.mark.slow
 def test_the_two_commands_take_the_same_settings(tmp_path, monkeypatch):
     """The shipped nano, clips longer than their bucket, two epochs; then settings under which nothing is there."""
     write_clip(tmp_path / "a.mp4", 30)

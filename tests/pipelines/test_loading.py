@@ -284,9 +284,8 @@ def test_the_shipped_models_identity_is_that_of_older_records():
     assert provenance["configuration"].startswith("sha256:")
 
 
-@pytest.mark.parametrize(
-    "first", ["import sama_video", pytest.param("from diffusers import DiffusionPipeline", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["import sama_video", "from diffusers import DiffusionPipeline"])
 def test_diffusers_finds_the_class_that_a_folder_names(first, saved):
     lines = [
         first,

@@ -250,6 +250,7 @@ def train_and_signal_the_job(config, out, name="TERM"):
     processes.train(config, out)
 
 
+@pytest.mark.slow
 def test_signals_save_and_resuming_ends_as_an_undisturbed_run(tiny_init, tmp_path):
     config = processes.config(tiny_init, loop={"num_steps": 4}, data={"num_workers": 2})
     assert processes.run(processes.train, config, tmp_path / "undisturbed") == [0]

@@ -130,6 +130,7 @@ def tried(validation, model, step):
     return validation.score(step, validation.sample(model))
 
 
+@pytest.mark.slow
 def test_a_run_trains_the_same_with_validation_and_without(init, tmp_path):
     watched = train(config(init), tmp_path / "watched")
     alone = train(config(init, validate_every=0), tmp_path / "alone")
@@ -140,6 +141,7 @@ def test_a_run_trains_the_same_with_validation_and_without(init, tmp_path):
     assert not watched.pipe.vae.training
 
 
+@pytest.mark.slow
 def test_a_resumed_run_tells_the_same_as_an_uninterrupted_one(init, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run = config(init, save_minutes=0.0, keep_checkpoints=9)
