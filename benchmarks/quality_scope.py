@@ -80,7 +80,7 @@ remove the watermark
 the the the of
 """.strip().splitlines()
 
-# Written once the code was as it is.
+# Written once all of the above came out right, and nothing was changed for these.
 LATER_GOOD = """
 the bus should go
 can we lose the two mushrooms?
@@ -152,9 +152,9 @@ def taught(families: Iterable[str] = FAMILIES) -> TrainedFor:
 
 
 def drafts(count: int, *, families: Iterable[str] = FAMILIES, known: bool = True) -> list[Draft]:
-    """Of the test split: of things that were taught, or of all."""
-    things = {"drawings": "train", "vocabulary": NANO_VOCABULARY} if known else {}
-    engine = Engine(split="test", families=tuple(families), **things)
+    """In scenes and words of the test split: of things that were taught, or of all."""
+    split = {"split": "known", "vocabulary": NANO_VOCABULARY} if known else {"split": "test"}
+    engine = Engine(families=tuple(families), **split)
     return [engine.draft(index) for index in range(count)]
 
 

@@ -1,5 +1,8 @@
 """What a model says it was trained for, held against the engine's instructions, whose families are known."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 from sama_video.pipelines.scope import (
@@ -185,3 +188,14 @@ def test_what_was_taught_is_said_in_lines_of_a_terminal_s_width(taught):
 def test_the_shipped_nano_s_form_is_still_said(nano):
     assert describe_scope(nano)[0].startswith("trained for  blurred, brighter, ")
     assert "is far from all that this model was trained for (blurred, " in (scope_note("remove the cup", nano) or "")
+
+
+def test_instructions_by_hand_as_the_benchmark_of_notes_has_them(taught):
+    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "quality_scope.py"))
+    noted = benchmark["noted"]
+    assert len(noted(benchmark["GOOD"] + benchmark["LATER_GOOD"], taught)) <= 0.1 * 60
+    assert len(noted(benchmark["BAD"] + benchmark["LATER_BAD"], taught)) >= 0.9 * 60
+    inside = [draft.instruction for draft in benchmark["drafts"](16)]
+    assert noted(inside, benchmark["taught"]()) == []
+    outside = benchmark["drafts"](16, known=False)
+    assert any(benchmark["names_an_untaught_thing"](draft) for draft in outside)
