@@ -39,6 +39,11 @@ def video_to_model_range(frames: torch.Tensor) -> torch.Tensor:
     return rearrange(clips, "b f h w c -> b c f h w").float() * (2 / 255) - 1
 
 
+def video_to_pixels(video: torch.Tensor) -> torch.Tensor:
+    """The way back: `[B, 3, F, H, W]` in [-1, 1] -> uint8 `[B, F, H, W, 3]`."""
+    return rearrange(((video + 1) * 127.5).round().byte(), "b c f h w -> b f h w c")
+
+
 def _statistics(vae: VideoAutoencoder, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mean = torch.tensor(vae.config.latents_mean).to(like).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std).to(like).view(1, -1, 1, 1, 1)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from torch import nn
 
 from ..media.metrics import psnr
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
-from ..models.latents import decode_latents, encode_video, video_to_model_range
+from ..models.latents import decode_latents, encode_video, video_to_model_range, video_to_pixels
 from ..synth.engine import Engine
 from ..system.errors import UserError
 from ..system.files import written_aside
-from ..system.workers import worker_pool
+from ..system.workers import in_a_process
 from ..training.interrupts import EXIT_CODES, NAMES, StopRequest, stop_requests
 
 logger = logging.getLogger(__name__)
@@ -212,11 +213,7 @@ def _rate(step: int, num_steps: int) -> float:
 
 def _batches(engine: Engine, first: int, last: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The edits of steps `first` to `last`, drawn ahead in another process."""
-    with worker_pool(1) as pool:
-        ahead = [pool.submit(draw_edits, engine, step, batch_size) for step in (first, first + 1)]
-        for step in range(first, last):
-            yield ahead.pop(0).result()
-            ahead.append(pool.submit(draw_edits, engine, step + 2, batch_size))
+    return in_a_process(partial(draw_edits, engine, batch_size=batch_size), range(first, last))
 
 
 def train_decoder(
@@ -260,7 +257,7 @@ def score_decoders(vae: AutoencoderSamaNano, engine: Engine, num_clips: int) -> 
         source, target = (video_to_model_range(torch.from_numpy(clip)) for clip in (pair.source, pair.target))
         latents = encode_video(vae, target)
         for name, decode in decoders.items():
-            clip = ((decode(latents, source)[0] + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
+            clip = video_to_pixels(decode(latents, source))[0].numpy()
             scores[name].append((psnr(clip, pair.target, pair.mask), psnr(clip, pair.target, ~pair.mask)))
     return {name: _mean_scores(values) for name, values in scores.items()}
 

@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 from ..synth.engine import Engine
 from ..system.files import written_aside
 from ..system.precision import Precision, choose_precision
-from ..system.workers import worker_pool
+from ..system.workers import in_a_process
 from ..training.interrupts import EXIT_CODES, NAMES, StopRequest, stop_requests
 from .parts import train_tokenizer
 
@@ -159,13 +160,9 @@ class SiglipTrainer:
 
 
 def batches(first: int, last: int) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """The batches of steps `first` to `last`, drawn one ahead in another process."""
-    engine = Engine()
-    with worker_pool(1) as pool:
-        ahead = [pool.submit(draw_pairs, engine, step * PLANS_PER_STEP, PLANS_PER_STEP) for step in (first, first + 1)]
-        for step in range(first, last):
-            yield ahead.pop(0).result()
-            ahead.append(pool.submit(draw_pairs, engine, (step + 2) * PLANS_PER_STEP, PLANS_PER_STEP))
+    """The batches of steps `first` to `last`, drawn ahead in another process."""
+    indices = (step * PLANS_PER_STEP for step in range(first, last))
+    return in_a_process(partial(draw_pairs, Engine(), count=PLANS_PER_STEP), indices)
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from einops import rearrange
 
 from ..data.datasets import read_clip
 from ..data.encoding import Encoder
@@ -26,7 +25,7 @@ from ..data.manifest import CAPTIONED, Row, parse_column_map, read_manifest
 from ..data.pretext import TEXT_TO_VIDEO, disturb, possible_tasks, task_prompt
 from ..data.samples import Sample
 from ..media.metrics import psnr, score_edit
-from ..models.latents import decode_latents, video_to_model_range
+from ..models.latents import decode_latents, video_to_model_range, video_to_pixels
 from ..models.shapes import nearest_multiple, neighbouring_num_frames
 from ..synth.engine import Engine
 from ..system.errors import UserError
@@ -214,8 +213,8 @@ class Validation:
         source = None
         if case.source.shape == case.target.shape:
             source = video_to_model_range(torch.from_numpy(case.source)).to(latents.device)
-        video = decode_latents(self.pipe.vae, latents, self.pipe.vae_tiling, source=source)[0].float()
-        return rearrange(((video + 1) * 127.5).round().byte(), "c f h w -> f h w c").cpu().numpy()
+        video = decode_latents(self.pipe.vae, latents, self.pipe.vae_tiling, source=source).float()
+        return video_to_pixels(video)[0].cpu().numpy()
 
 
 def _result(case: Case, edited: np.ndarray, predicted: np.ndarray) -> CaseResult:
