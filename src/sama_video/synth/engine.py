@@ -25,6 +25,7 @@ from .sprites import ATTRIBUTES, COLOURS, SPLITS, Sprite, sprites
 VERSION = 2  # raised whenever a seed would give other bytes than before
 _ATTEMPTS = 200
 _SMALLEST_VOCABULARY = 8  # a scene shows up to four, and an edit brings in others
+_EDITS = FAMILIES | VARIANTS
 _OF_THINGS = ("things", "colours")
 # What the instructions of a family name.
 _NAMED: dict[str, tuple[str, ...]] = {
@@ -150,10 +151,9 @@ class Engine:
 
     def __post_init__(self) -> None:
         find_split(self.split)
-        there_is = FAMILIES | VARIANTS
-        unknown = sorted(set(self.families) - there_is.keys())
+        unknown = sorted(set(self.families) - _EDITS.keys())
         if unknown or not self.families:
-            raise ValueError(f"families must be among {', '.join(there_is)}, got {', '.join(unknown) or 'none'}")
+            raise ValueError(f"families must be among {', '.join(_EDITS)}, got {', '.join(unknown) or 'none'}")
         if 0 < len(self.vocabulary) < _SMALLEST_VOCABULARY:
             raise ValueError(f"vocabulary must hold {_SMALLEST_VOCABULARY} things or more, got {len(self.vocabulary)}")
         _ = self.sprites  # raises for what there is not
@@ -206,7 +206,7 @@ class Engine:
             loose=draw.chance(self.loose),
             moving=moving,
         )
-        edit = (FAMILIES | VARIANTS)[family](request)
+        edit = _EDITS[family](request)
         return Draft(
             id=f"{self.split}-{self.seed}-{index:07d}",
             split=self.split,

@@ -117,6 +117,8 @@ def _identity(part: Thing | Subtitle) -> int | None:
 def _difference(layer: _Layer, other: _Layer | None) -> np.ndarray:
     """bool `[F, P, P]`: where a layer looks otherwise than its counterpart; everywhere if that is elsewhere."""
     alpha = layer.patches[..., 3]
+    if other is layer:
+        return np.zeros(alpha.shape, dtype=bool)
     if other is None or other.patches.shape != layer.patches.shape or other.corners != layer.corners:
         return alpha > 0
     return (layer.patches != other.patches).any(axis=-1)
