@@ -193,11 +193,11 @@ def _with_weights(stages: "list[TrainConfig]", out: Path, *, as_wan: bool = Fals
         from ..nano.parts import new_nano
         from ..training.mixture import build_engine
 
-        remark(f"sama: making untrained weights in {folder}")
-        make_folder(out)
         engines = [one.engine for one in first.data.datasets if one.engine is not None]
         if not engines:
             raise UserError(f"model.init={UNTRAINED} is for the engine's data; name a model's folder")
+        remark(f"sama: making untrained weights in {folder}")
+        make_folder(out)
         new_nano(
             folder,
             build_engine(engines[0], "train", out / "films"),

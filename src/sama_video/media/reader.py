@@ -33,7 +33,7 @@ class VideoReader:
         damaged: what is damaged, known when the frames were read; None if nothing is.
 
     Raises:
-        UserError: for a missing file, one that is no video, one beyond the limit, or one without a decodable frame.
+        UserError: for a missing file, one that is not a video, one beyond the limit, or one without a decodable frame.
     """
 
     def __init__(self, path: str | Path, max_pixels: int | None = None):

@@ -230,7 +230,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         return weight.is_meta or bool(weight.any())
 
     def reset_new_parts(self, like: torch.Tensor | None = None) -> None:
-        """Make what Wan does not have anew, so that the model starts as Wan.
+        """Initialise again what Wan does not have, so that the model starts as Wan.
 
         Types say nothing yet, a source beside the target neither, and the semantic prediction is 0. Device and dtype
         are those of `like`.
@@ -305,7 +305,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
     def _source_rotary(self, source: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.config.roles == "type":
             return self.rope(source)
-        # The rotary factors of a clip that goes on after the target's end, without the part before it.
+        # The rotary factors of a clip that continues after the target's end, without the part before it.
         frames, height, width = source.shape[2:]
         cos, sin = self.rope(source.new_empty(1, 1, target.shape[2] + frames, height, width))
         num_tokens = frames * height * width // math.prod(self.config.patch_size)

@@ -18,7 +18,7 @@ from .overrides import read_config
 
 CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"
 # Settings of `data` that came later and whose default is not what runs did before; what they did is here. A run that
-# began without one goes on so, and its config.json stays without.
+# began without one continues so, and its config.json stays without.
 _BEFORE = {"shuffle_keeps_last_frame": False}
 
 
