@@ -41,8 +41,9 @@ def kill_at_random(running, out, dice):
     while num_records(out) <= done and all(process.is_alive() for process in running):
         time.sleep(0.002)
     time.sleep(dice.uniform(0, 0.15))
-    for process in running:
+    for process in running:  # all before the first is awaited, or the others notice that it is gone and end themselves
         process.kill()
+    for process in running:
         process.join()
         assert process.exitcode == -signal.SIGKILL, "it was done before the kill: take more steps"
 
