@@ -1,8 +1,9 @@
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
+from einops import rearrange
 
-from sama_video.models.transformer_sama import SamaTransformer3DModel
+from sama_video.models.transformer_sama import SamaTransformer3DModel, _absolute_positions, _mean_of_text
 from tests import tiny
 
 WAN_KEYS = {key: value for key, value in tiny.TRANSFORMER.items() if not key.startswith("semantic")}
@@ -306,3 +307,65 @@ def test_later_anchors_stand_later_on_the_grid():
     last = transformer.rope(target)[0][:, -64:]
     torch.testing.assert_close(cos[:, 65:129], last, rtol=0, atol=1e-5)
     assert cos.shape == sin.shape == (1, 130, 1, transformer.config.attention_head_dim)
+
+
+def test_positions_and_pooled_text_change_nothing_before_training():
+    plain = tiny.transformer()
+    model = tiny.transformer(absolute_positions=True, pooled_text=True)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    x = inputs()
+    with torch.no_grad():
+        torch.testing.assert_close(model(**x).sample, plain(**x).sample)
+
+
+def test_rotary_factors_alone_do_not_tell_where_a_token_is():
+    """On flat latents every token is alike, until tokens say where they are."""
+    x = inputs(source=None, semantic=0) | {"hidden_states": torch.ones(1, 4, 3, 6, 8)}
+    model = tiny.transformer(absolute_positions=True)
+
+    def farthest_from_the_first():
+        with torch.no_grad():
+            tokens = rearrange(model(**x).sample, "1 c f (h p) (w q) -> (f h w) (c p q)", p=2, q=2)
+        return (tokens[1:] - tokens[0]).abs().amax(dim=1)
+
+    assert farthest_from_the_first().max() < 1e-5
+    torch.nn.init.normal_(model.position_embedding.weight)
+    assert farthest_from_the_first().min() > 1e-3
+
+
+def test_a_position_means_the_same_at_every_size_and_length():
+    small, large = _absolute_positions((3, 4, 6)), _absolute_positions((5, 12, 18))
+    torch.testing.assert_close(large[::2, 1::3, 1::3], small)  # every third token's centre is that of a large one
+    assert torch.equal(_absolute_positions((1, 4, 6))[0], small[0])  # a picture is a clip's beginning
+
+
+def test_every_position_is_told_apart():
+    positions = _absolute_positions((9, 30, 52)).flatten(0, 2)
+    assert torch.cdist(positions, positions).fill_diagonal_(1).min() > 0.05
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_pooled_text_leaves_out_what_pads_the_prompt(per_token):
+    model = tiny.transformer(pooled_text=True)
+    torch.nn.init.normal_(model.pooled_text_embedding.weight)
+    text = inputs()["encoder_hidden_states"]
+    padded = torch.cat([text, torch.zeros(1, 5, 16)], dim=1)
+    torch.testing.assert_close(_mean_of_text(padded), text.mean(dim=1))
+    assert torch.equal(_mean_of_text(torch.zeros(1, 3, 16)), torch.zeros(1, 16))
+    x = inputs(source=None, semantic=0)
+    plain = tiny.transformer()
+    if per_token:
+        x["timestep"] = torch.full((1, 36), 700.0)
+    with torch.no_grad():
+        assert (model(**x).sample - plain(**x).sample).abs().max() > 1e-3
+
+
+def test_save_and_load_of_what_small_models_have(tmp_path):
+    model = tiny.transformer(absolute_positions=True, pooled_text=True)
+    for part in (model.position_embedding, model.pooled_text_embedding):
+        torch.nn.init.normal_(part.weight)
+    model.save_pretrained(tmp_path)
+    loaded = SamaTransformer3DModel.from_pretrained(tmp_path)
+    x = inputs()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**x).sample, model(**x).sample)

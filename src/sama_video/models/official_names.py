@@ -15,7 +15,7 @@ STOCK_WAN = "WanTransformer3DModel"
 # Plain Wan files lack these; a transformer loaded from one starts as Wan, with the new parts newly initialised.
 SAMA_KEYS = ("type_embedding.", "semantic_projector.", "semantic_head.")
 # What a LoRA file may hold whole, beside low-rank changes.
-FULL_KEYS = (*SAMA_KEYS, "source_embedding.")
+FULL_KEYS = (*SAMA_KEYS, "source_embedding.", "position_embedding.", "pooled_text_embedding.")
 
 
 def renamer(table: Mapping[str, str], reverse: bool = False) -> Callable[[str], str | None]:

@@ -9,6 +9,7 @@ flow with time reversed (its `t` is `1 - sigma`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +42,26 @@ STREAMS_CONFIG = {
 
 
 ROPE_THETA = 10000.0
+POSITION_FREQUENCIES = 4
+
+
+def _absolute_positions(grid: Sequence[int]) -> torch.Tensor:
+    """`[F, H, W, 6 * POSITION_FREQUENCIES]`: sin and cos of k pi t, k pi y and k pi x for k from 1.
+
+    From the first frame (t = 0) to the last (t = 1), and with y and x from 0 to 1 over the frame, at the tokens'
+    centres: "halfway" and "at the bottom" mean the same at every size and length.
+    """
+    frames, rows, columns = grid
+    time = torch.linspace(0, 1, frames)  # of a picture: 0
+    row, column = ((torch.arange(size) + 0.5) / size for size in (rows, columns))
+    coordinates = torch.stack(torch.meshgrid(time, row, column, indexing="ij"), dim=-1)
+    angles = coordinates[..., None] * math.pi * torch.arange(1, POSITION_FREQUENCIES + 1)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(3)
+
+
+def _mean_of_text(text: torch.Tensor) -> torch.Tensor:
+    """`[B, L, D]` -> `[B, D]` over the rows of a prompt; what pads it is zero."""
+    return text.sum(dim=1) / text.any(dim=2).sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def _semantic_positions(num_tokens: int, side: int, grid: torch.Size, patch: tuple[int, int, int]) -> torch.Tensor:
@@ -148,6 +169,10 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             `"around_source"`, see `prediction.py`. The forward pass returns a velocity either way.
         residual_std, latents_std: for `"around_source"`, the spread per channel of target latents around their
             source's, and of latents that have no source on the same grid; None for 0.7 and 1.
+        absolute_positions: tokens of source and target also carry where in the clip they are. Rotary factors tell
+            distances alone, and only a large model learns from its borders where "top left" is; see
+            docs/decisions/small-models.md.
+        pooled_text: the mean of the text features joins the timestep, and so every block's modulation.
     """
 
     @register_to_config
@@ -179,6 +204,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         residual_std: list[float] | None = None,
         latents_std: list[float] | None = None,
         semantic_grid: int = SEMANTIC_GRID,
+        absolute_positions: bool = False,  # noqa: ARG002
+        pooled_text: bool = False,  # noqa: ARG002
     ) -> None:
         _check_streams_config(
             semantic_rope=semantic_rope,
@@ -215,6 +242,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
     def new_parts(self) -> dict[str, nn.Module]:
         """What Wan does not have, by name."""
         names = ("type_embedding", "semantic_projector", "semantic_head", "source_embedding")
+        names += ("position_embedding", "pooled_text_embedding")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
@@ -232,8 +260,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
     def reset_new_parts(self, like: torch.Tensor | None = None) -> None:
         """Initialise again what Wan does not have, so that the model starts as Wan.
 
-        Types say nothing yet, a source beside the target neither, and the semantic prediction is 0. Device and dtype
-        are those of `like`.
+        Types, positions and pooled text say nothing yet, a source beside the target neither, and the semantic
+        prediction is 0. Device and dtype are those of `like`.
         """
         config = self.config
         width = config.num_attention_heads * config.attention_head_dim
@@ -241,12 +269,19 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         self.semantic_projector = SemanticProjector(config.semantic_dim, config.semantic_hidden_dim, width)
         self.semantic_head = SemanticHead(width, config.semantic_dim, config.eps)
         self.source_embedding = self._new_source_embedding()
+        self.position_embedding = self._new_linear(6 * POSITION_FREQUENCIES) if config.absolute_positions else None
+        self.pooled_text_embedding = self._new_linear(config.text_dim) if config.pooled_text else None
         nn.init.zeros_(self.type_embedding.weight)
         nn.init.zeros_(self.semantic_head.proj.weight)
         nn.init.zeros_(self.semantic_head.proj.bias)
         if like is not None:
             for part in self.new_parts.values():
                 part.to(like.device, like.dtype).train(self.training)
+
+    def _new_linear(self, num_features: int) -> nn.Linear:
+        linear = nn.Linear(num_features, self.proj_out.in_features, bias=False)
+        nn.init.zeros_(linear.weight)
+        return linear
 
     def _new_source_embedding(self) -> nn.Module | None:
         if self.config.source == "token":
@@ -293,6 +328,9 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         if self.source_embedding is not None:
             # Zeros embed to zero; they take part so that training sees the same parameters in every batch.
             patches = patches + self.source_embedding(torch.zeros_like(latents) if beside is None else beside)
+        if self.position_embedding is not None:
+            positions = _absolute_positions(patches.shape[2:]).to(patches)
+            patches = patches + rearrange(self.position_embedding(positions), "f h w d -> d f h w")
         return self._with_type(rearrange(patches, "b d f h w -> b (f h w) d"), type_id)
 
     def _with_type(self, tokens: torch.Tensor, type_id: int) -> torch.Tensor:
@@ -447,6 +485,10 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             encoder_hidden_states_image,
             timestep_seq_len=timestep.shape[1] if per_token else None,
         )
+        if self.pooled_text_embedding is not None:
+            pooled = self.pooled_text_embedding(_mean_of_text(encoder_hidden_states))
+            temb = temb + (pooled[:, None] if per_token else pooled)
+            timestep_proj = self.condition_embedder.time_proj(self.condition_embedder.act_fn(temb))
         timestep_proj = timestep_proj.unflatten(-1, (6, -1))
         text = text if image is None else torch.cat([image, text], dim=1)
 

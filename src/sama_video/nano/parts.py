@@ -38,13 +38,16 @@ TEXT_TOKENS = 48
 def new_transformer(spreads: dict[str, list[float]] | None = None, preset: str = "nano") -> SamaTransformer3DModel:
     """An untrained transformer of a nano's size.
 
-    With `spreads` it predicts around the source, and its semantic tokens have places.
+    With `spreads` it predicts around the source, its tokens have places, and the text as a whole modulates its blocks.
     """
     config = dict(PRESETS[preset].transformer)
     if spreads is not None:
         config |= {"prediction": "around_source", "semantic_rope": "grid", **spreads}
+        config |= {"absolute_positions": True, "pooled_text": True}
     transformer = SamaTransformer3DModel(**config)
     nn.init.normal_(transformer.type_embedding.weight, std=0.5)
+    if transformer.position_embedding is not None:
+        nn.init.normal_(transformer.position_embedding.weight, std=0.2)
     nn.init.zeros_(transformer.proj_out.weight)
     nn.init.zeros_(transformer.proj_out.bias)
     return transformer

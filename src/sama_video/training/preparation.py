@@ -57,6 +57,8 @@ def reached_parts(model: ModelConfig) -> dict[str, bool]:
         "semantic_projector": with_semantic,
         "semantic_head": with_semantic,
         "source_embedding": True,
+        "position_embedding": True,
+        "pooled_text_embedding": True,
     }
 
 
