@@ -335,7 +335,7 @@ def test_rotary_factors_alone_do_not_tell_where_a_token_is():
 
 def test_a_position_means_the_same_at_every_size_and_length():
     small, large = _absolute_positions((3, 4, 6)), _absolute_positions((5, 12, 18))
-    torch.testing.assert_close(large[::2, 1::3, 1::3], small)  # every third token's centre is that of a large one
+    torch.testing.assert_close(large[::2, 1::3, 1::3], small)  # its centres are every third of the large grid's
     assert torch.equal(_absolute_positions((1, 4, 6))[0], small[0])  # a picture is a clip's beginning
 
 

@@ -34,7 +34,7 @@ class BatchConfig:
         image_batch_size, video_batch_size: samples of a batch of images (one frame) and of videos, over ALL ranks.
         seed: of order, tasks and crops.
         pretext_variants: how many versions of each sample there are, epochs taking them in turn: what is random in a
-            sample (its temporal crop, its pretext task) can then be cached. None draws anew in every epoch.
+            sample (its temporal crop, its pretext task) can then be cached. With None every epoch draws new ones.
         pretext: whether clips without a source get pretext tasks; without them all are plain text-to-video.
         shuffle_keeps_last_frame: as `keep_last_frame` of `pretext.tube_shuffle`.
     """

@@ -216,7 +216,7 @@ def _first_object(text: str) -> str:
 
 
 def _geometric_mean(scores: Any) -> float:
-    """0 where anything among the scores is no number, or below 0, and where there are none."""
+    """0 where anything among the scores is not a number, or below 0, and where there are none."""
     product, count = 1.0, 0
     for score in scores:
         number = _float_or_none(score)

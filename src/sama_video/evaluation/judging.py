@@ -59,7 +59,7 @@ class JudgingConfig:
 
     def __post_init__(self):
         if not 1 <= self.repeats < SEED_STRIDE:
-            raise UserError(f"repeats must lie in 1 to {SEED_STRIDE - 1}, got {self.repeats}")
+            raise UserError(f"repeats must be from 1 to {SEED_STRIDE - 1}, got {self.repeats}")
         if self.prompts not in ("own", "copy"):
             raise UserError(f"prompts are own or copy, got {self.prompts!r}")
 

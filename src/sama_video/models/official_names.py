@@ -13,9 +13,11 @@ WAN22_VAE_LATENTS: dict[str, list[float]] = _TABLES["wan22_vae_latents"]
 # Wan's transformer in diffusers, without what SAMA adds.
 STOCK_WAN = "WanTransformer3DModel"
 # Plain Wan files lack these; a transformer loaded from one starts as Wan, with the new parts newly initialised.
-SAMA_KEYS = ("type_embedding.", "semantic_projector.", "semantic_head.")
-# What a LoRA file may hold whole, beside low-rank changes.
-FULL_KEYS = (*SAMA_KEYS, "source_embedding.", "position_embedding.", "pooled_text_embedding.")
+_SAMA_PARTS = ("type_embedding", "semantic_projector", "semantic_head")
+SAMA_KEYS = tuple(f"{name}." for name in _SAMA_PARTS)
+# All that a transformer may have and Wan has not; a LoRA file may hold it whole, beside low-rank changes.
+NEW_PARTS = (*_SAMA_PARTS, "source_embedding", "position_embedding", "pooled_text_embedding")
+FULL_KEYS = tuple(f"{name}." for name in NEW_PARTS)
 
 
 def renamer(table: Mapping[str, str], reverse: bool = False) -> Callable[[str], str | None]:

@@ -24,6 +24,7 @@ from diffusers.utils import BaseOutput, apply_lora_scale
 from einops import rearrange
 from torch import nn
 
+from .official_names import NEW_PARTS
 from .prediction import AroundSource
 from .shapes import SEMANTIC_GRID, anchor_indices, frames_of_latents, tokens_per_anchor
 
@@ -241,9 +242,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
     @property
     def new_parts(self) -> dict[str, nn.Module]:
         """What Wan does not have, by name."""
-        names = ("type_embedding", "semantic_projector", "semantic_head", "source_embedding")
-        names += ("position_embedding", "pooled_text_embedding")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in NEW_PARTS if getattr(self, name) is not None}
 
     @property
     def has_learned_to_edit(self) -> bool:

@@ -128,7 +128,7 @@ def scale_of(attention_kwargs: dict[str, Any] | None) -> float:
     """The LoRA scale in a call's `attention_kwargs`, 1 without one.
 
     Raises:
-        ValueError: if it is no number.
+        ValueError: if it is not a number.
     """
     scale = 1.0 if attention_kwargs is None else attention_kwargs.get("scale", 1.0)
     if not isinstance(scale, int | float) or not math.isfinite(scale):

@@ -39,7 +39,7 @@ from ..system.errors import UserError
 from ..system.precision import Precision, choose_precision
 from .config import LoraConfig, ModelConfig, TrainConfig
 from .overrides import as_settings
-from .preparation import reached_parts, video_semantic_tokens
+from .preparation import unreached_parts, video_semantic_tokens
 
 _FLOP_UNITS = ((1e9, "GFLOP"), (1e12, "TFLOP"), (1e15, "PFLOP"), (1e18, "EFLOP"))
 _TIME_UNITS = ((1.0, "s"), (60.0, "min"), (3600.0, "h"), (86400.0, "days"))
@@ -171,14 +171,14 @@ def _size(
 ) -> ModelSize:
     with torch.device("meta"):
         model: Any = SamaTransformer3DModel.from_config(architecture)  # its type says that it might be a tuple
-    lora, reached = config.model.lora, reached_parts(config.model)
+    lora, unreached = config.model.lora, unreached_parts(config.model)
     new = {name: _count(part) for name, part in model.new_parts.items()}
     stock = _count(model) - sum(new.values())
     adapters = 0 if lora is None else _adapter_parameters(model, lora)
     return ModelSize(
         parameters=_count(model) + adapters + text_parameters,
         trained=(stock if lora is None else adapters)
-        + sum(count for name, count in new.items() if reached[name])
+        + sum(count for name, count in new.items() if name not in unreached)
         + text_parameters,
         block_matrices=sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2),
         width=model.config.num_attention_heads * model.config.attention_head_dim,

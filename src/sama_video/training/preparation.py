@@ -39,9 +39,9 @@ def prepare_transformer(
         add_lora(transformer, model.lora)
         if precision == "bfloat16":
             halve_frozen(transformer)
-    reached = reached_parts(model)
+    unreached = unreached_parts(model)
     for name, part in transformer.new_parts.items():
-        part.requires_grad_(reached[name])
+        part.requires_grad_(name not in unreached)
 
 
 def video_semantic_tokens(model: ModelConfig, objective: ObjectiveConfig) -> int:
@@ -49,17 +49,10 @@ def video_semantic_tokens(model: ModelConfig, objective: ObjectiveConfig) -> int
     return 0 if model.semantic_encoder is None else objective.num_anchors * tokens_per_anchor(objective.semantic_grid)
 
 
-def reached_parts(model: ModelConfig) -> dict[str, bool]:
-    """Which of the parts that stock Wan lacks the run's streams reach."""
-    with_semantic = model.semantic_encoder is not None
-    return {
-        "type_embedding": model.roles == "type",
-        "semantic_projector": with_semantic,
-        "semantic_head": with_semantic,
-        "source_embedding": True,
-        "position_embedding": True,
-        "pooled_text_embedding": True,
-    }
+def unreached_parts(model: ModelConfig) -> set[str]:
+    """Which of the parts that stock Wan lacks the run's streams do not reach."""
+    types = set() if model.roles == "type" else {"type_embedding"}
+    return types if model.semantic_encoder is not None else types | {"semantic_projector", "semantic_head"}
 
 
 def load_semantic_encoder(pipe: SamaPipeline, model: ModelConfig, objective: ObjectiveConfig) -> SemanticEncoder | None:

@@ -79,7 +79,7 @@ def _with_adapters(full: TrainConfig, name: str) -> TrainConfig:
 
 
 _SMOKE_FAMILIES = ("global_style", "local_add", "subtitle_edit")  # a look, a thing, a text
-# Broad components of its latents are far stronger than noise: below sigma 0.95 a target shows through, and neither
+# The nano's broad latents are far stronger than noise: below sigma 0.95 a target shows through, and neither
 # text nor source has to be understood (docs/decisions/small-models.md).
 _NANO_SHIFT = 8.0
 _NANO_IMAGES = ((1, 128, 128), (1, 112, 144), (1, 144, 112))
