@@ -1,15 +1,17 @@
 import json
 import multiprocessing
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sama_video.data import epoch
 from sama_video.data.buckets import Buckets
 from sama_video.data.datasets import EngineDataset
-from sama_video.data.epoch import BatchConfig, WeightedDataset
+from sama_video.data.epoch import ECHO_DISTANCE, BatchConfig, WeightedDataset, echoed
 from sama_video.data.loader import BatchLoader
 from sama_video.data.pretext import PROMPTS, source_num_frames
 from sama_video.data.samples import collate
@@ -28,10 +30,12 @@ def mixture():
     ]
 
 
+CONFIG = {"buckets": BUCKETS, "image_batch_size": 4, "video_batch_size": 3, "seed": 7}
+
+
 def loader(datasets=None, **changes):
-    config = {"buckets": BUCKETS, "image_batch_size": 4, "video_batch_size": 3, "seed": 7}
     settings_of_loader = {name: changes.pop(name) for name in ("rank", "world_size", "num_workers") if name in changes}
-    return BatchLoader(datasets or mixture(), BatchConfig(**(config | changes)), **settings_of_loader)
+    return BatchLoader(datasets or mixture(), BatchConfig(**(CONFIG | changes)), **settings_of_loader)
 
 
 def same(a, b):
@@ -226,3 +230,61 @@ def test_mixtures_and_shapes_that_do_not_fit():
     sample = mixture()[0].dataset.load(0, (16, 16), 5, torch.Generator())
     with pytest.raises(ValueError, match="instead of"):
         collate([sample], bucket=scheduled.bucket, num_global=1, is_filler=False)
+
+
+@given(num_batches=st.integers(0, 200), times=st.integers(1, 4))
+def test_an_echoed_batch_comes_so_often_and_that_far_apart(num_batches, times):
+    order = list(echoed(num_batches, times))
+    places = {number: [place for place, (one, _) in enumerate(order) if one == number] for number in range(num_batches)}
+    assert all(len(found) == times for found in places.values())
+    new = [found[0] for found in places.values()]
+    assert new == sorted(new)
+    for number, found in places.items():
+        assert [order[place][1] for place in found] == [False] * (times - 1) + [True]
+        if times > 1:
+            between = sum(found[0] < place < found[1] for place in new)
+            assert between == min(ECHO_DISTANCE, num_batches - 1 - number)
+
+
+def test_an_echoed_batch_is_encoded_once_and_the_same_each_time(monkeypatch, undisturbed):
+    monkeypatch.setattr(epoch, "ECHO_DISTANCE", 2)
+    encoded = []
+
+    def encode(batch):
+        encoded.append(batch.names)
+        return replace(batch, target=batch.target.float())
+
+    first_epoch = len(loader().schedule())
+    once = undisturbed[:first_epoch]
+    echoing = BatchLoader(mixture(), BatchConfig(**CONFIG, echo=3), encode=encode)
+    found = list(echoing)
+    assert encoded == [batch.names for batch in once]
+    assert len(found) == 3 * first_epoch
+    assert all(batch.is_encoded for batch in found)
+    for number, batch in enumerate(once):
+        assert sum(one.names == batch.names for one in found) == 3, number
+
+
+def test_stopping_an_echoing_loader_anywhere_changes_nothing(monkeypatch):
+    monkeypatch.setattr(epoch, "ECHO_DISTANCE", 2)
+    whole = two_epochs(loader(echo=2))
+    for stop in range(0, len(whole), 5):
+        stopped = loader(echo=2)
+        batches = iter(stopped)
+        for _ in range(stop):
+            if next(batches, None) is None:
+                batches = iter(stopped)
+                next(batches)
+        resumed = loader(echo=2)
+        resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
+        found = [*resumed]
+        while len(found) < len(whole) - stop:
+            found += resumed
+        assert_same(found, whole[stop:])
+
+
+def test_states_of_before_batches_could_echo_still_fit():
+    state = loader().state_dict()
+    loader(echo=1).load_state_dict(state)
+    with pytest.raises(UserError, match="was made with other data"):
+        loader(echo=2).load_state_dict(state)

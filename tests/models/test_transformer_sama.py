@@ -3,7 +3,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from einops import rearrange
 
-from sama_video.models.transformer_sama import SamaTransformer3DModel, _absolute_positions, _mean_of_text
+from sama_video.models.positions import absolute_positions
+from sama_video.models.transformer_sama import SamaTransformer3DModel, _mean_of_text
 from tests import tiny
 
 WAN_KEYS = {key: value for key, value in tiny.TRANSFORMER.items() if not key.startswith("semantic")}
@@ -334,13 +335,13 @@ def test_rotary_factors_alone_do_not_tell_where_a_token_is():
 
 
 def test_a_position_means_the_same_at_every_size_and_length():
-    small, large = _absolute_positions((3, 4, 6)), _absolute_positions((5, 12, 18))
+    small, large = absolute_positions((3, 4, 6)), absolute_positions((5, 12, 18))
     torch.testing.assert_close(large[::2, 1::3, 1::3], small)  # its centres are every third of the large grid's
-    assert torch.equal(_absolute_positions((1, 4, 6))[0], small[0])  # a picture is a clip's beginning
+    assert torch.equal(absolute_positions((1, 4, 6))[0], small[0])  # a picture is a clip's beginning
 
 
 def test_every_position_is_told_apart():
-    positions = _absolute_positions((9, 30, 52)).flatten(0, 2)
+    positions = absolute_positions((9, 30, 52)).flatten(0, 2)
     assert torch.cdist(positions, positions).fill_diagonal_(1).min() > 0.05
 
 

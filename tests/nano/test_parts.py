@@ -115,14 +115,3 @@ def small_nano(engine, z_dim, words, **head):
         num_semantic_tokens=0,
         **head,
     )
-
-
-def test_words_that_both_know_keep_their_embedding(engine):
-    old, new = small_nano(engine, 12, 300), small_nano(engine, 12, 350)
-    nano.carry_words_over(old, new.tokenizer, new.text_encoder)
-    vocabulary = new.tokenizer.get_vocab()
-    common = [token for token in old.tokenizer.get_vocab() if token in vocabulary]
-    assert len(common) > 250
-    for token in common:
-        before = old.text_encoder.get_input_embeddings().weight[old.tokenizer.convert_tokens_to_ids(token)]
-        assert torch.equal(new.text_encoder.get_input_embeddings().weight[vocabulary[token]], before)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sama_video.data import epoch
 from sama_video.system.errors import UserError
 from sama_video.training.checkpoint import Checkpoints, checkpoints
 from sama_video.training.config import ParallelConfig
@@ -85,6 +86,29 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(undisturbed, tiny
     assert [path.name for path in checkpoints(tmp_path)] == ["step-0000001"]
     resumed_after_kills(config, tmp_path, kills=2)
     assert_same_run(tmp_path, undisturbed)
+
+
+def test_a_run_whose_batches_echo_encodes_each_once_and_resumes_as_if_it_had_not_stopped(
+    tiny_init, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(epoch, "ECHO_DISTANCE", 2)
+    config = processes.config(tiny_init, loop={"num_steps": 8}, data={"echo": 3, "num_workers": 0})
+    whole = processes.trainer(config, tmp_path / "whole")
+    encode, encoded = whole.loader.encode, []
+    whole.loader.encode = lambda batch: encoded.append(batch.names) or encode(batch)
+    whole.train()
+    assert len(encoded) == 5, "new, new, new, 0, new, 1, new, 2"
+
+    stopped = processes.trainer(config, tmp_path / "stopped")
+    batches = iter(stopped.loader)
+    for _ in range(5):
+        stopped.train_step([next(batches)])
+    stopped.save()
+    stopped.checkpoints.finish()
+    resumed = processes.trainer(config, tmp_path / "stopped")
+    assert resumed.resume()
+    resumed.train()
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), atol=0, rtol=0)
 
 
 def train_with_a_server(config, out):

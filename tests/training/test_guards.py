@@ -223,7 +223,7 @@ def test_a_run_of_an_earlier_version_resumes(tiny_init, tmp_path, monkeypatch, c
     saved = json.loads(file.read_text())
     for dataset in saved["data"]["datasets"]:
         del dataset["columns"], dataset["engine"]["vocabulary"]
-    del saved["data"]["shuffle_keeps_last_frame"], saved["objective"]["semantic_grid"]
+    del saved["data"]["shuffle_keeps_last_frame"], saved["data"]["echo"], saved["objective"]["semantic_grid"]
     file.write_text(json.dumps(saved))
     caplog.set_level("INFO", "sama_video")
     for num_steps, given in ((2, {}), (3, {"shuffle_keeps_last_frame": True})):

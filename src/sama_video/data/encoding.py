@@ -85,6 +85,10 @@ class Encoder:
             semantic=None if semantic is None else semantic[0],
         )
 
+    def encode_batch(self, batch: Batch) -> Batch:
+        """A whole batch in pixels."""
+        return self.encode_portion(batch, range(len(batch.prompts)))
+
     def encode_portion(self, batch: Batch, indices: Sequence[int]) -> Batch:
         """Samples of a batch in pixels that follow each other."""
         if not self.together:

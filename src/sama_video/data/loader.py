@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from .epoch import (
     ScheduledBatch,
     ScheduledSample,
     WeightedDataset,
+    echoed,
     sample_seed,
     schedule_epoch,
     scheduled_variants,
@@ -80,6 +81,8 @@ class BatchLoader:
     every batch and have the same bucket and number of batches, as sharded training needs; the sizes of their portions
     differ by one at most.
 
+    With `config.echo` above 1 a batch is handed out that many times, see `echoed`.
+
     Args:
         datasets: the mixture.
         config: how samples become batches.
@@ -87,6 +90,7 @@ class BatchLoader:
         num_workers: processes that fetch ahead; 0 loads in this one.
         prefetch_factor: portions of a batch that each of them holds ready, in shared memory.
         cache: gives encoded batches instead of pixels; it must hold every sample in all its `pretext_variants`.
+        encode: of a batch that comes more than once: what is kept of it until its last time.
         tables: of the datasets, where they are known already.
         pin_memory: hand pixels over where a GPU reads them without waiting.
 
@@ -106,6 +110,7 @@ class BatchLoader:
         num_workers: int = 0,
         prefetch_factor: int = 1,
         cache: LatentCache | None = None,
+        encode: Callable[[Batch], Batch] | None = None,
         tables: Sequence[DatasetTable] | None = None,
         pin_memory: bool = False,
     ):
@@ -121,6 +126,7 @@ class BatchLoader:
         self.datasets, self.config = datasets, config
         self.rank, self.world_size, self.cache = rank, world_size, cache
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.encode = encode if config.echo > 1 else None
         self.pin_memory = pin_memory and cache is None
         self.tables = [tabulate(weighted) for weighted in datasets] if tables is None else tables
         self.epoch = self.batches_done = 0
@@ -147,22 +153,34 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         schedule = self.schedule()
+        order = list(echoed(len(schedule), self.config.echo))[self.batches_done :]
+        fetched = self._fetch(schedule, min((number for number, _ in order), default=len(schedule)))
+        held: dict[int, Batch] = {}
+        for number, is_last in order:
+            while number not in held:  # after resuming, first those that come again
+                held.update([next(fetched)])
+            batch = held.pop(number) if is_last else held[number]
+            self.batches_done += 1
+            yield batch
+        self.epoch, self.batches_done = self.epoch + 1, 0
+
+    def _fetch(self, schedule: EpochSchedule, first: int) -> Iterator[tuple[int, Batch]]:
+        """The epoch's batches from number `first` on, each once."""
+        numbers = range(first, len(schedule))
         batches = DataLoader(
             _EpochBatches(self, schedule),
             batch_size=None,
-            sampler=range(self.batches_done, len(schedule)),
+            sampler=numbers,
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             collate_fn=_as_it_is,
             pin_memory=self.pin_memory,
             worker_init_fn=_leave_signals_to_the_run,
         )
-        for batch in batches:
+        for number, batch in zip(numbers, batches, strict=True):
             if isinstance(batch, UserError):
                 raise batch
-            self.batches_done += 1
-            yield batch
-        self.epoch, self.batches_done = self.epoch + 1, 0
+            yield number, batch if self.encode is None else self.encode(batch)
 
     def state_dict(self) -> dict[str, int | str]:
         """Where the run is, as JSON values."""
@@ -184,7 +202,10 @@ class BatchLoader:
     def _fingerprint(self) -> str:
         """sha256 of all that decides a schedule."""
         deciding = asdict(self.config)
-        del deciding["shuffle_keeps_last_frame"]  # of pixels alone; states of before it was a setting still fit
+        # States of before these were settings still fit: one is of pixels alone, the other changes nothing at 1.
+        del deciding["shuffle_keeps_last_frame"]
+        if self.config.echo == 1:
+            del deciding["echo"]
         digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
         for table in self.tables:
             digest.update(f"{table.name} {table.weight!r}".encode())

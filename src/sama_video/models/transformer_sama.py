@@ -9,7 +9,6 @@ flow with time reversed (its `t` is `1 - sigma`).
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,8 +24,9 @@ from einops import rearrange
 from torch import nn
 
 from .official_names import NEW_PARTS
+from .positions import POSITION_FREQUENCIES, absolute_positions, rotary_at, semantic_positions
 from .prediction import AroundSource
-from .shapes import SEMANTIC_GRID, anchor_indices, frames_of_latents, tokens_per_anchor
+from .shapes import SEMANTIC_GRID
 
 SOURCE_TYPE, SEMANTIC_TYPE, TARGET_TYPE = 0, 1, 2
 
@@ -42,53 +42,9 @@ STREAMS_CONFIG = {
 }
 
 
-ROPE_THETA = 10000.0
-POSITION_FREQUENCIES = 4
-
-
-def _absolute_positions(grid: Sequence[int]) -> torch.Tensor:
-    """`[F, H, W, 6 * POSITION_FREQUENCIES]`: sin and cos of k pi t, k pi y and k pi x for k from 1.
-
-    From the first frame (t = 0) to the last (t = 1), and with y and x from 0 to 1 over the frame, at the tokens'
-    centres: "halfway" and "at the bottom" mean the same at every size and length.
-    """
-    frames, rows, columns = grid
-    time = torch.linspace(0, 1, frames)  # of a picture: 0
-    row, column = ((torch.arange(size) + 0.5) / size for size in (rows, columns))
-    coordinates = torch.stack(torch.meshgrid(time, row, column, indexing="ij"), dim=-1)
-    angles = coordinates[..., None] * math.pi * torch.arange(1, POSITION_FREQUENCIES + 1)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(3)
-
-
 def _mean_of_text(text: torch.Tensor) -> torch.Tensor:
     """`[B, L, D]` -> `[B, D]` over the rows of a prompt; what pads it is zero."""
     return text.sum(dim=1) / text.any(dim=2).sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def _semantic_positions(num_tokens: int, side: int, grid: torch.Size, patch: tuple[int, int, int]) -> torch.Tensor:
-    """float64 `[S, 3]`: (frame, row, column) of semantic tokens on the target's grid of tokens, see `semantic_rope`.
-
-    Args:
-        side: the model's `semantic_grid`. The number of tokens alone would not tell: 85 could be five anchors of 4 x 4.
-
-    Raises:
-        ValueError: for tokens that are no whole anchors, or more anchors than frames.
-    """
-    frames, rows, columns = (size // step for size, step in zip(grid, patch, strict=True))
-    per_anchor = tokens_per_anchor(side)
-    if num_tokens % per_anchor:
-        raise ValueError(
-            f"with semantic_grid={side} an anchor frame has {per_anchor} semantic tokens, so there cannot be "
-            f"{num_tokens}; use a multiple of {per_anchor}"
-        )
-    middle = torch.tensor([[(rows - 1) / 2, (columns - 1) / 2]], dtype=torch.float64)
-    centres = (torch.arange(side, dtype=torch.float64) + 0.5) / side
-    regions = torch.cartesian_prod(centres * rows - 0.5, centres * columns - 0.5).view(-1, 2)
-    in_plane = torch.cat([regions, middle])
-    num_frames = frames_of_latents(grid[0])
-    anchors = anchor_indices(num_frames, num_tokens // per_anchor)
-    times = torch.tensor([index / max(num_frames - 1, 1) * (frames - 1) for index in anchors], dtype=torch.float64)
-    return torch.cat([torch.cat([time.expand(len(in_plane), 1), in_plane], dim=1) for time in times])
 
 
 def _check_streams_config(**values: str) -> None:
@@ -328,7 +284,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             # Zeros embed to zero; they take part so that training sees the same parameters in every batch.
             patches = patches + self.source_embedding(torch.zeros_like(latents) if beside is None else beside)
         if self.position_embedding is not None:
-            positions = _absolute_positions(patches.shape[2:]).to(patches)
+            positions = absolute_positions(patches.shape[2:]).to(patches)
             patches = patches + rearrange(self.position_embedding(positions), "f h w d -> d f h w")
         return self._with_type(rearrange(patches, "b d f h w -> b (f h w) d"), type_id)
 
@@ -353,21 +309,11 @@ class SamaTransformer3DModel(WanTransformer3DModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.config.semantic_rope == "grid":
             side, patch = self.config.semantic_grid, tuple(self.config.patch_size)
-            positions = _semantic_positions(num_tokens, side, grid, patch)
-            return self._rotary_at(positions.to(like.device), like)
+            positions = semantic_positions(num_tokens, side, grid, patch)
+            return rotary_at(positions.to(like.device), (self.rope.t_dim, self.rope.h_dim, self.rope.w_dim), like.dtype)
         sin = like.new_zeros(1, num_tokens, 1, like.shape[-1])
         cos = torch.ones_like(sin) if self.config.semantic_rope == "identity" else sin
         return cos, sin
-
-    def _rotary_at(self, positions: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Wan's rotary factors `[1, S, 1, head_dim]` at any `[S, 3]` positions (frame, row, column) on the grid."""
-        angles = []
-        for axis, width in enumerate((self.rope.t_dim, self.rope.h_dim, self.rope.w_dim)):
-            exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
-            frequencies = ROPE_THETA**-exponents
-            angles.append((positions[:, axis, None] * frequencies).repeat_interleave(2, dim=1))
-        angle = torch.cat(angles, dim=1)[None, :, None]
-        return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
 
     def _around_source(
         self, hidden_states: torch.Tensor, source: torch.Tensor | None, timestep: torch.Tensor

@@ -1,8 +1,7 @@
 """SAMA-Nano's parts before training: tokenizer, linear codec, transformer, text encoder; and its decoder after it.
 
-`python -m sama_video.nano.parts --out runs/nano-init` writes a pipeline folder for the recipes `nano_pretraining`
-and `nano_finetuning` to begin with; `--start-from` carries over what an earlier nano of another vocabulary knows.
-`--finish` makes of a run's export what ships.
+`sama train nano` makes an untrained one by itself, with the autoencoder that ships; `python -m sama_video.nano.parts`
+writes one with an autoencoder of its own, to `--out`, and with `--finish` what ships of a run's export.
 """
 
 import argparse
@@ -162,29 +161,10 @@ def fit_linear_codec(vae: AutoencoderSamaNano, engine: Engine, num_clips: int = 
     vae.register_to_config(latents_mean=[0.0] * len(order), latents_std=[float(value) for value in std])
 
 
-@torch.no_grad()
-def carry_words_over(old: SamaPipeline, tokenizer: PreTrainedTokenizerFast, text_encoder: UMT5EncoderModel) -> None:
-    """Let a text encoder of a new vocabulary begin with what an older nano's knows.
-
-    Words that are one token here and several there begin with the mean of these.
-    """
-    words = old.text_encoder.get_input_embeddings().weight
-    carried = torch.empty(len(tokenizer), words.shape[1])
-    known = old.tokenizer.get_vocab()
-    for index, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
-        text = tokenizer.decode([index])
-        parts = [known[token]] if token in known else old.tokenizer(text, add_special_tokens=False).input_ids
-        carried[index] = words[parts or [0]].mean(dim=0)
-    state = old.text_encoder.state_dict()
-    embeddings = [name for name, value in state.items() if value.shape == words.shape]
-    text_encoder.load_state_dict({**state, **dict.fromkeys(embeddings, carried)})
-
-
 def new_nano(
     folder: Path,
     engine: Engine,
     *,
-    start_from: Path | None = None,
     codec: str | None = None,
     preset: str = "nano",
     seed: int = 0,
@@ -195,7 +175,6 @@ def new_nano(
     """Write an untrained nano as a pipeline folder: tokenizer and linear codec are fitted, the rest is random.
 
     Args:
-        start_from: an earlier nano's folder; only the vocabulary is new then.
         codec: a model whose autoencoder is taken instead of a new one.
         preset: size of the transformer.
         seed: of what is random.
@@ -206,28 +185,22 @@ def new_nano(
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(engine, num_texts)
     text_encoder = new_text_encoder(len(tokenizer))
-    if start_from is None:
-        if codec is None:
-            vae = AutoencoderSamaNano(z_dim=PRESETS["nano"].transformer["in_channels"])
-            fit_linear_codec(vae, engine)
-        else:
-            vae = load_pipeline(codec, device="cpu", dtype="float32").vae
-        transformer = new_transformer(measure_spreads(vae, engine, num_latents), preset)
-        if as_wan:
-            transformer.reset_new_parts()
-        else:
-            start_some_heads_on_the_same_position(transformer)
-        trained_for = NOTHING_YET
+    if codec is None:
+        vae = AutoencoderSamaNano(z_dim=PRESETS["nano"].transformer["in_channels"])
+        fit_linear_codec(vae, engine)
     else:
-        old = load_pipeline(str(start_from), device="cpu", dtype="float32")
-        transformer, vae, trained_for = old.transformer, old.vae, old.config.trained_for
-        carry_words_over(old, tokenizer, text_encoder)
+        vae = load_pipeline(codec, device="cpu", dtype="float32").vae
+    transformer = new_transformer(measure_spreads(vae, engine, num_latents), preset)
+    if as_wan:
+        transformer.reset_new_parts()
+    else:
+        start_some_heads_on_the_same_position(transformer)
     # It trains with a semantic stream; what ships samples without.
     settings = replace(
         PRESETS["nano"].settings,
         max_sequence_length=TEXT_TOKENS,
         num_semantic_tokens=65,
-        trained_for=trained_for,
+        trained_for=NOTHING_YET,
     )
     pipe = SamaPipeline(
         transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, **vars(settings)
@@ -293,9 +266,7 @@ def _parser() -> argparse.ArgumentParser:
         help="take the autoencoder of this model, such as nano, instead of a new one; with "
         "--finish, its trained decoder instead of training one",
     )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--start-from", type=Path, help="begin with what the nano in this folder knows")
-    what.add_argument("--finish", help="train the decoder of this model: a folder, or nano for the one that ships")
+    parser.add_argument("--finish", help="train the decoder of this model: a folder, or nano for the one that ships")
     return parser
 
 
@@ -318,7 +289,7 @@ def _run(arguments: argparse.Namespace) -> None:
     films = arguments.out.parent / "films"
     engine = build_engine(config, "train", films)
     if arguments.finish is None:
-        new_nano(arguments.out, engine, start_from=arguments.start_from, codec=arguments.codec)
+        new_nano(arguments.out, engine, codec=arguments.codec)
     else:
         scores = finished_nano(arguments.finish, arguments.out, engine, build_engine(config, "validation", films))
         for name, score in scores.items():

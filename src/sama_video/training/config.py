@@ -126,6 +126,8 @@ class DataConfig(Strict):
         pretext: Motion Alignment (section 3.3); without it captioned clips are plain text-to-video.
         shuffle_keeps_last_frame: tube shuffle leaves the last of 4k+1 frames in its place, so that tubes move in time;
             false cuts all frames into halves that differ by one, between which nothing moves.
+        echo: optimizer steps that use each batch of an epoch, each with other noise and 64 new batches after the last;
+            for the engine, which takes as long over a sample as a small model. Encoded batches stay in memory for it.
         num_workers: processes that read ahead; prefetch_factor: steps that each of them holds ready in shared memory.
         cache: folder that `sama data cache` fills for this config; the encoders then stay off the accelerator.
         cache_dtype: of the encoders that fill it; "auto" is what is fast where it is begun, and stays.
@@ -142,6 +144,7 @@ class DataConfig(Strict):
     video_batch_size: int = 112
     pretext: bool = True
     shuffle_keeps_last_frame: bool = True
+    echo: int = 1
     num_workers: int = 4
     prefetch_factor: int = 1
     cache: str | None = None
@@ -150,7 +153,7 @@ class DataConfig(Strict):
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def __post_init__(self) -> None:
-        at_least_1 = ("area", "image_batch_size", "video_batch_size", "prefetch_factor")
+        at_least_1 = ("area", "image_batch_size", "video_batch_size", "echo", "prefetch_factor")
         _check_ranges("data", self, **dict.fromkeys(at_least_1, (1, _INF)), num_workers=(0, _MOST_WORKERS))
         if self.pretext_variants is not None:
             _check_ranges("data", self, pretext_variants=(1, _INF))

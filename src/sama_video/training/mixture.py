@@ -164,4 +164,5 @@ def batch_config(config: DataConfig, pixel_multiple: int, seed: int) -> BatchCon
         pretext_variants=config.num_variants,
         pretext=config.pretext,
         shuffle_keeps_last_frame=config.shuffle_keeps_last_frame,
+        echo=config.echo,
     )

@@ -79,61 +79,88 @@ def _with_adapters(full: TrainConfig, name: str) -> TrainConfig:
 
 
 _SMOKE_FAMILIES = ("global_style", "local_add", "subtitle_edit")  # a look, a thing, a text
+UNTRAINED = "untrained"  # as `model.init`: a nano that has learned nothing yet, made when the run begins
 # The nano's broad latents are far stronger than noise: below sigma 0.95 a target shows through, and neither
 # text nor source has to be understood (docs/decisions/small-models.md).
 _NANO_SHIFT = 8.0
 _NANO_IMAGES = ((1, 128, 128), (1, 112, 144), (1, 144, 112))
-_NANO_CLIPS = (
-    *((9, 128, 128), (9, 112, 144), (9, 144, 112), (9, 96, 176), (9, 176, 96), (9, 80, 192)),
-    *((17, 128, 128), (33, 128, 128), (33, 96, 176), (17, 144, 112)),
-)
+_NANO_CLIPS = (*((frames, 128, 128) for frames in (5, 9, 17)), (9, 112, 144), (9, 144, 112), (9, 96, 176), (9, 176, 96))
+
+
+def _engine(num_samples: int, shapes: tuple[tuple[int, int, int], ...], **values: Any) -> EngineConfig:
+    """The engine with the things that a nano is taught, all edits said exactly."""
+    values = {"vocabulary": NANO_VOCABULARY, **values}
+    return EngineConfig(num_samples=num_samples, shapes=shapes, loose=0.0, **values)
+
+
+def nano_pictures() -> TrainConfig:
+    """What SAMA-Nano learns first, on small pictures: words, places, things and looks."""
+    every = _engine(48_000, ((1, 96, 96),))
+    # Of all families these take longest.
+    things = _engine(24_000, ((1, 96, 96),), seed=1, families=("local_add", "replace", "local_change"))
+    return TrainConfig(
+        name="nano_pictures",
+        model=ModelConfig(init=UNTRAINED, preset="nano-small", semantic_encoder="nano", train_text_encoder=True),
+        data=DataConfig(
+            datasets=(DatasetConfig(name="every family", engine=every), DatasetConfig(name="things", engine=things)),
+            area=96 * 96,
+            frame_counts=(1,),
+            image_batch_size=16,
+            video_batch_size=6,
+            pretext=False,
+            echo=4,
+            num_workers=1,
+            validation=ValidationConfig(size=(96, 96), num_frames=1, num_inference_steps=4, num_samples=16),
+        ),
+        objective=ObjectiveConfig(sigma_shift=_NANO_SHIFT, text_dropout=0.0, semantic_grid=4),
+        optimizer=OptimizerConfig(
+            kind="muon", learning_rate=2e-3, final_learning_rate=1e-3, betas=(0.9, 0.98), warmup_steps=50
+        ),
+        loop=LoopConfig(
+            num_steps=18_000,
+            gradient_checkpointing=False,
+            ema_decay=0.998,
+            ema_warmup=True,
+            log_every=100,
+            validate_every=3_000,
+            save_minutes=5.0,
+        ),
+    )
 
 
 def nano_pretraining() -> TrainConfig:
     """Stage 0 of SAMA-Nano: the engine's edits as images, its captioned clips with pretext tasks."""
-    images = EngineConfig(num_samples=60_000, shapes=_NANO_IMAGES)
-    clips = EngineConfig(num_samples=20_000, shapes=_NANO_CLIPS, text_to_video=True)
-    return TrainConfig(
-        name="nano_pretraining",
-        model=ModelConfig(init="runs/nano-init", semantic_encoder="nano", train_text_encoder=True),
-        data=DataConfig(
-            datasets=(
-                DatasetConfig(name="image edits", engine=images),
-                DatasetConfig(name="captioned clips", engine=clips),
-            ),
-            area=128 * 128,
-            image_batch_size=36,
-            video_batch_size=12,
-            num_workers=1,
-            frame_counts=(1, 5, 9, 17, 33),
-            validation=ValidationConfig(size=(128, 128), num_frames=17, num_inference_steps=6),
-        ),
-        objective=ObjectiveConfig(sigma_shift=_NANO_SHIFT, text_dropout=0.05),
-        optimizer=OptimizerConfig(
-            kind="muon", learning_rate=2e-3, final_learning_rate=1.5e-3, betas=(0.9, 0.98), warmup_steps=50
-        ),
-        loop=LoopConfig(
-            gradient_checkpointing=False, ema_decay=0.998, ema_warmup=True, save_minutes=5.0, num_steps=1500
-        ),
+    images = DatasetConfig(name="image edits", engine=_engine(16_000, _NANO_IMAGES))
+    captioned = DatasetConfig(name="captioned clips", engine=_engine(8_000, _NANO_CLIPS, text_to_video=True))
+    return replace(nano_pictures(), name="nano_pretraining").changed(
+        model={"init": "runs/nano_pictures/export"},
+        data={
+            "datasets": (images, captioned),
+            "area": 128 * 128,
+            "frame_counts": (1, 5, 9, 17),
+            "pretext": True,
+            "validation": ValidationConfig(size=(128, 128), num_frames=17, num_inference_steps=4),
+        },
+        optimizer={"learning_rate": 1e-3, "final_learning_rate": 1e-3},
+        loop={"num_steps": 1_500, "log_every": 10, "validate_every": 500},
     )
 
 
 def nano_finetuning() -> TrainConfig:
     """Stage 1 of SAMA-Nano: the engine's edits as clips, and some as images."""
-    clips = EngineConfig(num_samples=24_000, shapes=_NANO_CLIPS)
-    images = EngineConfig(num_samples=24_000, shapes=_NANO_IMAGES)
-    datasets = (DatasetConfig(name="video edits", engine=clips), DatasetConfig(name="image edits", engine=images))
+    clips = DatasetConfig(name="video edits", engine=_engine(12_000, _NANO_CLIPS))
+    images = DatasetConfig(name="image edits", engine=_engine(12_000, _NANO_IMAGES))
     return replace(nano_pretraining(), name="nano_finetuning").changed(
         model={"init": "runs/nano_pretraining/export"},
-        data={"datasets": datasets, "pretext": False},
-        optimizer={"learning_rate": 1.5e-3, "final_learning_rate": 1e-5},
-        loop={"num_steps": 3000},
+        data={"datasets": (clips, images), "pretext": False},
+        optimizer={"final_learning_rate": 1e-5},
+        loop={"num_steps": 3_000},
     )
 
 
 def nano() -> list[TrainConfig]:
-    """Both stages of SAMA-Nano."""
-    return [nano_pretraining(), nano_finetuning().started_from("previous")]
+    """SAMA-Nano from nothing in some hours: small pictures, then both stages; 34 things and 8 shapes."""
+    return [nano_pictures(), *(stage().started_from("previous") for stage in (nano_pretraining, nano_finetuning))]
 
 
 def _with_engines(config: TrainConfig, *engines: dict[str, Any]) -> TrainConfig:
@@ -147,14 +174,13 @@ def _with_engines(config: TrainConfig, *engines: dict[str, Any]) -> TrainConfig:
 
 
 def nano_gpu() -> list[TrainConfig]:
-    """Both stages of SAMA-Nano on one GPU in some minutes: 34 things and 8 shapes."""
+    """SAMA-Nano on one GPU in some minutes, at its full width."""
 
-    def on_gpu(stage: TrainConfig, num_steps: int, *engines: dict[str, Any]) -> TrainConfig:
-        known = [{"vocabulary": NANO_VOCABULARY, "loose": 0.0, **values} for values in engines]
+    def on_gpu(stage: TrainConfig, num_steps: int, *num_samples: int) -> TrainConfig:
         stage = replace(stage, name=stage.name.replace("nano", "nano_gpu"))
-        return _with_engines(stage, *known).changed(
+        return _with_engines(stage, *({"num_samples": number} for number in num_samples)).changed(
+            model={"preset": "nano"},
             data={"image_batch_size": 256, "video_batch_size": 128, "num_workers": 15, "prefetch_factor": 2},
-            objective={"text_dropout": 0.0},
             loop={
                 "num_steps": num_steps,
                 "micro_tokens": 200_000,
@@ -165,13 +191,11 @@ def nano_gpu() -> list[TrainConfig]:
             },
         )
 
-    stage_0, stage_1 = nano()
-    pictures = {"num_samples": 400_000, "shapes": ((1, 128, 128), *_NANO_IMAGES)}
-    captioned = {"num_samples": 30_000, "shapes": ((9, 128, 128), (5, 128, 128))}
-    clips = {"num_samples": 300_000, "shapes": ((5, 128, 128), (9, 128, 128), (17, 128, 128), (9, 96, 176))}
+    pictures, stage_0, stage_1 = nano()
     return [
-        on_gpu(stage_0, 1500, pictures, captioned),
-        on_gpu(stage_1, 1800, clips, {**pictures, "num_samples": 100_000}),
+        on_gpu(pictures, 3000, 300_000, 150_000),
+        on_gpu(stage_0, 500, 100_000, 30_000),
+        on_gpu(stage_1, 1000, 150_000, 50_000),
     ]
 
 
@@ -179,7 +203,7 @@ def smoke() -> list[TrainConfig]:
     """Both stages in a minute or two on two cores, from the shipped nano: everything runs, little is learned."""
     tried = ValidationConfig(size=(64, 64), num_frames=9, num_inference_steps=2, families=_SMOKE_FAMILIES)
     engines = [{"num_samples": 96, "shapes": ((frames, 64, 64),)} for frames in (1, 9)]
-    stage_0, stage_1 = nano()
+    _, stage_0, stage_1 = nano()
     return [
         _with_engines(stage, *engines).changed(
             data={"image_batch_size": 8, "video_batch_size": 4, "area": 64 * 64, "validation": tried},
@@ -191,42 +215,29 @@ def smoke() -> list[TrainConfig]:
 
 # What `ablations.py` compares the variants of
 
-UNTRAINED = "untrained"  # as `model.init`: a nano that has learned nothing yet, made when the run begins
 _SMALL_FAMILIES = ("global_style", "local_remove", "local_change", "replace")
 
 
 def nano_small() -> list[TrainConfig]:
     """Both stages of a small nano in half an hour on two cores: shapes alone, four families, for ablations."""
-    known = {"families": _SMALL_FAMILIES, "vocabulary": tuple(SHAPES), "loose": 0.0}
-    pictures = EngineConfig(num_samples=16_000, shapes=((1, 96, 96),), **known)
+    known = {"families": _SMALL_FAMILIES, "vocabulary": tuple(SHAPES)}
+    pictures = _engine(16_000, ((1, 96, 96),), **known)
     # Nine frames are the least that speed perturbation takes.
-    captioned = EngineConfig(num_samples=4_000, shapes=((9, 96, 96),), text_to_video=True, **known)
-    pretraining = TrainConfig(
-        name="small_pretraining",
-        model=ModelConfig(init=UNTRAINED, preset="nano-small", semantic_encoder="nano", train_text_encoder=True),
-        data=DataConfig(
-            datasets=(
-                DatasetConfig(name="image edits", engine=pictures),
-                DatasetConfig(name="captioned clips", engine=captioned),
-            ),
-            area=96 * 96,
-            image_batch_size=32,
-            video_batch_size=12,
-            num_workers=1,
-            frame_counts=(1, 9),
-            validation=ValidationConfig(size=(96, 96), num_frames=9, num_inference_steps=6),
-        ),
-        objective=ObjectiveConfig(sigma_shift=_NANO_SHIFT, text_dropout=0.0),
-        optimizer=OptimizerConfig(
-            kind="muon", learning_rate=2e-3, final_learning_rate=1e-3, betas=(0.9, 0.98), warmup_steps=50
-        ),
-        loop=LoopConfig(num_steps=450, gradient_checkpointing=False, ema_decay=0.99, ema_warmup=True, validate_every=0),
+    clips = _engine(4_000, ((9, 96, 96),), **known)
+    captioned = DatasetConfig(name="captioned clips", engine=replace(clips, text_to_video=True))
+    images = DatasetConfig(name="image edits", engine=pictures)
+    pretraining = replace(nano_pictures(), name="small_pretraining").changed(
+        data={
+            "datasets": (images, captioned),
+            "frame_counts": (1, 9),
+            "pretext": True,
+            "validation": ValidationConfig(size=(96, 96), num_frames=9, num_inference_steps=6),
+        },
+        loop={"num_steps": 900, "ema_decay": 0.99, "log_every": 10, "validate_every": 0},
     )
-    clips = DatasetConfig(name="video edits", engine=replace(captioned, num_samples=6_000, text_to_video=False))
-    images = DatasetConfig(name="image edits", engine=replace(pictures, num_samples=8_000))
     finetuning = replace(pretraining, name="small_finetuning").changed(
         model={"init": "previous"},
-        data={"datasets": (clips, images), "pretext": False},
+        data={"datasets": (DatasetConfig(name="video edits", engine=clips), images), "pretext": False},
         optimizer={"learning_rate": 1e-3, "final_learning_rate": 1e-5},
     )
     return [pretraining, finetuning]
@@ -253,7 +264,7 @@ RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
         for recipe in (factorized_pretraining, supervised_finetuning, lora_pretraining, lora_finetuning)
         for size in _SIZES
     },
-    **{recipe.__name__: recipe for recipe in (nano_pretraining, nano_finetuning, nano, nano_gpu, smoke)},
+    **{recipe.__name__: recipe for recipe in (nano_pictures, nano_pretraining, nano_finetuning, nano, nano_gpu, smoke)},
     **{recipe.__name__: recipe for recipe in (nano_small, components_5b, roles_5b)},
 }
 

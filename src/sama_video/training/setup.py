@@ -91,10 +91,11 @@ def _choose_what_trains(model: Trainable, pipe: SamaPipeline) -> None:
     model.train()
 
 
-def build_loader(config: TrainConfig, parallel: Parallel, pipe: SamaPipeline, out: Path) -> BatchLoader:
+def build_loader(config: TrainConfig, parallel: Parallel, encoder: Encoder, out: Path) -> BatchLoader:
     """The run's batches, once its settings and its data are known to agree.
 
     Args:
+        encoder: of batches that come more than once.
         out: folder of the run.
 
     Raises:
@@ -110,12 +111,13 @@ def build_loader(config: TrainConfig, parallel: Parallel, pipe: SamaPipeline, ou
             logger.info("%s", note)
         loader = BatchLoader(
             datasets,
-            batch_config(data, 2 * pipe.vae.config.scale_factor_spatial, config.loop.seed),
+            batch_config(data, 2 * encoder.pipe.vae.config.scale_factor_spatial, config.loop.seed),
             rank=parallel.rank,
             world_size=parallel.world_size,
             num_workers=data.num_workers,
             prefetch_factor=data.prefetch_factor,
             cache=None if data.cache is None else LatentCache(Path(data.cache), encoder_identity(config)),
+            encode=encoder.encode_batch if data.cache is None else None,
             tables=tables,
             pin_memory=parallel.device.type == "cuda",
         )

@@ -65,7 +65,7 @@ class Trainer:
         self.config, self.out, self.parallel = config, out, parallel
         models = load_models(config, parallel)
         self.pipe, self.model, self.encoder = models.pipe, models.model, models.encoder
-        self.loader = build_loader(config, parallel, self.pipe, out)
+        self.loader = build_loader(config, parallel, self.encoder, out)
         self.micro_batches = MicroBatches(config, parallel, self.encoder)
         self.optimizer = Optimizer(self.model, config.optimizer, self.precision)
         self.ema = Ema(self.model, config.loop.ema_decay, warmup=config.loop.ema_warmup)
