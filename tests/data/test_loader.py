@@ -1,3 +1,4 @@
+import itertools
 import json
 import multiprocessing
 import time
@@ -61,9 +62,17 @@ def undisturbed():
     return two_epochs(loader())
 
 
-def rest(state, num_workers, count):
+def state_after(count, **options):
+    """Of a loader that handed out `count` batches."""
+    stopped = loader(**options)
+    for _ in itertools.islice(itertools.chain.from_iterable(itertools.repeat(stopped)), count):
+        pass
+    return stopped.state_dict()
+
+
+def rest(state, count, **options):
     """What a new loader gives after `state` until `count` batches in all."""
-    resumed = loader(num_workers=num_workers)
+    resumed = loader(**options)
     resumed.load_state_dict(json.loads(json.dumps(state)))
     batches = []
     while len(batches) < count:
@@ -78,14 +87,7 @@ def test_workers_do_not_show(num_workers, undisturbed):
 
 def test_stopping_anywhere_changes_nothing(undisturbed):
     for stop in range(len(undisturbed)):
-        stopped = loader()
-        batches = iter([])
-        for _ in range(stop):
-            batch = next(batches, None)
-            if batch is None:
-                batches = iter(stopped)
-                next(batches)
-        assert_same(rest(stopped.state_dict(), 0, len(undisturbed) - stop), undisturbed[stop:])
+        assert_same(rest(state_after(stop), len(undisturbed) - stop), undisturbed[stop:])
 
 
 @given(st.data())
@@ -94,10 +96,7 @@ def test_resuming_with_another_number_of_workers(undisturbed, data):
     first_epoch = len(loader().schedule())
     stop = data.draw(st.integers(0, first_epoch))
     before, after = data.draw(st.sampled_from([(0, 2), (2, 0), (1, 2), (2, 1), (1, 1), (2, 2)]))
-    stopped = loader(num_workers=before)
-    for _ in zip(range(stop), stopped, strict=False):
-        pass
-    found = rest(stopped.state_dict(), after, len(undisturbed) - stop)
+    found = rest(state_after(stop, num_workers=before), len(undisturbed) - stop, num_workers=after)
     assert_same(found, undisturbed[stop:])
 
 
@@ -117,9 +116,8 @@ def test_ranks_share_every_step(world_size, undisturbed):
 
 
 def test_resuming_with_another_number_of_ranks(undisturbed):
-    stopped = loader(rank=1, world_size=2)
-    next(iter(stopped))
-    assert_same(rest(stopped.state_dict(), 0, len(undisturbed) - 1), undisturbed[1:])
+    state = state_after(1, rank=1, world_size=2)
+    assert_same(rest(state, len(undisturbed) - 1), undisturbed[1:])
 
 
 def test_only_the_source_is_disturbed(undisturbed):
@@ -269,18 +267,7 @@ def test_stopping_an_echoing_loader_anywhere_changes_nothing(monkeypatch):
     monkeypatch.setattr(epoch, "ECHO_DISTANCE", 2)
     whole = two_epochs(loader(echo=2))
     for stop in range(0, len(whole), 5):
-        stopped = loader(echo=2)
-        batches = iter(stopped)
-        for _ in range(stop):
-            if next(batches, None) is None:
-                batches = iter(stopped)
-                next(batches)
-        resumed = loader(echo=2)
-        resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
-        found = [*resumed]
-        while len(found) < len(whole) - stop:
-            found += resumed
-        assert_same(found, whole[stop:])
+        assert_same(rest(state_after(stop, echo=2), len(whole) - stop, echo=2), whole[stop:])
 
 
 def test_states_of_before_batches_could_echo_still_fit():

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import islice, tee
 from typing import Any
 
 import torch
@@ -153,8 +154,11 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         schedule = self.schedule()
-        order = list(echoed(len(schedule), self.config.echo))[self.batches_done :]
-        fetched = self._fetch(schedule, min((number for number, _ in order), default=len(schedule)))
+        order, ahead = tee(islice(echoed(len(schedule), self.config.echo), self.batches_done, None))
+        # Batches end in the order in which they began, so the oldest that is to come is the next to end.
+        oldest = next((number for number, is_last in ahead if is_last), len(schedule))
+        del ahead  # `tee` keeps what it has not given to both
+        fetched = self._fetch(schedule, oldest)
         held: dict[int, Batch] = {}
         for number, is_last in order:
             while number not in held:  # after resuming, first those that come again

@@ -7,7 +7,7 @@ One process or many run the same code; with many the parameters are sharded (FSD
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..system.errors import UserError
 from ..system.files import written_aside
 from ..system.precision import Precision
 from .adapters import export_lora, lora_state
+from .attention import PlainAttention
 from .checkpoint import Checkpoints, training_state
 from .config import TrainConfig
 from .ema import Ema
@@ -244,7 +245,9 @@ class Trainer:
     def forward_backward(self, micro: MicroBatch) -> StepOutput:
         """Gradients of one micro-batch, added to those that are there."""
         objective, batch = self.config.objective, micro.batch
-        with torch.autocast(self.parallel.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        in_bfloat16, device = self.precision == "bfloat16", self.parallel.device.type
+        plain = PlainAttention() if in_bfloat16 and device == "cpu" else nullcontext()
+        with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16), plain:
             text = batch.text
             if text is None:
                 prompts = [p if keeps else "" for p, keeps in zip(batch.prompts, micro.keeps_text, strict=True)]
