@@ -20,9 +20,7 @@ def main() -> None:
     print(f"{setting()}, {torch.get_num_threads()} threads, {precision}")
     for size, heads, queries, keys in SHAPES:
         query, key, value = (
-            torch.randn(size, tokens, heads, HEAD_DIM, dtype=getattr(torch, precision))
-            .transpose(1, 2)
-            .requires_grad_()
+            torch.randn(size, tokens, heads, HEAD_DIM, dtype=getattr(torch, precision)).transpose(1, 2).requires_grad_()
             for tokens in (queries, keys, keys)
         )
 
@@ -30,7 +28,7 @@ def main() -> None:
             attended = attention(*tensors)
             attended.backward(torch.ones_like(attended))
 
-        seconds = compare(lambda: both_passes(plain_attention), lambda: both_passes(F.scaled_dot_product_attention))  # noqa: B023
+        seconds = compare(lambda: both_passes(plain_attention), lambda: both_passes(F.scaled_dot_product_attention))
         report(f"{size} samples, {queries} queries, {keys} keys", *seconds)
 
 

@@ -38,7 +38,9 @@ def test_plain_attention_and_its_gradients_are_torchs(calls):
     assert calls == [(2, 3, 20, 16)]
 
 
-@pytest.mark.parametrize("special", [{"is_causal": True}, {"scale": 2.0}, {"attn_mask": torch.ones(7, 7).tril().bool()}])
+@pytest.mark.parametrize(
+    "special", [{"is_causal": True}, {"scale": 2.0}, {"attn_mask": torch.ones(7, 7).tril().bool()}]
+)
 def test_what_plain_products_do_not_do_is_left_to_torch(calls, special):
     tensors = streams(7)
     with PlainAttention():
