@@ -247,25 +247,26 @@ class Trainer:
         objective, batch = self.config.objective, micro.batch
         in_bfloat16, device = self.precision == "bfloat16", self.parallel.device.type
         plain = PlainAttention() if in_bfloat16 and device == "cpu" else nullcontext()
-        with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16), plain:
+        with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
             text = batch.text
             if text is None:
                 prompts = [p if keeps else "" for p, keeps in zip(batch.prompts, micro.keeps_text, strict=True)]
                 text, _ = self.pipe.encode_prompt(
                     prompts, do_classifier_free_guidance=False, device=self.parallel.device
                 )
-            output = flow_matching_step(
-                self.pipe.transformer,
-                target=batch.target.float(),
-                source=None if batch.source is None else batch.source.float(),
-                text=text,
-                sigma=micro.sigma,
-                noise=micro.noise,
-                semantic=None if batch.semantic is None else batch.semantic.float(),
-                semantic_noise=micro.semantic_noise,
-                semantic_weight=objective.semantic_weight,
-                semantic_target=objective.semantic_target,
-            )
+            with plain:
+                output = flow_matching_step(
+                    self.pipe.transformer,
+                    target=batch.target.float(),
+                    source=None if batch.source is None else batch.source.float(),
+                    text=text,
+                    sigma=micro.sigma,
+                    noise=micro.noise,
+                    semantic=None if batch.semantic is None else batch.semantic.float(),
+                    semantic_noise=micro.semantic_noise,
+                    semantic_weight=objective.semantic_weight,
+                    semantic_target=objective.semantic_target,
+                )
         # Sharded training averages gradients over processes; the weights already divide by all samples.
         (self.parallel.world_size * (output.loss * micro.weight).sum()).backward()
         return output
