@@ -63,7 +63,7 @@ def load_models(config: TrainConfig, parallel: Parallel) -> Models:
         semantic_encoder,
         num_anchors=config.objective.num_anchors,
         with_text=model.text_encoder is None,
-        together=parallel.device.type == "cuda" and all(dataset.engine for dataset in config.data.datasets),
+        together=all(dataset.engine for dataset in config.data.datasets),
     )
     if config.data.cache is None:
         encoder.to(parallel.device, text=True)
