@@ -17,7 +17,7 @@ Precision = Literal["bfloat16", "float32"]
 PrecisionOrAuto = Literal["auto", "bfloat16", "float32"]
 
 SIDE = 256  # of the matrices: large enough for the blocked kernels, and slow bfloat16 still takes only 25 ms
-ROUNDS = 5
+ROUNDS = 40
 _ENOUGH_SECONDS = 0.1
 # Casting weights and activations takes time too: a product that is hardly faster makes a slower step.
 WORTH_IT = 0.8
