@@ -50,15 +50,18 @@ class _Scorer:
         self.config = config
         self.store = AnswerStore(out / _SHARDS / f"{uuid.uuid4().hex}.jsonl", known)
         self.judge = Judge(config.judge, self.store)
+        self.stopped = ""  # why the judge answers no more
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Columns `index` and `row` (JSON) -> `index` and `scored` (JSON), or `stopped` with the reason."""
         rows = [Row(**json.loads(text)) for text in batch["row"]]
         try:
-            scored = [json.dumps(asdict(one)) for one in score_rows(rows, self.judge, self.config)]
+            if not self.stopped:
+                scored = [json.dumps(asdict(one)) for one in score_rows(rows, self.judge, self.config)]
+                return {"index": list(batch["index"]), "scored": scored, "stopped": [""] * len(rows)}
         except JudgeStoppedError as error:
-            return {"index": [-1], "scored": [""], "stopped": [str(error)]}
-        return {"index": list(batch["index"]), "scored": scored, "stopped": [""] * len(rows)}
+            self.stopped = str(error)
+        return {"index": [-1], "scored": [""], "stopped": [self.stopped]}
 
 
 def curate_with_ray(
@@ -123,9 +126,13 @@ def _scored(
         num_cpus=1,
     )
     scored: dict[int, Scored] = {}
+    stopped = ""
+    # To the end also after a stop: threads of Ray Data that are at work when Ray is shut down end the whole process.
     for record in results.iter_rows():
-        if record["stopped"]:
-            raise JudgeStoppedError(record["stopped"])
-        scored[record["index"]] = Scored(**json.loads(record["scored"]))
-        progress("judging", len(scored), len(rows))
+        stopped = stopped or record["stopped"]
+        if not record["stopped"]:
+            scored[record["index"]] = Scored(**json.loads(record["scored"]))
+            progress("judging", len(scored), len(rows))
+    if stopped:
+        raise JudgeStoppedError(stopped)
     return [scored[index] for index in range(len(rows))]
