@@ -9,6 +9,7 @@ import logging
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,18 +51,15 @@ class _Scorer:
         self.config = config
         self.store = AnswerStore(out / _SHARDS / f"{uuid.uuid4().hex}.jsonl", known)
         self.judge = Judge(config.judge, self.store)
-        self.stopped = ""  # why the judge answers no more
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Columns `index` and `row` (JSON) -> `index` and `scored` (JSON), or `stopped` with the reason."""
-        rows = [Row(**json.loads(text)) for text in batch["row"]]
-        try:
-            if not self.stopped:
+        if not self.judge.stop_reason:
+            rows = [Row(**json.loads(text)) for text in batch["row"]]
+            with suppress(JudgeStoppedError):
                 scored = [json.dumps(asdict(one)) for one in score_rows(rows, self.judge, self.config)]
                 return {"index": list(batch["index"]), "scored": scored, "stopped": [""] * len(rows)}
-        except JudgeStoppedError as error:
-            self.stopped = str(error)
-        return {"index": [-1], "scored": [""], "stopped": [self.stopped]}
+        return {"index": [-1], "scored": [""], "stopped": [self.judge.stop_reason]}
 
 
 def curate_with_ray(

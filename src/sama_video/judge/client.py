@@ -119,6 +119,11 @@ class Judge:
                 self._stop_reason = reason
                 self._stopped.set()
 
+    @property
+    def stop_reason(self) -> str:
+        """Why every further request raises JudgeStoppedError; empty as long as none does."""
+        return self._stop_reason
+
     def answer(self, question: Question, parts: Callable[[], list[dict[str, Any]]]) -> Answer:
         """The answer, which is then in the store.
 
