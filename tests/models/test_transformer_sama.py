@@ -310,9 +310,9 @@ def test_later_anchors_stand_later_on_the_grid():
     assert cos.shape == sin.shape == (1, 130, 1, transformer.config.attention_head_dim)
 
 
-def test_positions_and_pooled_text_change_nothing_before_training():
-    plain = tiny.transformer()
-    model = tiny.transformer(absolute_positions=True, pooled_text=True)
+def test_what_small_models_have_changes_nothing_before_training():
+    plain = tiny.transformer(prediction="around_source")
+    model = tiny.transformer(prediction="around_source", absolute_positions=True, pooled_text=True, gated_source=True)
     model.load_state_dict(plain.state_dict(), strict=False)
     x = inputs()
     with torch.no_grad():
@@ -361,9 +361,27 @@ def test_pooled_text_leaves_out_what_pads_the_prompt(per_token):
         assert (model(**x).sample - plain(**x).sample).abs().max() > 1e-3
 
 
+def test_a_gated_source_is_scaled_exactly():
+    """The negative is -1 times the source: a weight of the source of 2, taken off the source."""
+    model = tiny.transformer(prediction="around_source", gated_source=True, residual_std=[0.5, 1.0, 1.5, 2.0])
+    gated = model.source_gate
+    for parameter in (*gated.parameters(), *model.proj_out.parameters()):
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.ones_(gated.gate.bias)
+    torch.nn.init.eye_(gated.read.weight)
+    gated.write.weight.data.copy_(2 * torch.eye(*gated.write.weight.shape))
+    x = inputs() | {"timestep": torch.tensor([1000.0])}
+    with torch.no_grad():
+        clean = x["hidden_states"] - model(**x).sample
+        torch.testing.assert_close(clean, -x["source_hidden_states"])
+        # Of a source on another grid no place is a target's.
+        x["source_hidden_states"] = x["source_hidden_states"][:, :, :1]
+        torch.testing.assert_close(x["hidden_states"] - model(**x).sample, torch.zeros_like(clean))
+
+
 def test_save_and_load_of_what_small_models_have(tmp_path):
-    model = tiny.transformer(absolute_positions=True, pooled_text=True)
-    for part in (model.position_embedding, model.pooled_text_embedding):
+    model = tiny.transformer(prediction="around_source", absolute_positions=True, pooled_text=True, gated_source=True)
+    for part in (model.position_embedding, model.pooled_text_embedding, model.source_gate.write):
         torch.nn.init.normal_(part.weight)
     model.save_pretrained(tmp_path)
     loaded = SamaTransformer3DModel.from_pretrained(tmp_path)

@@ -16,7 +16,7 @@ STOCK_WAN = "WanTransformer3DModel"
 _SAMA_PARTS = ("type_embedding", "semantic_projector", "semantic_head")
 SAMA_KEYS = tuple(f"{name}." for name in _SAMA_PARTS)
 # All that a transformer may have and Wan has not; a LoRA file may hold it whole, beside low-rank changes.
-NEW_PARTS = (*_SAMA_PARTS, "source_embedding", "position_embedding", "pooled_text_embedding")
+NEW_PARTS = (*_SAMA_PARTS, "source_embedding", "position_embedding", "pooled_text_embedding", "source_gate")
 FULL_KEYS = tuple(f"{name}." for name in NEW_PARTS)
 
 

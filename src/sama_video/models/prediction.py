@@ -30,6 +30,11 @@ class AroundSource:
         """`sqrt(D)`, `D = (1 - sigma)^2 s^2 + sigma^2`: of `x_sigma` around its mean."""
         return torch.hypot((1 - self.sigma) * self.std, self.sigma)
 
+    @property
+    def unit_mean(self) -> torch.Tensor:
+        """`z_s / s`: in the units of the network's output."""
+        return self.mean / self.std
+
     def residual(self, x_sigma: torch.Tensor) -> torch.Tensor:
         """`r = x_sigma - (1 - sigma) z_s`."""
         return x_sigma - (1 - self.sigma) * self.mean

@@ -99,6 +99,24 @@ class SemanticHead(nn.Module):
         return self.proj(self.norm(hidden_states))
 
 
+class GatedSource(nn.Module):
+    """`U (V z_s * G h)`: the source's values themselves, weighed by what the network makes of them.
+
+    Blocks read normalised tokens, which tell a patch's pattern well and its strength badly. A look or a new colour asks
+    for exact multiples of the source.
+    """
+
+    def __init__(self, num_values: int, width: int):
+        super().__init__()
+        self.read = nn.Linear(num_values, width, bias=False)
+        self.gate = nn.Linear(width, width)
+        self.write = nn.Linear(width, num_values, bias=False)
+
+    def forward(self, source: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`[B, N, num_values]` from the source's patches, of that shape, and the tokens `[B, N, D]` of their places."""
+        return self.write(self.read(source) * self.gate(hidden_states))
+
+
 class SamaTransformer3DModel(WanTransformer3DModel):
     """Wan's transformer over `[source | semantic | target]` tokens (paper sections 3.1 and 3.2).
 
@@ -130,6 +148,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             distances alone, and only a large model learns from its borders where "top left" is; see
             docs/decisions/small-models.md.
         pooled_text: the mean of the text features joins the timestep, and so every block's modulation.
+        gated_source: for `"around_source"`, the last layer weighs the source's own values too, see [`GatedSource`].
     """
 
     @register_to_config
@@ -163,6 +182,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         semantic_grid: int = SEMANTIC_GRID,
         absolute_positions: bool = False,  # noqa: ARG002
         pooled_text: bool = False,  # noqa: ARG002
+        gated_source: bool = False,  # noqa: ARG002
     ) -> None:
         _check_streams_config(
             semantic_rope=semantic_rope,
@@ -226,6 +246,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         self.source_embedding = self._new_source_embedding()
         self.position_embedding = self._new_linear(6 * POSITION_FREQUENCIES) if config.absolute_positions else None
         self.pooled_text_embedding = self._new_linear(config.text_dim) if config.pooled_text else None
+        self.source_gate = self._new_source_gate() if config.gated_source else None
         nn.init.zeros_(self.type_embedding.weight)
         nn.init.zeros_(self.semantic_head.proj.weight)
         nn.init.zeros_(self.semantic_head.proj.bias)
@@ -248,6 +269,11 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         )
         nn.init.zeros_(embedding.weight)
         return embedding
+
+    def _new_source_gate(self) -> GatedSource:
+        gated = GatedSource(self.proj_out.out_features, self.proj_out.in_features)
+        nn.init.zeros_(gated.write.weight)
+        return gated
 
     def reconfigure(self, *, roles: Roles, source: Source, semantic_prediction: Prediction, semantic_grid: int) -> None:
         """Change how the streams come in; weights stay, and a source embedding that was not there starts at zero.
@@ -331,6 +357,17 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             std=torch.tensor(values, device=hidden_states.device).view(1, -1, 1, 1, 1),
             sigma=timestep.float().view(-1, 1, 1, 1, 1) / 1000,
         )
+
+    def _patches(self, latents: torch.Tensor) -> torch.Tensor:
+        """`[B, C, F, H, W]` -> `[B, N, values of a patch]`."""
+        pf, ph, pw = self.config.patch_size
+        return rearrange(latents, "b c (f pf) (h ph) (w pw) -> b (f h w) (pf ph pw c)", pf=pf, ph=ph, pw=pw)
+
+    def _unpatched(self, patches: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """`[B, N, values of a patch]` -> latents of a shape, the inverse of `_patches`."""
+        pf, ph, pw = self.config.patch_size
+        sizes = {"f": shape[2] // pf, "h": shape[3] // ph, "w": shape[4] // pw}
+        return rearrange(patches, "b (f h w) (pf ph pw c) -> b c (f pf) (h ph) (w pw)", pf=pf, ph=ph, pw=pw, **sizes)
 
     def _check_streams(
         self,
@@ -453,18 +490,10 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         temb = temb[:, -num_target:] if per_token else temb.unsqueeze(1)
         shift, scale = (self.scale_shift_table.unsqueeze(0) + temb.unsqueeze(2)).to(target.device).unbind(dim=2)
         target = (self.norm_out(target.float()) * (1 + scale) + shift).type_as(target)
-        p_f, p_h, p_w = self.config.patch_size
-        _, _, frames, height, width = hidden_states.shape
-        sample = rearrange(
-            self.proj_out(target),
-            "b (f h w) (pf ph pw c) -> b c (f pf) (h ph) (w pw)",
-            f=frames // p_f,
-            h=height // p_h,
-            w=width // p_w,
-            pf=p_f,
-            ph=p_h,
-            pw=p_w,
-        )
+        sample = self.proj_out(target)
+        if around is not None and self.source_gate is not None:
+            sample = sample + self.source_gate(self._patches(around.unit_mean).to(target.dtype), target)
+        sample = self._unpatched(sample, hidden_states.shape)
         if around is not None:
             sample = around.velocity(sample.float(), hidden_states.float())
         if not return_dict:
