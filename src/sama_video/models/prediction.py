@@ -1,6 +1,7 @@
 """How the transformer's output becomes a velocity around the source, `prediction="around_source"`.
 
-Shape legend: B batch, C latent channels, F H W latent grid. Time convention: see `transformer_sama.py`.
+Shape legend: B batch, C latent channels, F H W latent grid, N tokens, D width. Time convention: see
+`transformer_sama.py`.
 
 Most of an edited clip is its source. The target is modelled as `x_0 = z_s + e`, `e ~ N(0, s^2)` per channel: Karras et
 al.'s preconditioning (arXiv 2206.00364) with a mean, for this flow. See docs/decisions/around-source.md.
@@ -9,6 +10,7 @@ al.'s preconditioning (arXiv 2206.00364) with a mean, for this flow. See docs/de
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +50,21 @@ class AroundSource:
         what is left in units of its spread."""
         gain = (self.sigma - (1 - self.sigma) * self.std.square()) / self.spread.square()
         return gain * self.residual(x_sigma) - self.mean + self.std / self.spread * output
+
+
+class GatedSource(nn.Module):
+    """`U (V z_s * G h)`: the source's values themselves, weighed by what the network makes of them.
+
+    Blocks read normalised tokens, which tell a patch's pattern well and its strength badly. A look or a new colour asks
+    for exact multiples of the source.
+    """
+
+    def __init__(self, num_values: int, width: int):
+        super().__init__()
+        self.read = nn.Linear(num_values, width, bias=False)
+        self.gate = nn.Linear(width, width)
+        self.write = nn.Linear(width, num_values, bias=False)
+
+    def forward(self, source: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`[B, N, num_values]` from the source's patches, of that shape, and the tokens `[B, N, D]` of their places."""
+        return self.write(self.read(source) * self.gate(hidden_states))

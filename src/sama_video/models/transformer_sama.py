@@ -25,7 +25,7 @@ from torch import nn
 
 from .official_names import NEW_PARTS
 from .positions import POSITION_FREQUENCIES, absolute_positions, rotary_at, semantic_positions
-from .prediction import AroundSource
+from .prediction import AroundSource, GatedSource
 from .shapes import SEMANTIC_GRID
 
 SOURCE_TYPE, SEMANTIC_TYPE, TARGET_TYPE = 0, 1, 2
@@ -97,24 +97,6 @@ class SemanticHead(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.proj(self.norm(hidden_states))
-
-
-class GatedSource(nn.Module):
-    """`U (V z_s * G h)`: the source's values themselves, weighed by what the network makes of them.
-
-    Blocks read normalised tokens, which tell a patch's pattern well and its strength badly. A look or a new colour asks
-    for exact multiples of the source.
-    """
-
-    def __init__(self, num_values: int, width: int):
-        super().__init__()
-        self.read = nn.Linear(num_values, width, bias=False)
-        self.gate = nn.Linear(width, width)
-        self.write = nn.Linear(width, num_values, bias=False)
-
-    def forward(self, source: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """`[B, N, num_values]` from the source's patches, of that shape, and the tokens `[B, N, D]` of their places."""
-        return self.write(self.read(source) * self.gate(hidden_states))
 
 
 class SamaTransformer3DModel(WanTransformer3DModel):
