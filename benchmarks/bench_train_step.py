@@ -7,6 +7,7 @@ in turn. Memory is the peak beyond what the process held after its imports.
 """
 
 import argparse
+import inspect
 import statistics
 import subprocess
 import sys
@@ -88,7 +89,8 @@ def baseline() -> tuple[float, float]:
     from diffusers import WanTransformer3DModel
 
     imported = held()
-    arguments = {k: v for k, v in PRESETS["nano"].transformer.items() if not k.startswith("semantic")}
+    stock = inspect.signature(WanTransformer3DModel).parameters
+    arguments = {name: value for name, value in PRESETS["nano"].transformer.items() if name in stock}
     accelerator = Accelerator(mixed_precision="bf16" if PRECISION == "bfloat16" else "no", cpu=True)
     model = WanTransformer3DModel(**arguments)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

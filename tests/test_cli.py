@@ -223,7 +223,9 @@ def test_info_says_what_a_model_was_taught(tmp_path):
     assert "taught to    add a thing, remove things, replace things, change a thing" in said
     assert "things       " in said
     assert "soccer ball" in said
-    assert "trained for  blurred, brighter, " in sama("info").stdout
+    shipped = sama("info").stdout
+    assert "taught to    add a thing, remove things, " in shipped
+    assert "snowman, pumpkin, house" in shipped
 
 
 def test_help_and_version_stay_light():
@@ -438,7 +440,7 @@ def test_a_dry_run_needs_no_weights(clip, tmp_path):
     shutil.copytree(ASSETS / "nano", tmp_path / "light", ignore=shutil.ignore_patterns("*.safetensors"))
     result = sama("edit", clip, "make it sepia", "--dry-run", "--model", tmp_path / "light")
     assert result.returncode == 0, result.stderr
-    assert "windows of 33" in result.stdout
+    assert "windows of 17" in result.stdout
 
 
 def test_what_the_model_cannot_do_is_said_before_it_runs(clip):
@@ -446,8 +448,8 @@ def test_what_the_model_cannot_do_is_said_before_it_runs(clip):
     manifest.write_text("video,prompt\nclip.mp4,remove the cup\nclip.mp4,make it sepia\n")
     alone = sama("edit", clip, "remove the cup", "--dry-run")
     assert alone.returncode == 0
-    assert alone.stderr.startswith('note: "remove the cup" is far from all that this model was trained for (blurred, ')
+    assert alone.stderr.startswith('note: "remove the cup" is outside of what this model was taught: ')
     rows = sama("edit", "--manifest", manifest, "-o", clip.parent / "out", "--dry-run")
-    assert rows.stderr.startswith('note: row 1: "remove the cup" is far')
+    assert rows.stderr.startswith('note: row 1: "remove the cup" is outside')
     assert "sepia" not in rows.stderr.partition(")")[2]
     assert sama("edit", clip, "make it sepia", "--dry-run").stderr == ""

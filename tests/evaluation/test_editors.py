@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 
+import av
 import imageio_ffmpeg
 import numpy as np
 import PIL.Image
@@ -283,6 +284,9 @@ def test_a_pipeline_is_an_editor(model, item, tmp_path, one_thread):  # noqa: AR
     editor = PipelineEditor(model=model, edit=edit, loading={"device": "cpu"})
     editor(item, tmp_path / "o.mp4")
     assert frames(tmp_path / "o.mp4").shape == frames(item.source).shape
+    editor(dataclasses.replace(item, target=None), tmp_path / "judged.mp4")
+    pixels = [av.open(str(tmp_path / name)).streams.video[0].pix_fmt for name in ("o.mp4", "judged.mp4")]
+    assert pixels == ["gbrp", "yuv420p"]  # exact scores count every pixel
     assert editor.name == "model"
     assert editor.settings["weights"].startswith("sha256:")
     assert json.loads(json.dumps(editor.settings)) == editor.settings

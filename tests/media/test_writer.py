@@ -128,3 +128,15 @@ def test_the_comparison_has_the_same_sound_as_the_result(name, tmp_path):
     shift, likeness = shift_and_likeness(sounds[0], heard(source)[round(0.08 * 44100) :], 0.02, 0.3)
     assert abs(shift) < 1e-3
     assert likeness > 10
+
+
+def test_quality_0_keeps_every_pixel(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (5, 48, 63, 3), dtype=np.uint8)
+    times = [Fraction(number * number, 25) for number in range(5)]
+    with VideoWriter(tmp_path / "a.mp4", 48, 63, Fraction(25), crf=0) as writer:
+        for pixels, time in zip(frames, times, strict=True):
+            writer.write(Frame(pixels, time, Fraction(1, 25)))
+    read = list(VideoReader(tmp_path / "a.mp4").frames())
+    assert [frame.time for frame in read] == times
+    assert np.array_equal(np.stack([frame.pixels for frame in read])[:, :, :63], frames)

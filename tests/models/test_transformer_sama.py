@@ -361,6 +361,11 @@ def test_pooled_text_leaves_out_what_pads_the_prompt(per_token):
         assert (model(**x).sample - plain(**x).sample).abs().max() > 1e-3
 
 
+def test_a_gated_source_needs_a_prediction_around_the_source():
+    with pytest.raises(ValueError, match='prediction="around_source"; set both or neither'):
+        SamaTransformer3DModel(**tiny.TRANSFORMER, gated_source=True)
+
+
 def test_a_gated_source_is_scaled_exactly():
     """The negative is -1 times the source: a weight of the source of 2, taken off the source."""
     model = tiny.transformer(prediction="around_source", gated_source=True, residual_std=[0.5, 1.0, 1.5, 2.0])

@@ -37,11 +37,11 @@ def vae(linear):
 
 
 def clips(seed=0):
-    """Sources and targets `[2, 5, 32, 32, 3]`: the targets' left half is another."""
+    """Sources and targets `[2, 5, 32, 32, 3]` and masks: the targets' left half is another."""
     source = np.random.default_rng(seed).integers(0, 256, (2, 5, 32, 32, 3), dtype=np.uint8)
     target = source.copy()
     target[:, :, :, :16] = 255 - target[:, :, :, :16]
-    return source, target
+    return source, target, (source != target).any(axis=-1)
 
 
 def test_latents_carry_errors_of_every_strength_and_some_hardly_any():
@@ -54,10 +54,12 @@ def test_latents_carry_errors_of_every_strength_and_some_hardly_any():
 
 def test_a_batch_holds_edits_their_reverse_and_clips_that_stay(monkeypatch):
     monkeypatch.setattr("sama_video.nano.decoder._SHAPES", ((1, 32, 32),))
-    sources, targets = draw_edits(Engine(), 0, 10)
+    sources, targets, masks = draw_edits(Engine(), 0, 10)
     assert sources.shape == targets.shape == (20, 1, 32, 32, 3)
     stays = (sources == targets).all(axis=(1, 2, 3, 4))
     assert 0 < stays.sum() < 10
+    assert ((~masks).all(axis=(1, 2, 3)) == stays).all()
+    assert (masks | (sources == targets).all(axis=-1)).all()
     plain = Engine().pair(int(np.flatnonzero(~stays)[0]), 1, 32, 32)
     assert {plain.source.tobytes(), plain.target.tobytes()} == {
         sources[~stays][0].tobytes(),
@@ -66,20 +68,21 @@ def test_a_batch_holds_edits_their_reverse_and_clips_that_stay(monkeypatch):
 
 
 def test_halving_the_error_gains_as_much_wherever_it_is():
-    source = torch.zeros(1, 3, 1, 4, 4)
-    target = source.clone()
+    target = torch.zeros(1, 3, 1, 4, 4)
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    mask[..., :2] = True
     target[..., :2] = 1.0
     left, right = target.clone(), target.clone()
     left[..., :2] += 0.8
     right[..., :2] += 0.8
-    left[..., 2:] += 0.1
-    right[..., 2:] += 0.1
+    left[..., 2:] += 0.4
+    right[..., 2:] += 0.4
     left[..., :2] -= 0.4
-    right[..., 2:] -= 0.05
+    right[..., 2:] -= 0.2
     whole = target.clone()
     whole[..., :2] += 0.8
-    whole[..., 2:] += 0.1
-    gains = [edit_loss(whole, source, target) - edit_loss(half, source, target) for half in (left, right)]
+    whole[..., 2:] += 0.4
+    gains = [edit_loss(whole, target, mask) - edit_loss(half, target, mask) for half in (left, right)]
     for gain in gains:
         assert float(gain) == pytest.approx(math.log(4) / 2, rel=0.02)
 

@@ -75,6 +75,21 @@ def test_a_decoder_that_was_trained_apart_is_put_into_a_trained_nano(tmp_path):
         nano.put_together(str(tmp_path / "trained"), str(tmp_path / "decoder"), tmp_path / "again")
 
 
+def test_a_nano_is_written_at_twice_its_width(tmp_path, monkeypatch):
+    narrow = tiny.pipeline(seed=0)
+    narrow.save_pretrained(tmp_path / "narrow")
+    command = ["parts", "--widen", str(tmp_path / "narrow"), "--out", str(tmp_path / "wide")]
+    monkeypatch.setattr("sys.argv", command)
+    nano.main()
+    wide = SamaPipeline.from_pretrained(tmp_path / "wide", dtype=torch.float32)
+    before, after = narrow.transformer.config, wide.transformer.config
+    assert (after.num_attention_heads, after.ffn_dim) == (2 * before.num_attention_heads, 2 * before.ffn_dim)
+    assert torch.equal(wide.text_encoder.shared.weight, narrow.text_encoder.shared.weight)
+    monkeypatch.setattr("sys.argv", [*command, "--images", "photos"])
+    with pytest.raises(SystemExit):
+        nano.main()
+
+
 def test_frames_must_be_4k_plus_1(codec):
     with pytest.raises(ValueError, match="num_frames must be 4k\\+1, got 4; use 1 or 5"):
         codec.encode(torch.zeros(1, 3, 4, 32, 32))
@@ -83,15 +98,15 @@ def test_frames_must_be_4k_plus_1(codec):
 def test_heads_start_on_the_same_place():
     """A target token's attention in such a head peaks at the source token of its own place."""
     torch.manual_seed(0)
-    transformer = nano.new_transformer()
+    transformer = nano.new_transformer({})
     nano.start_some_heads_on_the_same_position(transformer)
     attention = transformer.blocks[0].attn1
     cos, sin = transformer.rope(torch.zeros(1, Z_DIM, 3, 16, 16))
-    tokens = torch.randn(1, 192, 384)
+    tokens = torch.randn(1, 192, 192)
     query, key = attention.norm_q(attention.to_q(tokens)), attention.norm_k(attention.to_k(tokens))
 
     def rotate(x):
-        x = x.unflatten(2, (8, -1))
+        x = x.unflatten(2, (4, -1))
         first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
         c, s = cos[..., 0::2], sin[..., 1::2]
         return torch.stack([first * c - second * s, first * s + second * c], dim=-1).flatten(-2)

@@ -20,7 +20,7 @@ from sama_video.models.convert_checkpoint import (
     official_transformer_state,
     official_vae_state,
 )
-from sama_video.models.presets import ASSETS, PRESETS, PipelineSettings
+from sama_video.models.presets import ASSETS, PRESETS, PipelineSettings, Preset
 from sama_video.pipelines.conversion import EXPERTS, convert_files
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.pipelines.pipeline_sama import SamaPipeline
@@ -237,15 +237,25 @@ def test_a_model_with_wan22_s_vae_gets_its_size(tmp_path):
     assert {name: index[name] for name in expected} == expected
 
 
-def test_a_file_of_a_known_size_that_says_nothing(tmp_path):
-    """Such as SAMA-Nano's weights after a tool that drops headers: heads and settings are the preset's."""
+def test_a_file_of_a_known_size_that_says_nothing(monkeypatch, tmp_path):
+    """Such as the released weights: heads and settings are the preset's."""
+    sizes = tiny.TRANSFORMER | {"num_attention_heads": 4, "attention_head_dim": 64}
+    preset = Preset(transformer=sizes, num_parameters=0, settings=PipelineSettings(native_num_frames=9))
+    monkeypatch.setitem(PRESETS, "tiny", preset)
+    torch.save(official_transformer_state(tiny.transformer(**sizes)), tmp_path / "model.pth")
+    tiny.vae().save_pretrained(tmp_path / "vae")
+    conversion = convert_files(tmp_path / "model.pth", tmp_path / "pipe", vae=tmp_path / "vae")
+    assert conversion.notes == []
+    assert read_preset(find_model(tmp_path / "pipe")).settings == preset.settings
+    transformer = json.loads((tmp_path / "pipe" / "transformer" / "config.json").read_text())
+    assert (transformer["num_attention_heads"], transformer["attention_head_dim"]) == (4, 64)
+
+
+def test_a_nano_whose_header_is_gone(tmp_path):
+    """After a tool that drops headers: how wide it predicts around the source is nowhere else."""
     convert_files(NANO, tmp_path / "official", to="official")
     torch.save(load_file(tmp_path / "official" / "sama.safetensors"), tmp_path / "model.pth")
-    conversion = convert_files(tmp_path / "model.pth", tmp_path / "pipe", vae=NANO / "vae")
-    assert conversion.notes == []
-    assert read_preset(find_model(tmp_path / "pipe")).settings == PRESETS["nano"].settings
-    transformer = json.loads((tmp_path / "pipe" / "transformer" / "config.json").read_text())
-    assert (transformer["num_attention_heads"], transformer["semantic_rope"]) == (8, "identity")
+    refused(tmp_path / "model.pth", tmp_path, "the header that says how wide is gone", vae=NANO / "vae")
 
 
 def test_an_assumed_number_of_heads_is_said(tmp_path):
@@ -425,6 +435,6 @@ def test_the_official_file_says_in_its_header_what_its_names_cannot(tmp_path):
     with safe_open(tmp_path / "official" / "sama.safetensors", framework="pt") as file:
         header = {key: json.loads(value) for key, value in file.metadata().items() if key != "format"}
     assert header["sama_config"]["num_attention_heads"] == 8
-    assert header["sama_pipeline"]["settings"]["default_num_inference_steps"] == 6
+    assert header["sama_pipeline"]["settings"]["default_num_inference_steps"] == 1
     assert header["sama_pipeline"]["scheduler"]["shift"] == 3.0
-    assert load_pipeline("nano").config.default_num_inference_steps == 6
+    assert load_pipeline("nano").config.default_num_inference_steps == 1

@@ -10,14 +10,11 @@ from sama_video.pipelines.scope import (
     NOTHING_YET,
     add_to_scope,
     describe_scope,
-    familiarity,
-    is_far,
     scope_note,
 )
 from sama_video.pipelines.selection import find_model
 from sama_video.synth.edits import FAMILIES
 from sama_video.synth.engine import Engine
-from sama_video.synth.instructions import look_examples
 from sama_video.synth.sprites import NANO_VOCABULARY
 
 
@@ -26,71 +23,16 @@ def nano():
     return find_model("nano").info().trained_for
 
 
-def test_the_nano_says_its_fourteen_looks_as_they_were_trained(nano):
-    assert len(nano) == 14
-    assert {"sepia", "night", "pixelated"} <= nano.keys()
-    for look, instructions in nano.items():
-        # The engine's words have been mended since, here and there.
-        assert len(set(instructions) & set(look_examples(look))) > len(instructions) / 3
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "Turn it into pixel art",
-        "Make it look like an old sepia photograph",
-        "change the scene to nighttime!",
-        "Could you please make everything black & white?",
-        "a bit more contrast",
-        "Give this clip a very warm tone",
-    ],
-)
-def test_known_edits_in_new_words_are_near(nano, prompt):
-    assert not is_far(prompt, nano)
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "remove the cup",
-        "Replace the car with a red truck",
-        "add a dog",
-        "Mach das Video schwarz-weiß",
-        "Enlève la tasse",
-        "把视频变成黑白",
-        "asdf qwer",
-        "make it",
-        "make the sky darker",
-        "in the style of Van Gogh",
-    ],
-)
-def test_other_edits_other_languages_and_nonsense_are_far(nano, prompt):
-    assert is_far(prompt, nano)
-
-
-def test_families_that_the_nano_never_saw_are_far(nano):
-    engine = Engine(split="test", families=tuple(family for family in FAMILIES if family != "global_style"))
-    prompts = [engine.draft(index).instruction for index in range(70)]
-    assert sum(is_far(prompt, nano) for prompt in prompts) >= 0.95 * len(prompts)
-
-
-def test_looks_of_the_test_split_are_near_if_the_nano_knows_them(nano):
-    engine = Engine(split="test", families=("global_style",))
-    drafts = [engine.draft(index) for index in range(60)]
-    known = [draft.instruction for draft in drafts if draft.edit.kind.removeprefix("global_style/") in nano]
-    assert len(known) > 15
-    assert sum(is_far(prompt, nano) for prompt in known) <= 0.05 * len(known)
+def test_the_nano_says_all_that_its_training_taught(nano, taught):
+    assert {sort: sorted(names) for sort, names in nano.items()} == {
+        sort: sorted(names) for sort, names in taught.items()
+    }
 
 
 def test_a_model_that_says_nothing_is_never_far():
-    assert not is_far("remove the cup", {})
-    assert scope_note("remove the cup", {}) is None
-
-
-def test_words_of_all_kinds_say_nothing():
-    trained_for = {"add": ["add the fox"], "remove": ["remove the fox"]}
-    assert familiarity("the fox", trained_for) == 0
-    assert familiarity("remove the fox", trained_for) == 1
+    for unknown in ({}, {"sepia": ["make it sepia"]}):
+        assert scope_note("remove the cup", unknown) is None
+        assert describe_scope(unknown) == []
 
 
 def test_a_lora_makes_the_scope_unknown():
@@ -183,11 +125,6 @@ def test_what_was_taught_is_said_in_lines_of_a_terminal_s_width(taught):
     text = " ".join(line.strip() for line in lines)
     assert all(name in text for names in taught.values() for name in names if name not in FAMILIES)
     assert describe_scope(NOTHING_YET) == ["taught to    nothing yet"]
-
-
-def test_the_shipped_nano_s_form_is_still_said(nano):
-    assert describe_scope(nano)[0].startswith("trained for  blurred, brighter, ")
-    assert "is far from all that this model was trained for (blurred, " in (scope_note("remove the cup", nano) or "")
 
 
 def test_instructions_by_hand_as_the_benchmark_of_notes_has_them(taught):

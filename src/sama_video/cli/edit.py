@@ -52,7 +52,9 @@ def edit(
     detail: Annotated[
         str | None, typer.Option(help="source brings back the source's resolution, none resizes plainly.")
     ] = None,
-    crf: Annotated[int, typer.Option(help="x264 quality, lower is better.")] = 16,
+    crf: Annotated[
+        int, typer.Option(help="x264 quality, lower is better; 0 loses nothing (RGB, not for browsers).")
+    ] = 16,
     lora: options.Lora = None,
     scheduler: Annotated[str, typer.Option(help="euler (the release's) or unipc.")] = "euler",
     device: options.Device = "auto",
@@ -184,12 +186,12 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the results.")] = Pa
 
     job = Job(
         video=ASSETS / "demo.mp4",
-        prompt="Make the scene look like it is night",
-        output=out / "cup_night.mp4",
+        prompt="Remove the car",
+        output=out / "without_car.mp4",
         settings=EditSettings(),
         with_compare=True,
     )
-    sheet = out / "cup_night_contact_sheet.png"
+    sheet = out / "without_car_contact_sheet.png"
     check_folder(out)
     pipe = _load(Loading(model=find_model("nano")))
     with folder_made(out):

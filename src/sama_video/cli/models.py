@@ -29,8 +29,8 @@ def info(
     preset = PRESETS[model] if model in PRESETS or found is None else read_preset(found)
     for line in estimate(model, preset, height, width, num_frames):
         say(line)
-    if found is not None and (trained_for := found.info().trained_for):
-        for line in describe_scope(trained_for):
+    if found is not None:
+        for line in describe_scope(found.info().trained_for or {}):
             say(line)
 
 

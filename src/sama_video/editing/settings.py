@@ -38,7 +38,7 @@ class EditSettings:
         output_size: "source" or "model".
         detail: "source" brings back the source's own resolution (see `detail.py`), "none" resizes plainly. None means
             "source" where the working size is below the source's.
-        crf: x264's quality, lower is better.
+        crf: x264's quality, lower is better; 0 keeps every pixel, in RGB, which browsers do not play.
     """
 
     negative_prompt: str | None = None

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 KNOWN_DRAWING = "known-drawing"
 # Unlike any edit of a benchmark's: what half of it scores is not by chance half of an answer.
 _STRONG_LOOK = "thermal"
+_LOSSLESS = 0  # as `EditSettings.crf`
 
 
 class EditFailedError(Exception):
@@ -64,7 +65,7 @@ class Editor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineEditor:
-    """SAMA itself, loaded once, at the first edit.
+    """SAMA itself, loaded once, at the first edit. Where the exact answer is known its results lose nothing as files.
 
     Args:
         model: preset, folder or hub id.
@@ -90,7 +91,7 @@ class PipelineEditor:
             "weights": model.weights_identity,
             "configuration": model.configuration_identity,
         }
-        return {**identity, **self.loading, **asdict(self.edit)}
+        return {**identity, **self.loading, **asdict(self.edit), "crf_beside_target": _LOSSLESS}
 
     @cached_property
     def pipe(self) -> "SamaPipeline":
@@ -102,8 +103,10 @@ class PipelineEditor:
         from ..editing import edit_video
 
         pipe = self.pipe
+        # yuv420p's coarser colours would count as errors of the editor's.
+        settings = self.edit if item.target is None else replace(self.edit, crf=_LOSSLESS)
         try:
-            edit_video(pipe, item.source, item.instruction, output, self.edit)
+            edit_video(pipe, item.source, item.instruction, output, settings)
         except (UserError, RuntimeError, MemoryError) as error:  # torch says RuntimeError where memory ends
             raise EditFailedError(_last_line(str(error)) or type(error).__name__) from error
 

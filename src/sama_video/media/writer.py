@@ -32,7 +32,7 @@ def check_output_suffix(path: Path, is_image: bool) -> None:
 
 
 class VideoWriter:
-    """Writes H.264 yuv420p with given times, and the tracks that go with it.
+    """Writes H.264 yuv420p with given times, and the tracks that go with it; RGB where nothing may be lost.
 
     Odd sides grow by one repeated row or column, since yuv420p has none.
 
@@ -40,7 +40,7 @@ class VideoWriter:
         path: where to write (already aside; see `written_aside`).
         height, width: of the frames.
         fps: announced average rate.
-        crf: x264's quality, lower is better.
+        crf: x264's quality, lower is better; 0 keeps every pixel, in RGB, which browsers do not play.
         tracks: sound, subtitles and the rest (see `carry_tracks`), None for none.
 
     Raises:
@@ -79,9 +79,11 @@ class VideoWriter:
         pixels = frame.pixels
         if any(self.pad):
             pixels = np.pad(pixels, ((0, self.pad[0]), (0, self.pad[1]), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=Interpolation.BICUBIC, threads=1
-        )
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        if self.stream.pix_fmt == "yuv420p":
+            picture = picture.reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=Interpolation.BICUBIC, threads=1
+            )
         picture.pts, picture.time_base = pts, self.time_base
         picture.duration = max(1, round(frame.duration / self.time_base))
         self._mux(self.stream.encode(picture))
@@ -124,12 +126,14 @@ def _add_pictures(
     encoding = {"crf": str(crf), "preset": "veryfast"}
     if time_base != 1 / fps:
         encoding["bf"] = "0"  # MP4 sums durations in decoding order: reordered frames of unequal length blur them
-    stream = container.add_stream("libx264", rate=fps, options=encoding)
+    stream = container.add_stream("libx264" if crf else "libx264rgb", rate=fps, options=encoding)
     stream.height, stream.width = height, width
-    stream.pix_fmt = "yuv420p"
+    stream.pix_fmt = "yuv420p" if crf else "rgb24"
     context = stream.codec_context
     context.time_base = time_base
     context.flags |= Flags.frame_duration  # the last picture lasts as long as it did
+    if not crf:
+        return stream
     context.color_primaries = context.color_trc = context.colorspace = BT709
     context.color_range = ColorRange.MPEG
     return stream

@@ -125,7 +125,8 @@ def load_official_transformer(
         num_attention_heads: of a file whose header does not say it; width / 128 when None.
 
     Raises:
-        UserError: listing every key that does not fit, or saying what else the file is.
+        UserError: listing every key that does not fit, or saying what else the file is; for a model that predicts
+            around the source, if the header is gone that says how wide.
     """
     weights = _as_weights(path)
     state = _unwrapped(weights, ("patch_embedding.weight",))
@@ -141,6 +142,7 @@ def load_official_transformer(
         raise UserError(f"the header of {weights.where} says {heads!r} attention heads; get the file again")
     config = _whole_config(_infer_transformer_config(state, heads), header, heads is not None, weights)
     _check_channels(config, weights.where)
+    _check_spreads(config, weights.where)
     state = _rename_all(state, renamer(TRANSFORMER_KEYS), TRANSFORMER)
     return build_transformer(state, config, is_stock=not any(key.startswith(SAMA_KEYS) for key in state))
 
@@ -170,6 +172,15 @@ def _check_channels(config: Mapping[str, Any], where: Path) -> None:
         raise UserError(
             f"{where} is an image-to-video, inpainting or control model: it takes {given} channels for {taken} that it "
             f"predicts; SAMA has no place for the others; convert the text-to-video model"
+        )
+
+
+def _check_spreads(config: Mapping[str, Any], where: Path) -> None:
+    """What such a model was trained with is in no weight, and any other value would edit a little wrong."""
+    if config.get("prediction") == "around_source" and config.get("residual_std") is None:
+        raise UserError(
+            f"{where} is a small model that predicts around the source, and the header that says how wide is gone; "
+            "give the file that `sama convert` wrote, or the model's folder"
         )
 
 

@@ -36,7 +36,7 @@ class PipelineSettings:
             transformer's `semantic_grid` and a global one (65); 0 without.
         native_area, native_num_frames: pixels per frame and frames (4k+1) that the model was trained at.
         default_num_inference_steps, default_guidance_scale, default_flow_shift: of a call that does not say.
-        trained_for: what the model was taught, in one of the forms of `pipelines/scope.py`; empty if nobody says.
+        trained_for: what the model was taught, see `pipelines/scope.py`; empty if nobody says.
     """
 
     prompt_prefix: str = "[Video edit] "

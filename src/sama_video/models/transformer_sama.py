@@ -164,7 +164,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         semantic_grid: int = SEMANTIC_GRID,
         absolute_positions: bool = False,  # noqa: ARG002
         pooled_text: bool = False,  # noqa: ARG002
-        gated_source: bool = False,  # noqa: ARG002
+        gated_source: bool = False,
     ) -> None:
         _check_streams_config(
             semantic_rope=semantic_rope,
@@ -177,6 +177,8 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         for name, spread in (("residual_std", residual_std), ("latents_std", latents_std)):
             if spread is not None and (len(spread) != in_channels or min(spread) <= 0):
                 raise ValueError(f"{name} must hold {in_channels} numbers above 0, one per channel, got {spread}")
+        if gated_source and prediction != "around_source":
+            raise ValueError('gated_source=True weighs the source for prediction="around_source"; set both or neither')
         super().__init__(
             patch_size=patch_size,
             num_attention_heads=num_attention_heads,

@@ -39,7 +39,8 @@ SOURCE_WIDTH, SOURCE_LAYERS = 160, 3
 _SHAPES = ((5, 128, 128), (5, 112, 144), (5, 96, 176), (1, 128, 128))
 _LARGEST_ERROR = 0.4  # of latents, in units of what the transformer sees
 _SMALLEST_ERROR = 0.03
-_NEGLIGIBLE_ERROR = 4e-5  # mean square in [-1, 1]: 50 dB
+_NEGLIGIBLE_ERROR = 4e-4  # mean square in [-1, 1]: 40 dB
+_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # BT.601
 _SAVE_SECONDS = 120
 
 
@@ -91,29 +92,53 @@ def _smooth_noise(shape: torch.Size, generator: torch.Generator) -> torch.Tensor
     return (noise / noise.std(dim=(1, 2, 3), keepdim=True)).view(size, channels, frames, height, width)
 
 
-def draw_edits(engine: Engine, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sources and targets of a step, uint8 `[B, F, H, W, 3]`: a third the other way round, an eighth not edited."""
+def draw_edits(engine: Engine, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sources and targets of a step, uint8 `[B, F, H, W, 3]`, and masks of what was edited, bool `[B, F, H, W]`: a
+    third the other way round, an eighth not edited, a quarter in other colours throughout."""
     rng = random.Random(step)
     shape = rng.choice(_SHAPES)
     size = batch_size if shape[0] > 1 else 2 * batch_size
-    sources, targets = [], []
+    sources, targets, masks = [], [], []
     for number in range(size):
         pair = engine.pair(step * MAX_BATCH + number, *shape)
         source, target = (pair.target, pair.source) if rng.random() < 1 / 3 else (pair.source, pair.target)
+        mask, kind = pair.mask, rng.random()
+        if kind < 1 / 8:
+            target, mask = source, np.zeros_like(mask)
+        elif kind < 3 / 8:
+            target, mask = recoloured(source, rng), np.ones_like(mask)
         sources.append(source)
-        targets.append(source if rng.random() < 1 / 8 else target)
-    return np.stack(sources), np.stack(targets)
+        targets.append(target)
+        masks.append(mask)
+    return np.stack(sources), np.stack(targets), np.stack(masks)
 
 
-def edit_loss(decoded: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def recoloured(clip: np.ndarray, rng: random.Random) -> np.ndarray:
+    """The clip with other colours, by a little or by much: what changes a little everywhere is an edit too.
+
+    target = (1 - k) source + k gains (m grey(source) + (1 - m) source), k from 0.05 to 1, small ones as often
+    """
+    strength = 0.05 ** rng.random()
+    grey = rng.random()
+    gains = np.array([rng.gauss(1, 0.25) for _ in range(3)], dtype=np.float32)
+    pixels = clip.astype(np.float32)
+    changed = gains * (grey * (pixels @ _GREY)[..., None] + (1 - grey) * pixels)
+    return (pixels + strength * (changed - pixels)).clip(0, 255).round().astype(np.uint8)
+
+
+def edit_loss(decoded: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean over samples of the logarithm of the squared error where the edit shows, and where it does not.
 
-    Both count alike, however small the one region or the other's error is: the scores are decibels too.
+    Both count alike, however small the one region or the other's error is: the scores are decibels too. Below
+    `_NEGLIGIBLE_ERROR` less counts little, or pixels that a decoder can copy would outweigh what it must draw.
+
+    Args:
+        decoded, target: `[B, 3, F, H, W]` in [-1, 1].
+        mask: bool `[B, F, H, W]`, where the edit shows.
     """
     error = (decoded - target).square().mean(dim=1)
-    edited = (source != target).any(dim=1)
     logs = []
-    for region in (edited, ~edited):
+    for region in (mask, ~mask):
         sizes = region.sum(dim=(1, 2, 3))
         means = (error * region).sum(dim=(1, 2, 3))[sizes > 0] / sizes[sizes > 0]
         logs.append((means + _NEGLIGIBLE_ERROR).log())
@@ -147,7 +172,7 @@ class DecoderTrainer:
         if checkpoint is not None and checkpoint.exists():
             self._resume(checkpoint)
 
-    def train_step(self, sources: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    def train_step(self, sources: np.ndarray, targets: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
         """Returns the losses without sources and with them."""
         source, target = (video_to_model_range(torch.from_numpy(clips)) for clips in (sources, targets))
         with torch.no_grad():
@@ -155,7 +180,7 @@ class DecoderTrainer:
             latents = as_sampled(encode_video(self.vae, target), generator)
         std = torch.tensor(self.vae.config.latents_std).view(1, -1, 1, 1, 1)
         alone, beside = self.vae.decode_both(latents * std, source)
-        losses = (alone - target).square().mean(), edit_loss(beside, source, target)
+        losses = (alone - target).square().mean(), edit_loss(beside, target, torch.from_numpy(masks))
         self.optimizer.zero_grad(set_to_none=True)
         sum(losses).backward()
         nn.utils.clip_grad_norm_(self.alone, 0.02)
@@ -172,8 +197,8 @@ class DecoderTrainer:
 
     def _train(self, request: StopRequest) -> None:
         saved = time.monotonic()
-        for sources, targets in _batches(self.engine, self.step, self.num_steps, self.batch_size):
-            losses = self.train_step(sources, targets)
+        for edits in _batches(self.engine, self.step, self.num_steps, self.batch_size):
+            losses = self.train_step(*edits)
             if self.step % 50 == 0:
                 logger.info("decoder step=%d loss=%.6f with_source=%.4f", self.step, *losses)
             if request.number or time.monotonic() - saved > _SAVE_SECONDS:
@@ -211,7 +236,7 @@ def _rate(step: int, num_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, num_steps - warm_up)))
 
 
-def _batches(engine: Engine, first: int, last: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(engine: Engine, first: int, last: int, batch_size: int) -> Iterator[tuple[np.ndarray, ...]]:
     """The edits of steps `first` to `last`, drawn ahead in another process."""
     return in_a_process(partial(draw_edits, engine, batch_size=batch_size), range(first, last))
 

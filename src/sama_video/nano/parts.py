@@ -1,7 +1,8 @@
 """SAMA-Nano's parts before training: tokenizer, linear codec, transformer, text encoder; and its decoder after it.
 
 `sama train nano` makes an untrained one by itself, with the autoencoder that ships; `python -m sama_video.nano.parts`
-writes one with an autoencoder of its own, to `--out`, and with `--finish` what ships of a run's export.
+writes one with an autoencoder of its own, to `--out`, with `--widen` a trained one at twice its width, and with
+`--finish` what ships of a run's export.
 """
 
 import argparse
@@ -28,22 +29,14 @@ from ..system.files import written_aside
 from ..training.config import EngineConfig
 from ..training.mixture import build_engine
 from .decoder import DecoderScores, train_decoder, with_source_branch
+from .widening import widened
 
 logger = logging.getLogger(__name__)
 
-TEXT_TOKENS = 48
 
-
-def new_transformer(spreads: dict[str, list[float]] | None = None, preset: str = "nano") -> SamaTransformer3DModel:
-    """An untrained transformer of a nano's size.
-
-    With `spreads` it predicts around the source, its tokens have places, and the text as a whole modulates its blocks.
-    """
-    config = dict(PRESETS[preset].transformer)
-    if spreads is not None:
-        config |= {"prediction": "around_source", "semantic_rope": "grid", **spreads}
-        config |= {"absolute_positions": True, "pooled_text": True}
-    transformer = SamaTransformer3DModel(**config)
+def new_transformer(spreads: dict[str, list[float]], preset: str = "nano-narrow") -> SamaTransformer3DModel:
+    """An untrained transformer of a nano's size, see `measure_spreads`."""
+    transformer = SamaTransformer3DModel(**{**PRESETS[preset].transformer, **spreads})
     nn.init.normal_(transformer.type_embedding.weight, std=0.5)
     if transformer.position_embedding is not None:
         nn.init.normal_(transformer.position_embedding.weight, std=0.2)
@@ -110,7 +103,10 @@ def train_tokenizer(
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", model_max_length=TEXT_TOKENS
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        model_max_length=PRESETS["nano"].settings.max_sequence_length,
     )
 
 
@@ -166,7 +162,7 @@ def new_nano(
     engine: Engine,
     *,
     codec: str | None = None,
-    preset: str = "nano",
+    preset: str = "nano-narrow",
     seed: int = 0,
     as_wan: bool = False,
     num_texts: int = 20_000,
@@ -195,16 +191,18 @@ def new_nano(
         transformer.reset_new_parts()
     else:
         start_some_heads_on_the_same_position(transformer)
-    # It trains with a semantic stream; what ships samples without.
-    settings = replace(
-        PRESETS["nano"].settings,
-        max_sequence_length=TEXT_TOKENS,
-        num_semantic_tokens=65,
-        trained_for=NOTHING_YET,
-    )
+    settings = replace(PRESETS[preset].settings, trained_for=NOTHING_YET)
     pipe = SamaPipeline(
         transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, **vars(settings)
     )
+    with written_aside(folder) as aside:
+        pipe.save_pretrained(aside)
+
+
+def widened_nano(trained: str, folder: Path) -> None:
+    """Write a trained nano whose transformer is twice as wide and computes the same, to train it further."""
+    pipe = load_pipeline(trained, device="cpu", dtype="float32")
+    pipe.register_modules(transformer=widened(pipe.transformer))
     with written_aside(folder) as aside:
         pipe.save_pretrained(aside)
 
@@ -266,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
         help="take the autoencoder of this model, such as nano, instead of a new one; with "
         "--finish, its trained decoder instead of training one",
     )
+    parser.add_argument("--widen", help="write this model at twice the width, to train it further")
     parser.add_argument("--finish", help="train the decoder of this model: a folder, or nano for the one that ships")
     return parser
 
@@ -280,6 +279,11 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if arguments.widen is not None:
+        if arguments.finish or arguments.codec or arguments.images or arguments.videos:
+            raise UserError("--widen trains nothing; give --out alone beside it")
+        widened_nano(arguments.widen, arguments.out)
+        return
     if arguments.finish is not None and arguments.codec is not None:
         if arguments.images or arguments.videos:
             raise UserError("with --finish and --codec nothing is trained; leave --images and --videos out")

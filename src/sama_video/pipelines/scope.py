@@ -1,24 +1,16 @@
 """What a model was taught, and whether an instruction is outside of it. Imports no torch.
 
-A pipeline's `trained_for` has one of two forms. What a training on the synthetic engine writes has "families", the
-edits that were taught, and lists of the names that their instructions use: "things", "colours", "attributes",
-"backgrounds", "looks". An instruction is outside if it asks for another family, names another thing, or has words that
-the engine does not know (`synth/reading.py`).
-
-The other form, which an author writes, names kinds of edits, each with some of the instructions it was trained on. An
-instruction is far from all of them if most of what it says appears in none of them. It is compared word by word:
-
-    weight(word) = log(K / number of kinds that use the word) / log(K)        of K kinds; 1 where K is 1
-    familiarity  = matched weight / (matched weight + _UNKNOWN * number of unknown words)
-
-Words that all kinds share ("make the video") say nothing and weigh nothing; function words of English neither.
+A pipeline's `trained_for` is what a training on the synthetic engine writes: "families", the edits that were taught,
+and lists of the names that their instructions use: "things", "colours", "attributes", "backgrounds", "looks". An
+instruction is outside if it asks for another family, names another thing, or has words that the engine does not know
+(`synth/reading.py`). A model that lists no families says nothing of itself.
 """
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from ..synth.reading import FUNCTION_WORDS, begin_alike, read, things_like, weigh, words_of
+from ..synth.reading import read, things_like
 
 TrainedFor = Mapping[str, Sequence[str]]
 
@@ -35,9 +27,6 @@ EDITS = {
     "subtitle_edit": "add, remove or reword a subtitle",
     "compound": "make two edits at once",
 }
-# One unknown word speaks louder than one known: "remove the cup" shares "remove" with "remove the colour".
-_UNKNOWN = 2.0
-FAR = 0.4
 _MOST_NAMED = 5  # words in a note
 _COLUMN, _LINE = 13, 100
 
@@ -55,17 +44,12 @@ def add_to_scope(before: TrainedFor, taught: TrainedFor) -> dict[str, list[str]]
 
 def scope_note(prompt: str, trained_for: TrainedFor) -> str | None:
     """That an instruction is outside of what a model was taught, and why; None if it is not, or if nobody says."""
-    if _FAMILIES in trained_for:
-        reasons = "; ".join(reasons_outside(prompt, trained_for))
-        return (
-            f'"{prompt}" is outside of what this model was taught: {reasons}; expect something else'
-            if reasons
-            else None
-        )
-    if is_far(prompt, trained_for):
-        known = ", ".join(trained_for)
-        return f'"{prompt}" is far from all that this model was trained for ({known}): expect something else'
-    return None
+    if _FAMILIES not in trained_for:
+        return None
+    reasons = "; ".join(reasons_outside(prompt, trained_for))
+    if not reasons:
+        return None
+    return f'"{prompt}" is outside of what this model was taught: {reasons}; expect something else'
 
 
 def reasons_outside(prompt: str, trained_for: TrainedFor) -> Iterator[str]:
@@ -91,9 +75,9 @@ def _some(names: Sequence[str]) -> str:
 
 
 def describe_scope(trained_for: TrainedFor) -> list[str]:
-    """What was taught, in lines for a terminal: a column of headings, and the names."""
+    """What was taught, in lines for a terminal: a column of headings, and the names; none if nobody says."""
     if _FAMILIES not in trained_for:
-        return _lines("trained for", trained_for)
+        return []
     rest = {sort: names for sort, names in trained_for.items() if sort != _FAMILIES}
     edits = [EDITS.get(family, family) for family in trained_for[_FAMILIES]]
     return [
@@ -107,33 +91,3 @@ def _lines(heading: str, names: Iterable[str]) -> list[str]:
     return textwrap.wrap(
         ", ".join(names), _LINE, initial_indent=heading.ljust(_COLUMN), subsequent_indent=blank, break_on_hyphens=False
     )
-
-
-def is_far(prompt: str, trained_for: TrainedFor) -> bool:
-    """Whether an instruction is far from all that a model was trained for; never for a model that does not say it."""
-    return bool(trained_for) and familiarity(prompt, trained_for) < FAR
-
-
-def familiarity(prompt: str, trained_for: TrainedFor) -> float:
-    """How much of what an instruction says the model was trained on, 0..1 (equations at the head of the module)."""
-    weights = _weights(trained_for)
-    found = [_weight_of(word, weights) for word in _words(prompt)]
-    matched = sum(weight for weight in found if weight is not None)
-    unknown = sum(weight is None for weight in found)
-    return matched / (matched + _UNKNOWN * unknown) if matched else 0.0
-
-
-def _words(text: str) -> list[str]:
-    """Words without function words."""
-    return [word for word in words_of(text) if word not in FUNCTION_WORDS]
-
-
-def _weights(trained_for: TrainedFor) -> dict[str, float]:
-    return weigh([{word for text in (kind, *texts) for word in _words(text)} for kind, texts in trained_for.items()])
-
-
-def _weight_of(word: str, weights: Mapping[str, float]) -> float | None:
-    """Of the word, or of the known one with the same stem; None for an unknown word."""
-    if word in weights:
-        return weights[word]
-    return max((weight for known, weight in weights.items() if begin_alike(word, known)), default=None)

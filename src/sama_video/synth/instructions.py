@@ -40,7 +40,7 @@ def _phrases_to_train_on(look: str) -> list[tuple[list[str], list[str]]]:
 
 
 def look_examples(look: str) -> list[str]:
-    """Every phrase of a look's training split, each in one sentence, as some models' `trained_for` has them."""
+    """Every phrase of a look's training split, each in one sentence."""
     turn = list(LOOK_WORDINGS).index(look)
     return [
         frames[(5 * number + turn) % len(frames)].format(phrase)

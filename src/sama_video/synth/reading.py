@@ -119,9 +119,7 @@ def begin_alike(one: str, other: str) -> bool:
 
 
 def weigh(kinds: Sequence[Collection[str]]) -> dict[str, float]:
-    """What a word says, 0..1, by the words of K kinds (the equation at the head of the module); 1 where K is 1."""
-    if len(kinds) == 1:
-        return dict.fromkeys(kinds[0], 1.0)
+    """What a word says, 0..1, by the words of K > 1 kinds (the equation at the head of the module)."""
     uses = {word: sum(word in kind for kind in kinds) for word in set().union(*kinds)}
     return {word: math.log(len(kinds) / count) / math.log(len(kinds)) for word, count in uses.items()}
 
