@@ -209,6 +209,11 @@ def test_padding_comes_off_where_it_was_put(pipe, tmp_path, monkeypatch):
         ({"height": 64}, "both `height` and `width`"),
         ({"start": float("nan")}, "`start` must be at least 0"),
         ({"seed": 10**23}, r"`seed` must be below 2\*\*63"),
+        (
+            {"guidance_start": 0.5, "guidance_end": 0.2},
+            "`guidance_end` must be between `guidance_start`, here 0.5, and 1",
+        ),
+        ({"source_refresh": 0}, "`source_refresh` must be at least 1"),
         ({"flow_shift": 0.0}, "`flow_shift` must be above 0"),
         ({"flow_shift": -3.0}, "`flow_shift` must be above 0"),
         ({"guidance_scale": float("nan")}, "`guidance_scale` must be a finite number"),

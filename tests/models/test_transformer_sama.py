@@ -242,7 +242,9 @@ def test_streams_can_change_before_training():
     x = inputs()
     with torch.no_grad():
         before = model(**x).sample
-        model.reconfigure(roles="type", source="channel", semantic_prediction="clean", semantic_grid=4)
+        model.reconfigure(
+            roles="type", source="channel", source_attention="full", semantic_prediction="clean", semantic_grid=4
+        )
         assert (model.config.semantic_prediction, model.config.semantic_grid) == ("clean", 4)
         without = model(**(x | {"source_hidden_states": None})).sample
         assert torch.equal(model(**x).sample, without)

@@ -17,7 +17,11 @@ import torch
 from accelerate import cpu_offload
 from diffusers import (
     DiffusionPipeline,
+    FirstBlockCacheConfig,
     FlowMatchEulerDiscreteScheduler,
+    MagCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
@@ -356,6 +360,36 @@ def many_steps(pipe):
     return call(pipe, num_inference_steps=40, guidance_scale=1.0)
 
 
+def with_step_cache(make):
+    def cached(pipe):
+        config = make(pipe)
+        plain = call(pipe, num_inference_steps=8)
+        pipe.transformer.enable_cache(config)
+        first = call(pipe, num_inference_steps=8)
+        torch.testing.assert_close(call(pipe, num_inference_steps=8), first)  # nothing stays from call to call
+        assert not torch.equal(plain, first)
+        pipe.transformer.disable_cache()
+        torch.testing.assert_close(call(pipe, num_inference_steps=8), plain)
+        return first
+
+    return cached
+
+
+def pyramid_attention_broadcast(pipe):
+    return PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        cross_attention_block_skip_range=3,
+        spatial_attention_timestep_skip_range=(100, 990),
+        cross_attention_timestep_skip_range=(100, 990),
+        current_timestep_callback=lambda: pipe.current_timestep,
+    )
+
+
+def taylor_seer(_):
+    attention = [r"blocks\.\d+\.attn1"]
+    return TaylorSeerCacheConfig(cache_interval=2, disable_cache_before_step=2, cache_identifiers=attention)
+
+
 def encoded(pipe):
     positive, negative = pipe.encode_prompt(["make it red", "make it blue"], "green", True, 2, None, None, 12, CPU)
     none = pipe.encode_prompt("make it red", do_classifier_free_guidance=False, max_sequence_length=24)[1]
@@ -461,6 +495,10 @@ CASES = {
     "fuse_qkv_projections": with_fused_projections,
     "set_attention_backend": with_an_attention_backend,
     "enable_layerwise_casting": stored_in_eight_bits,
+    "FirstBlockCache": with_step_cache(lambda _: FirstBlockCacheConfig(threshold=0.5)),
+    "MagCache": with_step_cache(lambda _: MagCacheConfig(num_inference_steps=8, mag_ratios=[1.0] * 8)),
+    "TaylorSeer": with_step_cache(taylor_seer),
+    "PyramidAttentionBroadcast": with_step_cache(pyramid_attention_broadcast),
     "another scheduler": scheduler_swapped,
     "many steps": many_steps,
 }

@@ -9,6 +9,7 @@ from accelerate import cpu_offload
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    FirstBlockCacheConfig,
     FlowMatchHeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
@@ -17,6 +18,7 @@ from diffusers.callbacks import SDCFGCutoffCallback
 from sama_video.models.autoencoder_sama_nano import AutoencoderSamaNano
 from sama_video.models.latents import decode_latents, encode_video
 from sama_video.models.shapes import LatentShape
+from sama_video.models.source_memory import SourceMemories
 from sama_video.pipelines.pipeline_sama import SamaPipeline
 from sama_video.system.errors import UserError
 from tests import tiny
@@ -208,6 +210,79 @@ def test_diffusers_slicing_and_tiling_of_the_vae_work():
     assert np.array_equal(run(pipe).frames, expected)
 
 
+def calls_of(pipe, monkeypatch):
+    """Branches in the order in which the transformer is asked, and how many tokens its blocks see."""
+    seen, predict = [], pipe._predict
+
+    def counted(*arguments):
+        seen.append((arguments[-1], []))
+        return predict(*arguments)
+
+    monkeypatch.setattr(pipe, "_predict", counted)
+    hook = pipe.transformer.blocks[0].register_forward_pre_hook(
+        lambda _, inputs: seen[-1][1].append(inputs[0].shape[1]) if seen else None
+    )
+    return seen, hook
+
+
+def test_outside_of_its_interval_guidance_costs_nothing(pipe, monkeypatch):
+    seen, hook = calls_of(pipe, monkeypatch)
+    monkeypatch.setattr(pipe, "_batches_guidance", lambda *_: False)
+    part = run(pipe, num_inference_steps=4, guidance_start=0.25, guidance_end=0.75).frames
+    hook.remove()
+    assert [branch for branch, _ in seen] == ["cond", "cond", "uncond", "cond", "uncond", "cond"]
+    whole, none = (run(pipe, num_inference_steps=4, guidance_scale=scale).frames for scale in (None, 1.0))
+    assert not np.array_equal(part, whole)
+    assert not np.array_equal(part, none)
+    assert np.array_equal(run(pipe, num_inference_steps=4, guidance_start=0.5, guidance_end=0.5).frames, none)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_the_source_is_left_out_between_refreshes(pipe, monkeypatch, batched):
+    monkeypatch.setattr(pipe, "_batches_guidance", lambda *_: batched)
+    exact = run(pipe, num_inference_steps=4).frames
+    seen, hook = calls_of(pipe, monkeypatch)
+    near = run(pipe, num_inference_steps=4, source_refresh=2).frames
+    hook.remove()
+    whole, short = 2 * 2 * 2 * 3 + 5, 2 * 2 * 3 + 5
+    every = [whole, short, whole, short]
+    assert [counts for _, counts in seen] == [[count] for count in every for _ in range(1 if batched else 2)]
+    assert 0 < np.abs(near - exact).max() < 0.05
+
+
+@pytest.mark.parametrize("prompts", ["make it red", ["make it red", "make it blue"]])
+def test_a_source_that_sees_itself_alone_is_computed_once(monkeypatch, prompts):
+    pipe = tiny.pipeline()
+    pipe.transformer.register_to_config(source_attention="self")
+    calls = []
+    remember = pipe.transformer.remember_source
+    monkeypatch.setattr(
+        pipe.transformer, "remember_source", lambda *inputs: (calls.append(len(inputs[0])), remember(*inputs))
+    )
+    once = run(pipe, prompt=prompts, num_inference_steps=3).frames
+    assert calls == [1]  # one row for all edits of the video
+    monkeypatch.setattr(pipe, "_source_memories", lambda *_: SourceMemories())
+    every_step = run(pipe, prompt=prompts, num_inference_steps=3).frames
+    assert len(calls) == 1 + 3
+    np.testing.assert_allclose(once, every_step, atol=1e-5)
+
+
+def test_step_caches_and_left_out_sources_exclude_each_other():
+    pipe = tiny.pipeline()
+    pipe.transformer.enable_cache(FirstBlockCacheConfig())
+    with pytest.raises(ValueError, match="use one of them"):
+        run(pipe, source_refresh=2)
+
+
+def test_a_step_cache_reaches_edits_and_their_branches_apart():
+    pipe = tiny.pipeline()
+    plain = run(pipe, num_inference_steps=6).frames
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.3))
+    cached = run(pipe, num_inference_steps=6).frames
+    assert np.abs(cached - plain).max() > 0
+    assert np.array_equal(run(pipe, num_inference_steps=6).frames, cached)
+
+
 def test_group_offload_gives_the_same_picture(pipe):
     offloaded = tiny.pipeline()
     cpu = torch.device("cpu")
@@ -265,6 +340,9 @@ def test_save_and_load(pipe, tmp_path):
         ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callbacks can see"),
         ({"latents": torch.zeros(1, 4, 2, 4, 4)}, "latents must be"),
         ({"prompt": ["a", "b"], "negative_prompt": ["c"]}, "1 negative prompts for 2 prompts"),
+        ({"guidance_start": 0.6, "guidance_end": 0.4}, "0 <= start <= end <= 1"),
+        ({"guidance_end": 1.2}, "0 <= start <= end <= 1"),
+        ({"source_refresh": 0}, "source_refresh must be a whole number of 1 or more, got 0"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(pipe, change, message):

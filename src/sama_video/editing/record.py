@@ -73,7 +73,9 @@ def differences(record: dict, video: Path, prompt: str, settings: EditSettings, 
 
 def _identity(record: dict) -> dict:
     # What is chosen by the plan when nothing was asked for follows from the rest; a limit changes no result.
-    settings = {key: value for key, value in record["settings"].items() if key not in ("detail", "max_source_pixels")}
+    # A setting that was not there yet has done nothing.
+    settings = {**asdict(EditSettings()), **record["settings"]}
+    settings = {key: value for key, value in settings.items() if key not in ("detail", "max_source_pixels")}
     flat = {**record["model"], "prompt": record.get("prompt")}
     return {**settings, **{name: flat.get(name) for name in _IDENTITY if name not in ("settings", "source")}}
 

@@ -16,6 +16,8 @@ _LOWEST = {
     "max_source_pixels": 1,
     "start": 0,
     "num_frames": 1,
+    "source_refresh": 1,
+    "guidance_start": 0,
 }
 _CHOICES = {"fit": ("resize", "crop", "pad"), "output_size": ("source", "model"), "detail": ("source", "none")}
 
@@ -28,6 +30,8 @@ class EditSettings:
         negative_prompt: what guidance leads away from.
         seed: of both streams.
         num_inference_steps, guidance_scale, flow_shift: None for the model's own.
+        guidance_start, guidance_end: the part of the steps that guidance works in; outside of it a step costs half.
+        source_refresh: compute the source's tokens in every so many steps; 1 is exact (see `SamaPipeline`).
         height, width: the model's working size; None for the source's aspect ratio at the model's native area.
         max_pixels: working area instead of the model's native one.
         max_source_pixels: of a source's frame; a larger one is refused before it is decoded. None for the usual limit.
@@ -46,6 +50,9 @@ class EditSettings:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     flow_shift: float | None = None
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    source_refresh: int = 1
     height: int | None = None
     width: int | None = None
     max_pixels: int | None = None
@@ -74,6 +81,11 @@ class EditSettings:
             raise UserError(f"`guidance_scale` must be a finite number, got {self.guidance_scale}; 1 is no guidance")
         if self.flow_shift is not None and not 0 < self.flow_shift < math.inf:
             raise UserError(f"`flow_shift` must be above 0, got {self.flow_shift}; 1 is no shift")
+        if not self.guidance_start <= self.guidance_end <= 1:
+            raise UserError(
+                f"`guidance_end` must be between `guidance_start`, here {self.guidance_start:g}, and 1, got "
+                f"{self.guidance_end:g}"
+            )
         if (self.height is None) != (self.width is None):
             raise UserError("give both `height` and `width`, or neither")
 

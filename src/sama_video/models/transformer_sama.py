@@ -10,7 +10,7 @@ flow with time reversed (its `t` is `1 - sigma`).
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -18,7 +18,7 @@ from diffusers.configuration_utils import register_to_config
 # `DiffusionPipeline.from_pretrained` looks for `ModelMixin` in the module that defines a model class, and
 # `model_index.json` stores this module's path: both are frozen once weights are published.
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 from diffusers.utils import BaseOutput, apply_lora_scale
 from einops import rearrange
 from torch import nn
@@ -27,36 +27,25 @@ from .official_names import NEW_PARTS
 from .positions import POSITION_FREQUENCIES, absolute_positions, rotary_at, semantic_positions
 from .prediction import AroundSource, GatedSource
 from .shapes import SEMANTIC_GRID
-
-SOURCE_TYPE, SEMANTIC_TYPE, TARGET_TYPE = 0, 1, 2
-
-Roles = Literal["type", "shifted_rope"]
-Source = Literal["token", "channel"]
-Prediction = Literal["velocity", "clean"]
-STREAMS_CONFIG = {
-    "semantic_rope": ("zero", "identity", "grid"),
-    "semantic_prediction": ("velocity", "clean"),
-    "roles": ("type", "shifted_rope"),
-    "source": ("token", "channel"),
-    "prediction": ("velocity", "around_source"),
-}
+from .source_memory import RotaryWithMemory, SourceMemory, SourceMemoryAttnProcessor
+from .streams import (
+    SEMANTIC_TYPE,
+    SOURCE_TYPE,
+    TARGET_TYPE,
+    Prediction,
+    Roles,
+    SemanticHead,
+    SemanticProjector,
+    Source,
+    SourceAttention,
+    check_streams,
+    check_streams_config,
+)
 
 
 def _mean_of_text(text: torch.Tensor) -> torch.Tensor:
     """`[B, L, D]` -> `[B, D]` over the rows of a prompt; what pads it is zero."""
     return text.sum(dim=1) / text.any(dim=2).sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def _check_streams_config(**values: str) -> None:
-    for name, value in values.items():
-        allowed = STREAMS_CONFIG[name]
-        if value not in allowed:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, got {value!r}")
-
-
-def _check_semantic_grid(side: object) -> None:
-    if not isinstance(side, int) or side < 1:
-        raise ValueError(f"semantic_grid must be a whole number of 1 or more, got {side!r}")
 
 
 @dataclass
@@ -71,32 +60,6 @@ class SamaTransformerOutput(BaseOutput):
 
     sample: torch.Tensor
     semantic: torch.Tensor | None = None
-
-
-class SemanticProjector(nn.Module):
-    """LayerNorm and a two-layer MLP from semantic features to the transformer's width (paper section 3.2)."""
-
-    def __init__(self, semantic_dim: int, hidden_dim: int, width: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(semantic_dim, eps=1e-6)
-        self.fc1 = nn.Linear(semantic_dim, hidden_dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, width)
-
-    def forward(self, semantic_hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act(self.fc1(self.norm(semantic_hidden_states))))
-
-
-class SemanticHead(nn.Module):
-    """Affine LayerNorm and a linear map from the last block's output to semantic features, without modulation."""
-
-    def __init__(self, width: int, semantic_dim: int, eps: float):
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=eps)
-        self.proj = nn.Linear(width, semantic_dim)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.proj(self.norm(hidden_states))
 
 
 class SamaTransformer3DModel(WanTransformer3DModel):
@@ -122,6 +85,9 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             The target keeps the positions that Wan gives it. The unused embedding stays among the weights.
         source: how the source comes in: as `"token"`s of the sequence, or by `"channel"`, beside the target's noisy
             latents before patch embedding; zeros without a source.
+        source_attention: what tokens of the source see: `"full"`, everything, as the released weights do, or `"self"`,
+            one another alone, without text and at timestep 0, so that a sampler computes them once, see
+            `source_memory.py`.
         prediction: what the network gives: the `"velocity"` itself, as the released weights do, or what is left of it
             `"around_source"`, see `prediction.py`. The forward pass returns a velocity either way.
         residual_std, latents_std: for `"around_source"`, the spread per channel of target latents around their
@@ -158,6 +124,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         semantic_prediction: Prediction = "velocity",
         roles: Roles = "type",
         source: Source = "token",
+        source_attention: SourceAttention = "full",
         prediction: Literal["velocity", "around_source"] = "velocity",
         residual_std: list[float] | None = None,
         latents_std: list[float] | None = None,
@@ -166,14 +133,15 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         pooled_text: bool = False,  # noqa: ARG002
         gated_source: bool = False,
     ) -> None:
-        _check_streams_config(
+        check_streams_config(
             semantic_rope=semantic_rope,
             semantic_prediction=semantic_prediction,
             roles=roles,
             source=source,
+            source_attention=source_attention,
             prediction=prediction,
+            semantic_grid=semantic_grid,
         )
-        _check_semantic_grid(semantic_grid)
         for name, spread in (("residual_std", residual_std), ("latents_std", latents_std)):
             if spread is not None and (len(spread) != in_channels or min(spread) <= 0):
                 raise ValueError(f"{name} must hold {in_channels} numbers above 0, one per channel, got {spread}")
@@ -197,6 +165,9 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             rope_max_seq_len=rope_max_seq_len,
             pos_embed_seq_len=pos_embed_seq_len,
         )
+        for block in cast("list[WanTransformerBlock]", [*self.blocks]):
+            for attention in (block.attn1, block.attn2):
+                attention.set_processor(SourceMemoryAttnProcessor())
         self.reset_new_parts()
 
     @property
@@ -259,18 +230,25 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         nn.init.zeros_(gated.write.weight)
         return gated
 
-    def reconfigure(self, *, roles: Roles, source: Source, semantic_prediction: Prediction, semantic_grid: int) -> None:
+    def reconfigure(
+        self,
+        *,
+        roles: Roles,
+        source: Source,
+        source_attention: SourceAttention,
+        semantic_prediction: Prediction,
+        semantic_grid: int,
+    ) -> None:
         """Change how the streams come in; weights stay, and a source embedding that was not there starts at zero.
 
         Raises:
             ValueError: for a value that there is not.
         """
-        _check_streams_config(roles=roles, source=source, semantic_prediction=semantic_prediction)
-        _check_semantic_grid(semantic_grid)
+        values: dict[str, Any] = {"roles": roles, "source": source, "source_attention": source_attention}
+        values |= {"semantic_prediction": semantic_prediction, "semantic_grid": semantic_grid}
+        check_streams_config(**values)
         changed = source != self.config.source
-        self.register_to_config(
-            roles=roles, source=source, semantic_prediction=semantic_prediction, semantic_grid=semantic_grid
-        )
+        self.register_to_config(**values)
         if changed:
             self.source_embedding = self._new_source_embedding()
             if self.source_embedding is not None:
@@ -353,37 +331,31 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         sizes = {"f": shape[2] // pf, "h": shape[3] // ph, "w": shape[4] // pw}
         return rearrange(patches, "b (f h w) (pf ph pw c) -> b c (f pf) (h ph) (w pw)", pf=pf, ph=ph, pw=pw, **sizes)
 
-    def _check_streams(
-        self,
-        hidden_states: torch.Tensor,
-        source_hidden_states: torch.Tensor | None,
-        semantic_hidden_states: torch.Tensor | None,
+    def remember_source(
+        self, source_hidden_states: torch.Tensor, hidden_states: torch.Tensor, memory: SourceMemory
     ) -> None:
-        for name, latents in (("hidden_states", hidden_states), ("source_hidden_states", source_hidden_states)):
-            if latents is None:
-                continue
-            if latents.ndim != 5 or latents.shape[1] != self.config.in_channels:
-                raise ValueError(f"{name} must be [B, {self.config.in_channels}, F, H, W], got {tuple(latents.shape)}")
-            if any(size % patch for size, patch in zip(latents.shape[2:], self.config.patch_size, strict=True)):
-                raise ValueError(
-                    f"{name}'s grid {tuple(latents.shape[2:])} must divide by the patch {self.config.patch_size}"
-                )
-            if len(latents) != len(hidden_states):
-                raise ValueError(f"{name} has batch {len(latents)}, hidden_states {len(hidden_states)}")
-            if self.config.source == "channel" and latents.shape != hidden_states.shape:
-                raise ValueError(
-                    f"a source beside the target's channels must have the target's grid "
-                    f"{tuple(hidden_states.shape[2:])}, got {tuple(latents.shape[2:])}; cut both clips alike"
-                )
-        if semantic_hidden_states is not None and (
-            semantic_hidden_states.ndim != 3
-            or semantic_hidden_states.shape[-1] != self.config.semantic_dim
-            or len(semantic_hidden_states) != len(hidden_states)
-        ):
-            raise ValueError(
-                f"semantic_hidden_states must be [{len(hidden_states)}, S, {self.config.semantic_dim}], "
-                f"got {tuple(semantic_hidden_states.shape)}"
-            )
+        """Write what `source_attention="self"` needs of a source in every step; `hidden_states` for its grid alone."""
+        tokens = self._embed_latents(source_hidden_states, SOURCE_TYPE)
+        rotary = self._source_rotary(source_hidden_states, hidden_states)
+        clean = torch.zeros(len(tokens), device=tokens.device)
+        no_text = tokens.new_zeros(len(tokens), 1, self.config.text_dim)
+        timestep_proj = self.condition_embedder(clean, no_text, None)[1].unflatten(-1, (6, -1))
+        self._through_blocks(tokens, None, timestep_proj, RotaryWithMemory(*rotary, memory, tokens.shape[1]))
+
+    def _through_blocks(
+        self,
+        sequence: torch.Tensor,
+        text: torch.Tensor | None,
+        timestep_proj: torch.Tensor,
+        rotary: tuple[torch.Tensor, torch.Tensor] | RotaryWithMemory,
+    ) -> torch.Tensor:
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                assert self._gradient_checkpointing_func is not None
+                sequence = self._gradient_checkpointing_func(block, sequence, text, timestep_proj, rotary)
+            else:
+                sequence = block(sequence, text, timestep_proj, rotary)
+        return sequence
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -396,6 +368,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         encoder_hidden_states_image: torch.Tensor | None = None,
         return_dict: bool = True,
         attention_kwargs: dict[str, Any] | None = None,  # noqa: ARG002 (read by the decorator: LoRA scale)
+        source_memory: SourceMemory | None = None,
     ) -> SamaTransformerOutput | tuple[torch.Tensor, torch.Tensor | None]:
         """Predict the velocity of the noisy target latents and of the noisy semantic tokens.
 
@@ -409,11 +382,13 @@ class SamaTransformer3DModel(WanTransformer3DModel):
             encoder_hidden_states_image: Wan's image features for image-to-video variants.
             return_dict: False returns the tuple `(sample, semantic)`.
             attention_kwargs: `{"scale": ...}` scales low-rank layers; the pipeline's scales a LoRA's full parts, too.
+            source_memory: keys and values of the source's tokens: an empty one is written by this pass, another is read
+                in their place.
 
         Raises:
             ValueError: for streams whose shapes do not fit the model or each other.
         """
-        self._check_streams(hidden_states, source_hidden_states, semantic_hidden_states)
+        check_streams(self.config, hidden_states, source_hidden_states, semantic_hidden_states)
 
         around = self._around_source(hidden_states, source_hidden_states, timestep)
         noisy = hidden_states if around is None else around.network_input(hidden_states).to(hidden_states.dtype)
@@ -421,9 +396,17 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         # 1. Three streams, each with its type embedding and rotary factors, in the order source, semantic, target
         tokens, rotary = [], []
         by_channel = self.config.source == "channel"
+        memory, num_written = None, 0
         if source_hidden_states is not None and not by_channel:
-            tokens.append(self._embed_latents(source_hidden_states, SOURCE_TYPE))
-            rotary.append(self._source_rotary(source_hidden_states, hidden_states))
+            memory = source_memory
+            if self.config.source_attention == "self":
+                memory = memory if memory is not None else SourceMemory()
+                if memory.is_empty:
+                    self.remember_source(source_hidden_states, hidden_states, memory)
+            if memory is None or memory.is_empty:
+                tokens.append(self._embed_latents(source_hidden_states, SOURCE_TYPE))
+                rotary.append(self._source_rotary(source_hidden_states, hidden_states))
+                num_written = tokens[0].shape[1]
         target_rotary = self.rope(hidden_states)
         num_semantic = 0
         if semantic_hidden_states is not None:
@@ -436,10 +419,15 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         num_target = tokens[-1].shape[1]
 
         sequence = torch.cat(tokens, dim=1) if len(tokens) > 1 else tokens[0].contiguous()
-        rotary_emb = tuple(torch.cat(factors, dim=1) for factors in zip(*rotary, strict=True))
+        cos, sin = (torch.cat(factors, dim=1) for factors in zip(*rotary, strict=True))
+        rotary_emb = (cos, sin) if memory is None else RotaryWithMemory(cos, sin, memory, num_written)
 
         # 2. Conditions: one timestep drives all tokens, the clean source's too, unless one per token is given
         per_token = timestep.ndim == 2
+        if per_token and memory is not None:
+            raise ValueError(
+                "a timestep per token needs the source's tokens in the sequence, and a memory leaves them out"
+            )
         if per_token and timestep.shape[1] != sequence.shape[1]:
             raise ValueError(
                 f"a timestep per token must cover [source | semantic | target]: expected "
@@ -459,12 +447,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         text = text if image is None else torch.cat([image, text], dim=1)
 
         # 3. Transformer blocks
-        for block in self.blocks:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                assert self._gradient_checkpointing_func is not None
-                sequence = self._gradient_checkpointing_func(block, sequence, text, timestep_proj, rotary_emb)
-            else:
-                sequence = block(sequence, text, timestep_proj, rotary_emb)
+        sequence = self._through_blocks(sequence, text, timestep_proj, rotary_emb)
 
         # 4. Heads: the semantic one reads the last block's raw output, the video one the modulated target tokens
         semantic = None

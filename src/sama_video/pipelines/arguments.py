@@ -45,6 +45,22 @@ def check_sizes(height: int | None, width: int | None, num_frames: int | None, p
         raise ValueError(f"num_frames {problem}")
 
 
+def check_shortcuts(guidance_start: float, guidance_end: float, source_refresh: int, transformer: Any) -> None:
+    """Raises ValueError for parts of the steps that there are not, or a step cache that would mix up sequences."""
+    if not 0 <= guidance_start <= guidance_end <= 1:
+        raise ValueError(
+            f"guidance_start and guidance_end must be parts of the steps, 0 <= start <= end <= 1, got {guidance_start} "
+            f"and {guidance_end}"
+        )
+    if not isinstance(source_refresh, int) or source_refresh < 1:
+        raise ValueError(f"source_refresh must be a whole number of 1 or more, got {source_refresh!r}")
+    if source_refresh > 1 and transformer.is_cache_enabled:
+        raise ValueError(
+            "source_refresh leaves tokens out of some steps, and a step cache compares steps: use one of them, or call "
+            "transformer.disable_cache() first"
+        )
+
+
 def check_numbers(
     num_inference_steps: int,
     guidance_scale: float,

@@ -5,10 +5,11 @@ The time convention is that of `models/transformer_sama.py`.
 """
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import Parameter, signature
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 import diffusers
@@ -32,6 +33,7 @@ from ..models.shapes import (
     neighbouring_num_frames,
     semantic_tokens,
 )
+from ..models.source_memory import SourceMemories, SourceMemory
 from ..models.strict_loading import no_empty_warnings
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..system.platforms import total_memory
@@ -40,6 +42,7 @@ from .arguments import (
     check_batch,
     check_numbers,
     check_parts,
+    check_shortcuts,
     check_sizes,
     check_tensors,
     check_text,
@@ -106,6 +109,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
     _num_timesteps: int = 0
     _current_timestep: torch.Tensor | None = None
     _interrupt: bool = False
+    _memories: SourceMemories = SourceMemories()
+    _guided_steps: range = range(0)
+    _place: Mapping[str, Any] = MappingProxyType({})  # of the step, as step caches want it
 
     @_takes_settings
     def __init__(
@@ -206,6 +212,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         tensors: dict[str, torch.Tensor | None],
         output_type: str,
         callback_inputs: list[str],
+        guidance_start: float,
+        guidance_end: float,
+        source_refresh: int,
     ) -> None:
         """Raises ValueError, saying what would do, for inputs that do not fit the model or each other.
 
@@ -226,6 +235,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             num_inference_steps, guidance_scale, flow_shift, num_videos_per_prompt, max_sequence_length, output_type
         )
         check_tensors(tensors, self.transformer.config.text_dim)
+        check_shortcuts(guidance_start, guidance_end, source_refresh, self.transformer)
         if unknown := set(callback_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"callbacks can see {self._callback_tensor_inputs}, not {sorted(unknown)}")
 
@@ -350,10 +360,12 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         return torch.as_tensor(self.scheduler.timesteps)
 
     def _batches_guidance(self, num_tokens: int, device: torch.device) -> bool:
-        """Whether both guidance branches go through the transformer at once.
+        """Whether both guidance branches go through the transformer at once; step caches want them apart.
 
         Decided by the device's whole memory, not by what is free now, so that a seed gives the same bytes each time.
         """
+        if self.transformer.is_cache_enabled:
+            return False
         on_gpu = device.type == "cuda"
         memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else total_memory()
         config = self.transformer.config
@@ -369,18 +381,22 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         timestep: torch.Tensor,
         source_latents: torch.Tensor | None,
         prompt_embeds: torch.Tensor,
+        branch: str,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One forward pass; `branch` tells step caches and memories of the source whose it is."""
         dtype = self.transformer.dtype
         others = {name: value for name, value in (self._attention_kwargs or {}).items() if name != "scale"}
-        return self.transformer(
-            latents.to(dtype),
-            timestep=self._timestep_of_model(timestep).expand(len(latents)),
-            encoder_hidden_states=prompt_embeds,
-            source_hidden_states=None if source_latents is None else source_latents.to(dtype),
-            semantic_hidden_states=None if semantic_latents is None else semantic_latents.to(dtype),
-            attention_kwargs=others,  # the scale is `_scaled_lora`'s
-            return_dict=False,
-        )
+        with self.transformer.cache_context(branch, **self._place):
+            return self.transformer(
+                latents.to(dtype),
+                timestep=self._timestep_of_model(timestep).expand(len(latents)),
+                encoder_hidden_states=prompt_embeds,
+                source_hidden_states=None if source_latents is None else source_latents.to(dtype),
+                semantic_hidden_states=None if semantic_latents is None else semantic_latents.to(dtype),
+                attention_kwargs=others,  # the scale is `_scaled_lora`'s
+                return_dict=False,
+                source_memory=self._memories.of(branch),
+            )
 
     def _timestep_of_model(self, timestep: torch.Tensor) -> torch.Tensor:
         """The release casts it to the model's dtype (in bfloat16 this rounding dominates its error); a prediction
@@ -404,8 +420,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         `negative + guidance_scale * (positive - negative)`
         """
         guidance_scale = self._guidance_scale
-        if guidance_scale is None or guidance_scale <= 1:
-            return self._predict(latents, semantic_latents, timestep, source_latents, prompt_embeds)
+        if guidance_scale is None or guidance_scale <= 1 or self._place["step_index"] not in self._guided_steps:
+            return self._predict(latents, semantic_latents, timestep, source_latents, prompt_embeds, "cond")
         if negative_prompt_embeds is None:
             raise ValueError("a callback turned guidance on, and there is no negative prompt: call with guidance first")
 
@@ -418,12 +434,12 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         if batched and prompt_embeds.shape == negative_prompt_embeds.shape:
             both = torch.cat([prompt_embeds, negative_prompt_embeds])
             velocity, semantic = self._predict(
-                torch.cat([latents, latents]), twice(semantic_latents), timestep, twice(source_latents), both
+                torch.cat([latents, latents]), twice(semantic_latents), timestep, twice(source_latents), both, "both"
             )
             return guided(*velocity.chunk(2)), None if semantic is None else guided(*semantic.chunk(2))
-        positive, semantic = self._predict(latents, semantic_latents, timestep, source_latents, prompt_embeds)
+        positive, semantic = self._predict(latents, semantic_latents, timestep, source_latents, prompt_embeds, "cond")
         negative, semantic_negative = self._predict(
-            latents, semantic_latents, timestep, source_latents, negative_prompt_embeds
+            latents, semantic_latents, timestep, source_latents, negative_prompt_embeds, "uncond"
         )
         if semantic is None or semantic_negative is None:
             return guided(positive, negative), None
@@ -436,6 +452,19 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         if predicted is None or semantic_latents is None or self.transformer.config.semantic_prediction == "velocity":
             return predicted
         return (semantic_latents - predicted.float()) / sigma
+
+    def _source_memories(
+        self, source_latents: torch.Tensor | None, latents: torch.Tensor, refresh: int
+    ) -> SourceMemories:
+        """For a sampling; `source_latents` of one, which serves all results, or of each."""
+        if source_latents is None or self.transformer.config.source != "token":
+            return SourceMemories()
+        if self.transformer.config.source_attention == "full":
+            return SourceMemories(refresh=refresh)
+        shared, dtype = SourceMemory(), self.transformer.dtype
+        with self.transformer.cache_context("source"):
+            self.transformer.remember_source(source_latents.to(latents.device, dtype), latents.to(dtype), shared)
+        return SourceMemories(shared=shared)
 
     @staticmethod
     def _step(
@@ -470,6 +499,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                 yield
         finally:
             self._current_timestep = None
+            self._memories, self._place = SourceMemories(), {}
             if self.scheduler is scheduler:  # else somebody chose another meanwhile
                 self.scheduler = configured
             self.maybe_free_model_hooks()
@@ -521,6 +551,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                 if self.interrupt:
                     break
                 self._current_timestep = timestep
+                self._memories.begin_step(index)
+                self._place = {"step_index": index, "num_inference_steps": len(timesteps)}
+                self._place["sigma"] = float(scheduler.sigmas[index])
                 latents, semantic = tensors["latents"], tensors["semantic_latents"]
                 velocity, predicted = self._predict_with_guidance(
                     latents, semantic, timestep, source_latents,
@@ -565,6 +598,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         num_videos_per_prompt: int = 1,
         attention_kwargs: dict[str, Any] | None = None,
         max_sequence_length: int | None = None,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
+        source_refresh: int = 1,
     ) -> SamaPipelineOutput | tuple:
         """Edit a video.
 
@@ -594,6 +630,11 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             num_videos_per_prompt: results per prompt, of different noise.
             attention_kwargs: `{"scale": ...}` multiplies the scales of all loaded LoRAs.
             max_sequence_length: text tokens; None for the model's own, which it was trained with.
+            guidance_start, guidance_end: the part of the steps that guidance works in, `0 <= start <= end <= 1`; in the
+                others the prompt's branch is taken as it is, and the other one is not computed.
+            source_refresh: compute the source's tokens in every so many steps only, and take their keys and values of
+                the last such step in between: faster and approximate above 1. A model whose `source_attention` is
+                "self" computes them once, exactly, whatever this is.
 
         Raises:
             ValueError: for inputs that do not fit the model or each other.
@@ -630,6 +671,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             },
             output_type=output_type,
             callback_inputs=callback_inputs,
+            guidance_start=guidance_start,
+            guidance_end=guidance_end,
+            source_refresh=source_refresh,
         )
         device = self._execution_device
         scheduler = scheduled(self.scheduler, steps, shift, device)
@@ -651,6 +695,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                 source_latents = encode_video(self.vae, pixels, self.vae_tiling).float()
                 require_finite(source_latents, "the VAE", self.vae.dtype)
                 height, width = pixels.shape[-2:]
+            distinct_sources = source_latents
             if source_latents is not None:
                 source_latents = source_latents.to(device).expand(batch_size, -1, -1, -1, -1)
             _, padded_frames = neighbouring_num_frames(wanted_frames)
@@ -667,6 +712,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             )
 
             # 5. Denoise
+            num_steps = len(scheduler.timesteps)
+            self._guided_steps = range(round(guidance_start * num_steps), round(guidance_end * num_steps))
+            self._memories = self._source_memories(distinct_sources, latents, source_refresh)
             num_tokens = batch_size * 2 * shape.num_tokens(self.transformer.config.patch_size)
             tensors = {
                 "latents": latents,

@@ -209,6 +209,7 @@ class ModelConfig(Strict):
         roles: how tokens of source and target are told apart: by "type" embeddings (section 3.1) or by "shifted_rope"
             (Table 6).
         source: "token" puts the source into the sequence, "channel" beside the noisy latents.
+        source_attention: "full", or "self": tokens of the source see one another alone, and samplers compute them once.
         train_text_encoder: only for the nano, whose text encoder nobody trained before.
         preset: size of `init`, for estimates while its weights are not here.
     """
@@ -217,6 +218,7 @@ class ModelConfig(Strict):
     semantic_encoder: str | None = None
     roles: Literal["type", "shifted_rope"] = "type"
     source: Literal["token", "channel"] = "token"
+    source_attention: Literal["full", "self"] = "full"
     train_text_encoder: bool = False
     lora: LoraConfig | None = None
     preset: str | None = None
@@ -355,6 +357,11 @@ class TrainConfig(Strict):
             raise UserError(
                 "a source beside the latents must be as long as the target, which speed perturbation's is not; set "
                 "data.pretext=false or model.source=token"
+            )
+        if self.model.source == "channel" and self.model.source_attention == "self":
+            raise UserError(
+                "model.source_attention=self is for sources that come as tokens; set model.source=token or "
+                "model.source_attention=full"
             )
         if self.model.train_text_encoder and self.data.cache:
             raise UserError("a text encoder that trains cannot be cached; unset data.cache or model.train_text_encoder")

@@ -91,4 +91,10 @@ def _set_streams(transformer: SamaTransformer3DModel, model: ModelConfig, object
                 f"start from a model without a trained head"
             )
         prediction, grid = objective.semantic_target, objective.semantic_grid
-    transformer.reconfigure(roles=model.roles, source=model.source, semantic_prediction=prediction, semantic_grid=grid)
+    transformer.reconfigure(
+        roles=model.roles,
+        source=model.source,
+        source_attention=model.source_attention,
+        semantic_prediction=prediction,
+        semantic_grid=grid,
+    )
