@@ -378,3 +378,17 @@ def test_ten_kills(kind, model, tmp_path):
     assert left, "no kill fell into the writing"
     assert contents(killed) == contents(tmp_path / "whole")
     assert not [path.name for path in killed.iterdir() if path.name.startswith(".")]
+
+
+def test_a_record_from_before_there_was_a_setting_is_of_its_default(sama):
+    sama.manifest("video,prompt,output\nclip.mp4,x,a.mp4\n")
+    assert sama() == 0
+    record = sama.out / "a.mp4.json"
+    older = json.loads(record.read_text())
+    del older["settings"]["source_refresh"]
+    record.write_text(json.dumps(older))
+    written = (sama.out / "a.mp4").stat().st_mtime_ns
+    assert sama() == 0
+    assert (sama.out / "a.mp4").stat().st_mtime_ns == written
+    assert sama("--source-refresh", "2") == 2
+    assert "source_refresh" in sama.stderr or "--source-refresh" in sama.stderr

@@ -242,18 +242,16 @@ def test_streams_can_change_before_training():
     x = inputs()
     with torch.no_grad():
         before = model(**x).sample
-        model.reconfigure(
-            roles="type", source="channel", source_attention="full", semantic_prediction="clean", semantic_grid=4
-        )
+        model.reconfigure(source="channel", semantic_prediction="clean", semantic_grid=4)
         assert (model.config.semantic_prediction, model.config.semantic_grid) == ("clean", 4)
         without = model(**(x | {"source_hidden_states": None})).sample
         assert torch.equal(model(**x).sample, without)
-        model.reconfigure(roles="type", source="token", semantic_prediction="velocity", semantic_grid=8)
+        model.reconfigure(source="token", semantic_prediction="velocity", semantic_grid=8)
         assert torch.equal(model(**x).sample, before)
     with pytest.raises(ValueError, match="roles must be"):
-        model.reconfigure(roles="shifted", source="token", semantic_prediction="velocity", semantic_grid=8)
+        model.reconfigure(roles="shifted")
     with pytest.raises(ValueError, match="semantic_grid must be"):
-        model.reconfigure(roles="type", source="token", semantic_prediction="velocity", semantic_grid=0)
+        model.reconfigure(semantic_grid=0)
 
 
 def test_what_has_learned_to_edit():

@@ -12,6 +12,7 @@ import PIL.Image
 import pytest
 import torch
 import torch.distributed as dist
+from diffusers.models.cache_utils import CacheMixin
 from torch.distributed.fsdp import fully_shard
 
 from sama_video.data.pretext import PROMPTS
@@ -246,7 +247,7 @@ def test_a_models_oracle_scores_what_the_autoencoder_allows(init, tmp_path):
     validation = Validation(one.config, one.encoder)
     current = {}
 
-    class Oracle(torch.nn.Module):
+    class Oracle(torch.nn.Module, CacheMixin):
         config, dtype, device = one.pipe.transformer.config, torch.float32, torch.device("cpu")
 
         def forward(self, x_sigma, timestep, semantic_hidden_states=None, return_dict=True, **_):

@@ -167,7 +167,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         )
         for block in cast("list[WanTransformerBlock]", [*self.blocks]):
             for attention in (block.attn1, block.attn2):
-                attention.set_processor(SourceMemoryAttnProcessor())
+                attention.set_processor(SourceMemoryAttnProcessor())  # pyright: ignore[reportArgumentType] (a list of names)
         self.reset_new_parts()
 
     @property
@@ -230,25 +230,19 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         nn.init.zeros_(gated.write.weight)
         return gated
 
-    def reconfigure(
-        self,
-        *,
-        roles: Roles,
-        source: Source,
-        source_attention: SourceAttention,
-        semantic_prediction: Prediction,
-        semantic_grid: int,
-    ) -> None:
+    def reconfigure(self, **changes: Any) -> None:
         """Change how the streams come in; weights stay, and a source embedding that was not there starts at zero.
+
+        Args:
+            changes: of `roles`, `source`, `source_attention`, `semantic_prediction` and `semantic_grid`.
 
         Raises:
             ValueError: for a value that there is not.
         """
-        values: dict[str, Any] = {"roles": roles, "source": source, "source_attention": source_attention}
-        values |= {"semantic_prediction": semantic_prediction, "semantic_grid": semantic_grid}
-        check_streams_config(**values)
-        changed = source != self.config.source
-        self.register_to_config(**values)
+        names = ("roles", "source", "source_attention", "semantic_prediction", "semantic_grid")
+        check_streams_config(**{name: self.config[name] for name in names} | changes)
+        changed = changes.get("source", self.config.source) != self.config.source
+        self.register_to_config(**changes)
         if changed:
             self.source_embedding = self._new_source_embedding()
             if self.source_embedding is not None:
