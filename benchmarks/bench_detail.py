@@ -3,7 +3,7 @@
 import torch
 from common import compare, report, setting
 
-from sama_video.media.detail import JointUpsampler, resize_plainly
+from sama_video.media.detail import fits, resize_plainly
 
 FRAMES = 16
 
@@ -19,9 +19,8 @@ def main() -> None:
     full = torch.rand(3, 720, 1280, generator=g)
 
     def ours() -> None:
-        upsampler = JointUpsampler(source, edit)
-        for index in range(FRAMES):
-            upsampler.upsample(index, full)
+        for fit in fits(zip(source, edit, strict=True)):
+            fit.upsample(full)
 
     def plainly() -> None:
         for index in range(FRAMES):

@@ -15,8 +15,8 @@ import PIL.Image
 import torch
 from common import setting
 
-from sama_video.editing import EditSettings, edit_frames, plan_edit, read_at_model_size
-from sama_video.media.detail import JointUpsampler, resize_plainly
+from sama_video.editing import EditSettings, edit_frames, frames_at_model_size, plan_edit, plan_windows
+from sama_video.media.detail import fits, resize_plainly
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.synth.instructions import LOOK_WORDINGS
 from sama_video.synth.looks import LOOKS
@@ -33,12 +33,15 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(-10 * torch.log10((a - b).square().mean()))
 
 
-def psnr_at_full_size(reader: VideoReader, settings: EditSettings, look: str, upsampler: JointUpsampler) -> float:
+def psnr_at_full_size(
+    reader: VideoReader, settings: EditSettings, look: str, source: torch.Tensor, edit: torch.Tensor
+) -> float:
     errors = []
-    for index, frame in enumerate(reader.frames(settings.start, settings.num_frames)):
+    full = reader.frames(settings.start, settings.num_frames)
+    for frame, fit in zip(full, fits(zip(source, edit, strict=True)), strict=True):
         source = to_tensor(frame.pixels)
         exact = to_tensor(LOOKS[look](frame.pixels[None])[0])
-        errors.append((upsampler.upsample(index, source) - exact).square().mean())
+        errors.append((fit.upsample(source) - exact).square().mean())
     return float(-10 * torch.log10(torch.stack(errors).mean()))
 
 
@@ -72,12 +75,14 @@ def main() -> None:
     for clip in arguments.clips:
         reader = VideoReader(clip)
         plan = plan_edit(reader.info, settings, pipe.model_info)
-        frames = read_at_model_size(reader, plan, settings).frames
+        frames = np.stack([*frames_at_model_size(reader, plan, settings, settings.num_frames)])
+        windows = plan_windows(len(frames), [], plan.window)
         source, middle, pairs = to_tensor(frames), len(frames) // 2, []
         for look, make in LOOKS.items():
             exact = to_tensor(make(frames))
-            edit = edit_frames(pipe, frames, LOOK_WORDINGS[look]["validation"], settings, plan.window, lambda *_: None)
-            full = psnr_at_full_size(reader, settings, look, JointUpsampler(source, edit))
+            edits = edit_frames(pipe, frames, LOOK_WORDINGS[look]["validation"], settings, windows)
+            edit = torch.stack([one for _, one in edits])
+            full = psnr_at_full_size(reader, settings, look, source, edit)
             before, after = psnr(source, exact), psnr(edit, exact)
             scores = f"{before:.1f} | {after:.1f} | {after - before:+.1f} | {psnr(edit, source):.1f} | {full:.1f}"
             print(f"| {clip.stem} | {look} | {scores} |", flush=True)

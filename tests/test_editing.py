@@ -7,13 +7,16 @@ import av
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 import sama_video
-from sama_video.editing import EditSettings, edit_video, plan_edit, read_sidecar, sidecar_of, window_starts
+from sama_video.editing import EditSettings, edit_frames, edit_video, plan_edit, plan_windows, read_sidecar, sidecar_of
+from sama_video.editing.reading import to_tensor
+from sama_video.editing.windows import overlap_of
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.pipelines.selection import ModelInfo
 from sama_video.system.errors import UserError
-from sama_video.video import VideoInfo, VideoReader
+from sama_video.video import VideoInfo, VideoReader, write_lossless
 from tests import tiny
 from tests.clips import write_clip
 
@@ -138,12 +141,80 @@ def test_long_clips_go_through_windows(pipe, tmp_path):
     assert len(list(VideoReader(tmp_path / "b.mp4").frames())) == 30
 
 
+def test_frames_are_read_as_they_are_needed(pipe):
+    """However long a clip is, no more than two windows of it are held."""
+    num_frames, read, ahead = 60, [], []
+    windows = plan_windows(num_frames, [30], 9)
+
+    def source():
+        for index in range(num_frames):
+            read.append(index)
+            yield np.full((32, 32, 3), index, np.uint8)
+
+    for index, (frame, edit) in enumerate(edit_frames(pipe, source(), "make it red", QUICK, windows)):
+        assert round(float(frame.mean()) * 255) == index
+        assert edit.shape == (3, 32, 32)
+        ahead.append(len(read) - index)
+    assert len(ahead) == num_frames
+    assert max(ahead) <= 9
+
+
+def test_a_shot_is_edited_as_if_it_were_alone(pipe):
+    generator = np.random.default_rng(0)
+    first, second = (generator.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8) for size in (11, 14))
+
+    def edited(frames, cuts):
+        windows = plan_windows(len(frames), cuts, 9)
+        return torch.stack([edit for _, edit in edit_frames(pipe, frames, "make it red", QUICK, windows)])
+
+    together = edited(np.concatenate([first, second]), [11])
+    assert torch.equal(together, torch.cat([edited(first, []), edited(second, [])]))
+
+
+def test_cuts_are_found_and_written_down(pipe, tmp_path):
+    pixels = np.concatenate([np.full((12, 48, 64, 3), level, np.uint8) for level in (30, 220)])
+    write_lossless(tmp_path / "a.mp4", pixels, Fraction(8))
+    record = edit(pipe, tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert record["cuts"] == [12]
+    assert 12 in record["windows"]
+    assert len(list(VideoReader(tmp_path / "b.mp4").frames())) == 24
+
+
+def test_several_steps_go_on_from_what_was_edited(pipe, monkeypatch):
+    known = []
+    call = type(pipe).__call__
+
+    def noted(*arguments, **options):
+        known.append(options["known_frames"])
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(type(pipe), "__call__", noted)
+    frames = np.random.default_rng(0).integers(0, 256, (14, 32, 32, 3), dtype=np.uint8)
+    windows = plan_windows(14, [], 9)
+    [*edit_frames(pipe, frames, "make it red", EditSettings(num_inference_steps=2), windows)]
+    assert windows[1].overlap == 4  # of which the autoencoder can take one
+    assert [None if one is None else len(one) for one in known] == [None, 1]
+    known.clear()
+    [*edit_frames(pipe, frames, "make it red", EditSettings(num_inference_steps=1), windows)]
+    assert known == [None, None]
+
+
 @pytest.mark.parametrize(("frames", "window"), [(9, 9), (10, 9), (33, 33), (100, 33), (217, 33)])
 def test_windows_cover_everything_and_overlap(frames, window):
-    starts = window_starts(frames, window, 4)
-    assert starts[0] == 0
-    assert starts[-1] + window >= frames
-    assert all(0 < b - a <= window - 4 for a, b in itertools.pairwise(starts))
+    windows = plan_windows(frames, [], window)
+    assert (windows[0].start, windows[0].overlap, windows[-1].stop) == (0, 0, frames)
+    for one, other in itertools.pairwise(windows):
+        assert one.start < other.start
+        assert one.stop - other.start == other.overlap >= overlap_of(window)
+    assert all(one.stop - one.start == window for one in windows)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [9], [9, 10, 40], [16, 17, 33]])
+def test_no_window_holds_frames_of_two_shots(cuts):
+    windows = plan_windows(50, cuts, 17)
+    assert sorted({frame for one in windows for frame in range(one.start, one.stop)}) == [*range(50)]
+    assert {one.start for one in windows if one.overlap == 0} == {0, *cuts}
+    assert not any(one.start < at < one.stop for one in windows for at in cuts)
 
 
 def plan(info=(480, 640), **settings):
@@ -190,7 +261,7 @@ def test_padding_comes_off_where_it_was_put(pipe, tmp_path, monkeypatch):
     source = write_clip(tmp_path / "a.mp4", 1)
     monkeypatch.setattr(
         "sama_video.editing.editor.edit_frames",
-        lambda _pipe, frames, *_: __import__("torch").from_numpy(frames).movedim(-1, 1) / 255,
+        lambda _pipe, frames, *_: ((to_tensor(frame), to_tensor(frame)) for frame in frames),
     )
     settings = EditSettings(height=96, width=96, fit="pad", detail="source")
     edit(pipe, source, tmp_path / "b.mp4", settings)

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sama_video.media.detail import CHUNK, JointUpsampler, resize_plainly
+from sama_video.media.detail import CHUNK, fits, resize_plainly
 from sama_video.synth.looks import LOOKS
 
 
@@ -33,8 +33,8 @@ def clip():
 
 
 def upsample(small, edit, full):
-    upsampler = JointUpsampler(small, edit)
-    return torch.stack([upsampler.upsample(i, frame) for i, frame in enumerate(full)])
+    every = fits(zip(small, edit, strict=True))
+    return torch.stack([fit.upsample(frame) for fit, frame in zip(every, full, strict=True)])
 
 
 def plainly(edit, full):
@@ -125,13 +125,28 @@ def test_chunks_do_not_show(clip):
     times = (CHUNK + 5) // 5 + 1
     long = torch.cat([small] * times)
     edit = noisy(apply("sepia", long))
-    upsampler = JointUpsampler(long, edit)
-    in_order = upsampler.upsample(CHUNK, full[0])
-    late = JointUpsampler(long[CHUNK - 4 : CHUNK + 5], edit[CHUNK - 4 : CHUNK + 5])
-    torch.testing.assert_close(in_order, late.upsample(4, full[0]), rtol=0, atol=1e-5)
+    every = [*fits(zip(long, edit, strict=True))]
+    assert len(every) == len(long)
+    cut = slice(CHUNK - 4, CHUNK + 5)
+    late = [*fits(zip(long[cut], edit[cut], strict=True))][4]
+    torch.testing.assert_close(every[CHUNK].upsample(full[0]), late.upsample(full[0]), rtol=0, atol=1e-5)
+
+
+def test_no_more_than_a_chunk_and_its_neighbours_are_held(clip):
+    _, small = clip
+    asked = []
+
+    def pairs():
+        for index in range(3 * CHUNK):
+            asked.append(index)
+            yield small[0], small[0]
+
+    ahead = [len(asked) - index for index, _ in enumerate(fits(pairs()))]
+    assert max(ahead) <= CHUNK + 3
+    assert len(ahead) == 3 * CHUNK
 
 
 def test_shapes_must_agree(clip):
     _, small = clip
     with pytest.raises(ValueError, match="one shape"):
-        JointUpsampler(small, small[:2])
+        next(fits([(small[0], small[0, :, :2])]))

@@ -283,6 +283,18 @@ def test_a_step_cache_reaches_edits_and_their_branches_apart():
     assert np.array_equal(run(pipe, num_inference_steps=6).frames, cached)
 
 
+def test_known_frames_are_the_results_first(pipe):
+    known = frames(5, seed=7)
+    whole = {"video": frames(9), "num_inference_steps": 3, "output_type": "latent"}
+    given = run(pipe, known_frames=known, **whole).frames
+    encoded = encode_video(pipe.vae, pipe.prepare_video(known, None, None, None))
+    torch.testing.assert_close(given[:, :, :2], encoded, rtol=0, atol=1e-4)
+    free = run(pipe, **whole).frames
+    assert not torch.allclose(given[:, :, 2], free[:, :, 2], atol=1e-3)  # what follows has seen them
+    with pytest.raises(ValueError, match="fewer than the result's frames, got 5"):
+        run(pipe, known_frames=known, num_inference_steps=3)
+
+
 def test_group_offload_gives_the_same_picture(pipe):
     offloaded = tiny.pipeline()
     cpu = torch.device("cpu")

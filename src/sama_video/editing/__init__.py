@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 from ..system.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .editor import ReadClip, draw_contact_sheet, edit_frames, edit_video, read_at_model_size
-    from .plan import EditPlan, check_edit, check_names, check_outputs, plan_edit, window_starts
+    from .editor import draw_contact_sheet, edit_frames, edit_video
+    from .plan import EditPlan, check_edit, check_names, check_outputs, plan_edit
+    from .reading import Survey, frames_at_model_size, survey
     from .record import FileState, differences, knows_its_source, read_sidecar, sidecar_of
     from .settings import EditSettings
+    from .windows import Window, plan_windows
 
 __all__ = [
     "EditPlan",
     "EditSettings",
     "FileState",
-    "ReadClip",
+    "Survey",
+    "Window",
     "check_edit",
     "check_names",
     "check_outputs",
@@ -25,12 +28,13 @@ __all__ = [
     "draw_contact_sheet",
     "edit_frames",
     "edit_video",
+    "frames_at_model_size",
     "knows_its_source",
     "plan_edit",
-    "read_at_model_size",
+    "plan_windows",
     "read_sidecar",
     "sidecar_of",
-    "window_starts",
+    "survey",
 ]
 
-__getattr__ = lazy_names(__name__, __all__, "settings", "record", "plan", "editor")
+__getattr__ = lazy_names(__name__, __all__, "settings", "record", "plan", "windows", "reading", "editor")

@@ -1,15 +1,18 @@
 """Editing files: read at the model's size, edit in windows, bring back to the source's size, write with its sound.
 
+All of it is a stream: what is held at a time is bounded by a window, however long the clip is.
+
 Shape legend: F frames, h w model size, H W the source's size; frames are uint8 `[F, h, w, 3]` unless said otherwise.
 """
 
 import contextlib
+import itertools
 import json
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..media.detail import JointUpsampler, resize_plainly
+from ..media.detail import fits, resize_plainly
 from ..media.tracks import Tracks
 from ..system.files import written_aside
 from ..system.workers import Progress, silent
@@ -32,9 +35,11 @@ from ..video import (
     regular_time_base,
     write_image,
 )
-from .plan import EditPlan, check_edit, check_outputs, window_starts
+from .plan import EditPlan, check_edit, check_outputs
+from .reading import Survey, cut, frames_at_model_size, survey, to_pixels, to_tensor
 from .record import FileState, sidecar_of
 from .settings import EditSettings
+from .windows import Window, plan_windows
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline_sama import SamaPipeline
@@ -42,82 +47,41 @@ if TYPE_CHECKING:
 _CONTACT_COLUMNS = 6
 
 
-def _cut(pixels: np.ndarray, area: tuple[int, int, int, int]) -> np.ndarray:
-    """The area of a picture; beyond its border the nearest pixel is repeated."""
-    if area == (0, 0, *pixels.shape[:2]):
-        return pixels
-    top, left, height, width = area
-    rows = np.clip(np.arange(top, top + height), 0, pixels.shape[0] - 1)
-    columns = np.clip(np.arange(left, left + width), 0, pixels.shape[1] - 1)
-    return pixels[rows][:, columns]
-
-
-def _to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """uint8 `[.., H, W, 3]` -> float32 `[.., 3, H, W]` in 0..1."""
-    return torch.from_numpy(pixels).movedim(-1, -3).float().div_(255.0)
-
-
-def _to_pixels(picture: torch.Tensor) -> np.ndarray:
-    """float `[.., 3, H, W]` in 0..1 -> uint8 `[.., H, W, 3]`."""
-    return picture.mul(255.0).round_().to(torch.uint8).movedim(-3, -1).contiguous().numpy()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadClip:
-    """The source at the model's size: frames `[F, h, w, 3]`, their exact times and durations.
-
-    Times count from the first frame, which the source shows at `begin`.
-    """
-
-    frames: np.ndarray
-    begin: Fraction
-    times: list[Fraction]
-    durations: list[Fraction]
-
-
-def read_at_model_size(
-    reader: VideoReader, plan: EditPlan, settings: EditSettings, progress: Progress = silent
-) -> ReadClip:
-    wanted = settings.num_frames or plan.info.num_frames
-    whole = plan.area == (0, 0, plan.info.height, plan.info.width)
-    frames, times, durations = [], [], []
-    for frame in reader.frames(settings.start, settings.num_frames, plan.model_size if whole else None):
-        pixels = frame.pixels
-        if not whole:
-            pixels = _to_pixels(resize_plainly(_to_tensor(_cut(pixels, plan.area)), plan.model_size))
-        frames.append(pixels)
-        times.append(frame.time)
-        durations.append(frame.duration)
-        progress("reading", len(frames), max(len(frames), wanted))
-    since_begin = [time - times[0] for time in times]
-    return ReadClip(frames=np.stack(frames), begin=times[0], times=since_begin, durations=durations)
-
-
 def edit_frames(
-    pipe: "SamaPipeline", frames: np.ndarray, prompt: str, settings: EditSettings, window: int, progress: Progress
-) -> torch.Tensor:
-    """Edit `[F, h, w, 3]` in windows of the model's length, cross-faded where they overlap.
+    pipe: "SamaPipeline",
+    frames: Iterable[np.ndarray],
+    prompt: str,
+    settings: EditSettings,
+    windows: Sequence[Window],
+    progress: Progress = silent,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Edit a stream of frames `[h, w, 3]` window by window, cross-faded where two windows overlap.
 
-    Every window starts from the same noise, so that what the source leaves open is decided alike.
+    No more than two windows' frames are held. A window is given what the one before made of the frames that they share,
+    and starts from the same noise, so that what the source leaves open is decided alike.
 
-    Returns:
-        float32 `[F, 3, h, w]` in 0..1.
+    Args:
+        windows: which frames go through the model together; they cover all of `frames`.
+
+    Yields:
+        Source and edit of one frame after the other, float32 `[3, h, w]` in 0..1.
     """
-    num_frames = len(frames)
-    overlap = max(1, window // 8)
-    starts = window_starts(num_frames, window, overlap)
+    frames = iter(frames)
     steps = settings.num_inference_steps or pipe.config.default_num_inference_steps
-    total = torch.zeros(num_frames, 3, *frames.shape[1:3])
-    weights = torch.zeros(num_frames, 1, 1, 1)
-    for number, start in enumerate(starts):
-        part = frames[start : start + window]
+    held: list[np.ndarray] = []  # of the window's frames, those that were read already
+    faded: torch.Tensor | None = None  # what the window before made of the frames that it shares with this one
+    for number, window in enumerate(windows):
+        held += itertools.islice(frames, window.stop - window.start - len(held))
 
         def report(_pipe: object, step: int, _timestep: object, _tensors: dict, done: int = number * steps) -> dict:
-            progress("editing", done + step + 1, steps * len(starts))
+            progress("editing", done + step + 1, steps * len(windows))
             return {}
 
-        result = pipe(
-            video=part,
+        # With one step the model could not see them, and a hard edge would be where they end.
+        known = None if faded is None or steps == 1 else faded[: (len(faded) - 1) // 4 * 4 + 1]
+        output = pipe(
+            video=np.stack(held),
+            known_frames=known,
             prompt=prompt,
             negative_prompt=settings.negative_prompt,
             num_inference_steps=settings.num_inference_steps,
@@ -129,12 +93,16 @@ def edit_frames(
             generator=torch.Generator("cpu").manual_seed(settings.seed),
             output_type="pt",
             callback_on_step_end=report,
-        ).frames[0]
-        fade = torch.minimum(torch.arange(1, len(part) + 1), torch.arange(len(part), 0, -1)).float()
-        fade = fade.clamp(max=overlap).view(-1, 1, 1, 1)
-        total[start : start + window] += result.cpu() * fade
-        weights[start : start + window] += fade
-    return total / weights
+        )
+        edited = output.frames[0].cpu()
+        if faded is not None:
+            weight = torch.arange(1, len(faded) + 1).view(-1, 1, 1, 1) / (len(faded) + 1)
+            edited[: len(faded)] = torch.lerp(faded, edited[: len(faded)], weight)
+        following = windows[number + 1] if number + 1 < len(windows) else None
+        num_settled = len(held) - (0 if following is None else following.overlap)
+        for source, edit in zip(held[:num_settled], edited, strict=False):
+            yield to_tensor(source), edit
+        held, faded = held[num_settled:], edited[num_settled:] if num_settled < len(held) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +150,8 @@ def edit_video(
         reader = plan.source
     check_outputs(video, output, compare, contact_sheet, overwrite=True)
 
-    # 1. Read at the model's size; say what source and weights are, as they are now
-    clip = read_at_model_size(reader, plan, settings, progress)
+    # 1. See what is there; say what source and weights are, as they are now
+    clip = survey(reader, plan, settings, progress)
     notes = [*plan.notes, *reader.notes, *_damage_notes(reader, clip, settings), *_model_notes(pipe)]
     source, model = _identities(video, pipe, progress)
 
@@ -192,11 +160,11 @@ def edit_video(
         tracks = stack.enter_context(_other_tracks(reader, plan, clip, output))
         notes += tracks.notes
 
-        # 3. Edit
-        edited = edit_frames(pipe, clip.frames, prompt, settings, plan.window, progress)
-
-        # 4. Bring back to the output size and write
-        sidecar = _sidecar(prompt, video, plan, clip, pipe, notes, source, model)
+        # 3. Edit window by window, bring every frame back to the output size and write it
+        windows = plan_windows(clip.num_frames, clip.cuts, plan.window)
+        frames = frames_at_model_size(reader, plan, settings, clip.num_frames)
+        pairs = edit_frames(pipe, frames, prompt, settings, windows, progress)
+        sidecar = _sidecar(prompt, video, plan, clip, windows, pipe, notes, source, model)
         sidecar["others"] = [path.name for path in (compare, contact_sheet) if path is not None]
 
         def aside(path: Path | None) -> Path | None:
@@ -206,7 +174,7 @@ def edit_video(
         result = stack.enter_context(written_aside(output))
         files = _Files(result=result, compare=aside(compare), contact_sheet=aside(contact_sheet))
         aside_json = stack.enter_context(written_aside(sidecar_of(output)))
-        _write_result(reader, plan, clip, edited, files, tracks, progress)
+        _write_result(reader, plan, clip, pairs, files, tracks, progress)
         # A kill between the renames leaves the new record beside the result before it.
         sidecar["result"] = {"size": result.stat().st_size}
         aside_json.write_text(json.dumps(sidecar, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -230,16 +198,16 @@ def _model_notes(pipe: "SamaPipeline") -> list[str]:
     return ["the model has not learned to edit: its weights are a text-to-video model's; train it with 'sama train'"]
 
 
-def _damage_notes(reader: VideoReader, clip: ReadClip, settings: EditSettings) -> list[str]:
+def _damage_notes(reader: VideoReader, clip: Survey, settings: EditSettings) -> list[str]:
     announced = reader.info.num_frames
     wanted = min(announced, settings.num_frames or announced)
-    if reader.damaged or (settings.start == 0 and len(clip.frames) < 0.98 * wanted):
+    if reader.damaged or (settings.start == 0 and clip.num_frames < 0.98 * wanted):
         of = f" of {announced}" if announced else ""
-        return [f"{reader.path.name} is damaged or cut off: {len(clip.frames)}{of} frames decoded and were edited"]
+        return [f"{reader.path.name} is damaged or cut off: {clip.num_frames}{of} frames decoded and were edited"]
     return []
 
 
-def _other_tracks(reader: VideoReader, plan: EditPlan, clip: ReadClip, output: Path) -> Tracks:
+def _other_tracks(reader: VideoReader, plan: EditPlan, clip: Survey, output: Path) -> Tracks:
     """Sound, subtitles and the rest, tried out with the writer of the result."""
     if reader.origin is None:
         return Tracks()
@@ -247,7 +215,7 @@ def _other_tracks(reader: VideoReader, plan: EditPlan, clip: ReadClip, output: P
     picture = Picture(size=plan.output_size, fps=fps, time_base=regular_time_base(clip.times, fps), crf=settings.crf)
     check_times(clip.times, picture.time_base)
     # Sound that outlasts the pictures stays, unless the clip was cut.
-    to_the_end = not reader.damaged and (settings.num_frames is None or len(clip.frames) < settings.num_frames)
+    to_the_end = not reader.damaged and (settings.num_frames is None or clip.num_frames < settings.num_frames)
     piece = Piece(
         origin=reader.origin + clip.begin,
         end=None if to_the_end else clip.times[-1] + clip.durations[-1],
@@ -259,20 +227,21 @@ def _other_tracks(reader: VideoReader, plan: EditPlan, clip: ReadClip, output: P
 def _write_result(
     reader: VideoReader,
     plan: EditPlan,
-    clip: ReadClip,
-    edited: torch.Tensor,
+    clip: Survey,
+    edits: Iterator[tuple[torch.Tensor, torch.Tensor]],
     files: _Files,
     tracks: Tracks,
     progress: Progress,
 ) -> None:
-    num_frames = len(clip.frames)
-    upsampler = JointUpsampler(_to_tensor(clip.frames), edited) if plan.detail == "source" else None
+    num_frames = clip.num_frames
+    bring_back = _with_detail(edits) if plan.detail == "source" else _plainly(edits, plan.canvas)
     shown = {round(i * (num_frames - 1) / max(1, _CONTACT_COLUMNS - 1)) for i in range(_CONTACT_COLUMNS)}
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def results() -> Iterator[tuple[Frame, Frame]]:
-        for index, frame in enumerate(reader.frames(plan.settings.start, num_frames)):
-            source, result = _bring_back(frame.pixels, plan, edited, index, upsampler)
+        full = reader.frames(plan.settings.start, num_frames)
+        for index, (frame, enlarged) in enumerate(zip(full, bring_back, strict=True)):
+            source, result = _at_output_size(frame.pixels, plan, enlarged)
             if index in shown:
                 pairs.append((source, result))
             timing = {"time": clip.times[index], "duration": clip.durations[index]}
@@ -291,7 +260,7 @@ def _write_result(
 
 
 def _write_videos(
-    results: Iterator[tuple[Frame, Frame]], plan: EditPlan, clip: ReadClip, files: _Files, tracks: Tracks
+    results: Iterator[tuple[Frame, Frame]], plan: EditPlan, clip: Survey, files: _Files, tracks: Tracks
 ) -> None:
     fps = plan.info.fps
     time_base = regular_time_base(clip.times, fps)
@@ -310,19 +279,33 @@ def _write_videos(
                 double.write(side_by_side)
 
 
-def _bring_back(
-    pixels: np.ndarray, plan: EditPlan, edited: torch.Tensor, index: int, upsampler: JointUpsampler | None
-) -> tuple[np.ndarray, np.ndarray]:
+# From the source at the edited area's size to the result at the canvas's, one after the other.
+_Enlarged = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _with_detail(edits: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[_Enlarged]:
+    for fit in fits(edits):
+        yield fit.upsample
+
+
+def _plainly(edits: Iterator[tuple[torch.Tensor, torch.Tensor]], canvas: tuple[int, int]) -> Iterator[_Enlarged]:
+    for _, edit in edits:
+        yield partial(_resized, edit, canvas)
+
+
+def _resized(edit: torch.Tensor, canvas: tuple[int, int], _: torch.Tensor) -> torch.Tensor:
+    return resize_plainly(edit, canvas)
+
+
+def _at_output_size(pixels: np.ndarray, plan: EditPlan, enlarged: _Enlarged) -> tuple[np.ndarray, np.ndarray]:
     """Source and result of one frame, both uint8 at the output size."""
-    source = _to_tensor(_cut(pixels, plan.area))
-    if upsampler is not None:
-        result = upsampler.upsample(index, source)
-    else:
-        source, result = resize_plainly(source, plan.canvas), resize_plainly(edited[index], plan.canvas)
+    source = to_tensor(cut(pixels, plan.area))
+    result = enlarged(source)
+    source = resize_plainly(source, plan.canvas)
     height, width = plan.output_size
     top, left = (plan.canvas[0] - height) // 2, (plan.canvas[1] - width) // 2
     inside = (slice(None), slice(top, top + height), slice(left, left + width))
-    return _to_pixels(source[inside]), _to_pixels(result[inside])
+    return to_pixels(source[inside]), to_pixels(result[inside])
 
 
 def draw_contact_sheet(pairs: list[tuple[np.ndarray, np.ndarray]], row_height: int = 180) -> np.ndarray:
@@ -332,7 +315,7 @@ def draw_contact_sheet(pairs: list[tuple[np.ndarray, np.ndarray]], row_height: i
         pictures = [pair[which] for pair in pairs]
         height, width = pictures[0].shape[:2]
         size = (row_height, max(1, round(width * row_height / height)))
-        rows.append(np.concatenate([_to_pixels(resize_plainly(_to_tensor(p), size)) for p in pictures], axis=1))
+        rows.append(np.concatenate([to_pixels(resize_plainly(to_tensor(p), size)) for p in pictures], axis=1))
     return np.concatenate(rows)
 
 
@@ -340,7 +323,8 @@ def _sidecar(
     prompt: str,
     video: Path,
     plan: EditPlan,
-    clip: ReadClip,
+    clip: Survey,
+    windows: Sequence[Window],
     pipe: "SamaPipeline",
     notes: list[str],
     source: FileState,
@@ -355,12 +339,13 @@ def _sidecar(
             "height": plan.info.height,
             "width": plan.info.width,
             "fps": str(plan.info.fps),
-            "num_frames": len(clip.frames),
+            "num_frames": clip.num_frames,
             "seconds": float(clip.times[-1] + clip.durations[-1]),
         },
         "model_size": {"height": plan.model_size[0], "width": plan.model_size[1]},
         "output_size": {"height": plan.written_size[0], "width": plan.written_size[1]},
-        "windows": window_starts(len(clip.frames), plan.window, max(1, plan.window // 8)),
+        "windows": [window.start for window in windows],
+        "cuts": clip.cuts,
         "settings": asdict(resolved),
         "prompt_prefix": pipe.config.prompt_prefix,
         "scheduler": type(pipe.scheduler).__name__,

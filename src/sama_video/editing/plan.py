@@ -89,14 +89,6 @@ def _edited_area(info: VideoInfo, size: tuple[int, int], fit: str) -> tuple[int,
     return (info.height - height) // 2, (info.width - width) // 2, height, width
 
 
-def window_starts(num_frames: int, window: int, overlap: int) -> list[int]:
-    """Starts of windows of `window` frames that cover a clip, neighbours sharing at least `overlap` frames."""
-    if num_frames <= window:
-        return [0]
-    count = -(-(num_frames - overlap) // (window - overlap))
-    return [round(i * (num_frames - window) / (count - 1)) for i in range(count)]
-
-
 def check_outputs(video: Path, output: Path, *others: Path | None, overwrite: bool) -> None:
     """That an edit may write its result, the record of it and other files.
 

@@ -9,6 +9,10 @@ fine detail away or put other detail in its place (a blur, pixel art): bringing 
 Shape legend: F frames, h w model size, H W full size. Pictures are float32 `[F, 3, h, w]` or `[3, H, W]` in 0..1.
 """
 
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
@@ -60,39 +64,52 @@ CHUNK = 16  # frames fitted at once, so that memory does not grow with the clip
 _HALO = 2  # frames before and after a chunk that its smoothing in time looks at
 
 
-class JointUpsampler:
-    """Upsamples an edit frame by frame; fits are made for a few frames at a time, when first needed.
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How one frame of an edit follows from its source.
 
     Args:
-        source: `[F, 3, h, w]`, the source resized as the model saw it.
-        edit: `[F, 3, h, w]`, the model's result.
+        coefficients: `[12, h, w]`.
+        distrust: `[1, h, w]`, 0..1.
+        edit: the model's result itself, `[3, h, w]`.
     """
 
-    def __init__(self, source: torch.Tensor, edit: torch.Tensor):
-        if source.shape != edit.shape:
-            raise ValueError(f"source and edit must have one shape, got {tuple(source.shape)}, {tuple(edit.shape)}")
-        self.source, self.edit = source, edit
-        self._chunk_start: int | None = None
+    coefficients: torch.Tensor
+    distrust: torch.Tensor
+    edit: torch.Tensor
 
-    def _fitted(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Coefficients `[1, 12, h, w]` and distrust `[1, 1, h, w]` of one frame."""
-        start = index - index % CHUNK
-        if start != self._chunk_start:
-            first = max(0, start - _HALO)
-            frames = slice(first, start + CHUNK + _HALO)
-            self._fits = fit(self.source[frames], self.edit[frames])
-            self._chunk_start, self._first = start, first
-        at = index - self._first
-        return self._fits[0][at : at + 1], self._fits[1][at : at + 1]
-
-    def upsample(self, index: int, source: torch.Tensor) -> torch.Tensor:
-        """Frame `index` of the edit at the size of `source` `[3, H, W]`, in 0..1."""
+    def upsample(self, source: torch.Tensor) -> torch.Tensor:
+        """The edit at the size of `source` `[3, H, W]`, in 0..1."""
         size = source.shape[-2:]
-        coefficients, distrust = self._fitted(index)
-        explained = _apply(_bilinear(coefficients, size), source[None]).clamp_(0.0, 1.0)
-        if distrust.max() > 0:
-            explained.lerp_(resize_plainly(self.edit[index], size)[None], _bilinear(distrust, size))
+        explained = _apply(_bilinear(self.coefficients[None], size), source[None]).clamp_(0.0, 1.0)
+        if self.distrust.max() > 0:
+            explained.lerp_(resize_plainly(self.edit, size)[None], _bilinear(self.distrust[None], size))
         return explained[0]
+
+
+def fits(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Fit]:
+    """Of one frame after the other; a few are fitted at once, so that memory does not grow with the clip.
+
+    Args:
+        pairs: of each frame the source, resized as the model saw it, and the model's result, both `[3, h, w]`.
+
+    Raises:
+        ValueError: for two that have not one shape.
+    """
+    pairs, held, begun = iter(pairs), [], 0  # `begun` of the held frames are before the chunk
+    while True:
+        held += itertools.islice(pairs, begun + CHUNK + _HALO - len(held))
+        chunk = held[begun : begun + CHUNK]
+        if not chunk:
+            return
+        for source, edit in held:
+            if source.shape != edit.shape:
+                raise ValueError(f"source and edit must have one shape, got {tuple(source.shape)}, {tuple(edit.shape)}")
+        coefficients, distrust = fit(*(torch.stack(frames) for frames in zip(*held, strict=True)))
+        for at, (_, edit) in enumerate(chunk, start=begun):
+            yield Fit(coefficients=coefficients[at], distrust=distrust[at], edit=edit)
+        kept = max(0, begun + len(chunk) - _HALO)
+        held, begun = held[kept:], begun + len(chunk) - kept
 
 
 def fit(source: torch.Tensor, edit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ The time convention is that of `models/transformer_sama.py`.
 import html
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, get_type_hints
@@ -79,6 +79,19 @@ def _takes_settings(init: Init) -> Init:
     vars(init)["__signature__"] = own
     init.__annotations__ |= {name: hints[name] for name in defaults}
     return init
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownLatents:
+    """The first latents of a result, `[B or 1, Z, k, h, w]`, and their noise."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+
+    def put_into(self, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """In the place of what was sampled: `x_sigma = (1 - sigma) x_0 + sigma noise`."""
+        first = (1 - sigma) * self.latents + sigma * self.noise
+        return torch.cat([first.expand(len(latents), -1, -1, -1, -1), latents[:, :, first.shape[2] :]], dim=2)
 
 
 class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
@@ -466,6 +479,17 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             self.transformer.remember_source(source_latents.to(latents.device, dtype), latents.to(dtype), shared)
         return SourceMemories(shared=shared)
 
+    def _known_latents(self, known_frames: Video | None, latents: torch.Tensor) -> "KnownLatents | None":
+        """Of `known_frames` beside the noise that the sampling starts from."""
+        if known_frames is None:
+            return None
+        height, width = (side * self.vae_scale_factor_spatial for side in latents.shape[-2:])
+        pixels = self.prepare_video(known_frames, height, width, None).to(latents.device)
+        encoded = encode_video(self.vae, pixels, self.vae_tiling).float()
+        if encoded.shape[2] >= latents.shape[2]:
+            raise ValueError(f"known_frames must be fewer than the result's frames, got {len(known_frames)}")
+        return KnownLatents(latents=encoded, noise=latents[:, :, : encoded.shape[2]].clone())
+
     @staticmethod
     def _step(
         scheduler: Any,
@@ -538,6 +562,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         scheduler: Any,
         tensors: dict[str, Any],
         source_latents: torch.Tensor | None,
+        known: KnownLatents | None,
         generator: torch.Generator | list[torch.Generator] | None,
         batched: bool,
         callback: Callback | None,
@@ -564,6 +589,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                 tensors["latents"], tensors["semantic_latents"] = self._step(
                     scheduler, velocity, semantic_velocity, timestep, latents, semantic, noise
                 )
+                if known is not None:
+                    tensors["latents"] = known.put_into(tensors["latents"], scheduler.sigmas[index + 1])
                 if callback is not None:
                     seen = {name: tensors[name] for name in callback_inputs}
                     changed = callback(self, index, timestep, seen) or {}
@@ -601,6 +628,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
         source_refresh: int = 1,
+        known_frames: Video | None = None,
     ) -> SamaPipelineOutput | tuple:
         """Edit a video.
 
@@ -635,6 +663,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             source_refresh: compute the source's tokens in every so many steps only, and take their keys and values of
                 the last such step in between: faster and approximate above 1. A model whose `source_attention` is
                 "self" computes them once, exactly, whatever this is.
+
+            known_frames: the result's first frames, 4k+1 of the result's size, where they are known already: the others
+                are sampled to go on from them. For several steps; one step cannot see them.
 
         Raises:
             ValueError: for inputs that do not fit the model or each other.
@@ -711,6 +742,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                 batch_size, shape, generator, latents, semantic_latents, device
             )
 
+            known = self._known_latents(known_frames, latents)
+
             # 5. Denoise
             num_steps = len(scheduler.timesteps)
             self._guided_steps = range(round(guidance_start * num_steps), round(guidance_end * num_steps))
@@ -723,7 +756,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                 "negative_prompt_embeds": negative_prompt_embeds,
             }
             frames, semantic_latents = self._denoise(
-                scheduler, tensors, source_latents, generator, self._batches_guidance(num_tokens, device),
+                scheduler, tensors, source_latents, known, generator, self._batches_guidance(num_tokens, device),
                 callback_on_step_end, callback_inputs,
             )  # fmt: skip
 

@@ -1,0 +1,90 @@
+"""The source of an edit, read as a stream: first what is in it, then its frames at the model's size.
+
+Shape legend: h w model size, H W the source's size; frames are uint8 `[h, w, 3]`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from ..media.detail import resize_plainly
+from ..media.shots import changes, find_cuts
+from ..system.workers import Progress, silent
+from ..video import Frame, VideoReader
+from .plan import EditPlan
+from .settings import EditSettings
+
+_SURVEYED = 64  # pixels of a side that frames are converted at to find cuts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What the part of a source that is edited holds, without its pixels.
+
+    Times count from the first frame, which the source shows at `begin`; `cuts` are the frames that begin another shot.
+    """
+
+    begin: Fraction
+    times: list[Fraction]
+    durations: list[Fraction]
+    cuts: list[int]
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.times)
+
+
+def survey(reader: VideoReader, plan: EditPlan, settings: EditSettings, progress: Progress = silent) -> Survey:
+    """Decode all that is edited once: what is damaged and where it is cut is known before the model runs."""
+    wanted = settings.num_frames or plan.info.num_frames
+    times, durations = [], []
+
+    def passing() -> Iterator[np.ndarray]:
+        for frame in reader.frames(settings.start, settings.num_frames, _coarse_size(plan)):
+            times.append(frame.time)
+            durations.append(frame.duration)
+            progress("reading", len(times), max(len(times), wanted))
+            yield frame.pixels
+
+    cuts = find_cuts(list(changes(passing())))
+    return Survey(begin=times[0], times=[time - times[0] for time in times], durations=durations, cuts=cuts)
+
+
+def _coarse_size(plan: EditPlan) -> tuple[int, int]:
+    return min(plan.info.height, _SURVEYED), min(plan.info.width, _SURVEYED)
+
+
+def frames_at_model_size(
+    reader: VideoReader, plan: EditPlan, settings: EditSettings, num_frames: int | None = None
+) -> Iterator[np.ndarray]:
+    """Frames `[h, w, 3]` of what is edited, the first `num_frames` of it."""
+    whole = plan.area == (0, 0, plan.info.height, plan.info.width)
+    for frame in reader.frames(settings.start, num_frames, plan.model_size if whole else None):
+        yield frame.pixels if whole else _resized_area(frame, plan)
+
+
+def _resized_area(frame: Frame, plan: EditPlan) -> np.ndarray:
+    return to_pixels(resize_plainly(to_tensor(cut(frame.pixels, plan.area)), plan.model_size))
+
+
+def cut(pixels: np.ndarray, area: tuple[int, int, int, int]) -> np.ndarray:
+    """The area of a picture; beyond its border the nearest pixel is repeated."""
+    if area == (0, 0, *pixels.shape[:2]):
+        return pixels
+    top, left, height, width = area
+    rows = np.clip(np.arange(top, top + height), 0, pixels.shape[0] - 1)
+    columns = np.clip(np.arange(left, left + width), 0, pixels.shape[1] - 1)
+    return pixels[rows][:, columns]
+
+
+def to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 `[.., H, W, 3]` -> float32 `[.., 3, H, W]` in 0..1."""
+    return torch.from_numpy(pixels).movedim(-1, -3).float().div_(255.0)
+
+
+def to_pixels(picture: torch.Tensor) -> np.ndarray:
+    """float `[.., 3, H, W]` in 0..1 -> uint8 `[.., H, W, 3]`."""
+    return picture.mul(255.0).round_().to(torch.uint8).movedim(-3, -1).contiguous().numpy()
