@@ -1,9 +1,9 @@
-"""A long clip against short ones, with the nano: success, flicker where windows meet, and memory from 10 s to 4 minutes.
+"""Long clips against short ones, with the nano: success, flicker where windows meet, memory from 10 s to 4 minutes.
 
     python benchmarks/bench_long.py [--steps 1] [--minutes 4]
 
-The engine's edits of the split `known` at 20 times the length of training; the same edits at that length are the baseline.
-Flicker at a border is the mean change from frame to frame of what the edit adds to the target there, over that elsewhere.
+The engine's edits of the split `known` at 20 times the length of training; the same edits at that length are the
+baseline. Flicker at a border is how much the result's error changes from frame to frame there, over that elsewhere.
 """
 
 import argparse

@@ -1,25 +1,31 @@
 import itertools
 import json
 import os
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import sama_video
 from sama_video.editing import EditSettings, edit_frames, edit_video, plan_edit, plan_windows, read_sidecar, sidecar_of
-from sama_video.editing.reading import to_tensor
+from sama_video.editing.plan import _edited_area
+from sama_video.editing.reading import _resized_area, to_tensor
 from sama_video.editing.windows import overlap_of
+from sama_video.models.shapes import RELEASE_SIZES, release_size
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.pipelines.selection import ModelInfo
 from sama_video.system.errors import UserError
-from sama_video.video import VideoInfo, VideoReader, write_lossless
+from sama_video.video import Frame, VideoInfo, VideoReader, write_lossless
 from tests import tiny
 from tests.clips import write_clip
 
+GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 QUICK = EditSettings(num_inference_steps=1)
 
 
@@ -247,6 +253,29 @@ def test_plans():
     assert plan(max_pixels=256 * 256).model_size == (224, 304)
 
 
+@pytest.mark.parametrize("case", range(3))
+def test_the_release_sees_the_same_frames(case):
+    """Golden pictures of the release's own cropping and resizing."""
+    tensors = load_file(GOLDEN / "M1_misc.safetensors")
+    before, after = (tensors[f"crop{case}.{name}"].numpy() for name in ("in", "out"))
+    info = VideoInfo(*before.shape[:2], Fraction(25), 1, has_audio=False, is_image=False)
+    area = _edited_area(info, after.shape[:2], "release")
+    found = _resized_area(
+        Frame(before, Fraction(0), Fraction(1)), replace(plan(), area=area, model_size=after.shape[:2])
+    )
+    assert np.abs(found.astype(int) - after).mean() < 0.01
+
+
+def test_the_release_has_sizes_of_its_own():
+    answers = json.loads((GOLDEN / "index.json").read_text())["cases"]["M1_misc"]
+    assert [list(size[::-1]) for size in RELEASE_SIZES] == answers["resolutions_wh"]
+    for source, size in answers["closest"].items():
+        width, height = map(int, source.split("x"))
+        assert release_size(height, width) == tuple(size[::-1])
+    release = plan(info=(1080, 1920), fit="release")
+    assert (release.model_size, release.output_size) == ((480, 832), (1080, 1872))
+
+
 @pytest.mark.parametrize("fit", ["resize", "crop", "pad"])
 @pytest.mark.parametrize("detail", ["source", "none"])
 def test_every_fit_gives_the_planned_size(fit, detail, pipe, tmp_path):
@@ -289,6 +318,7 @@ def test_padding_comes_off_where_it_was_put(pipe, tmp_path, monkeypatch):
         ({"flow_shift": -3.0}, "`flow_shift` must be above 0"),
         ({"guidance_scale": float("nan")}, "`guidance_scale` must be a finite number"),
         ({"fit": "stretch"}, "`fit` must be one of"),
+        ({"fit": "release", "max_pixels": 4096}, "`fit` release has sizes of its own"),
         ({"detail": "much"}, "`detail` must be one of"),
     ],
 )

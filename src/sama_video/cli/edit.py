@@ -50,7 +50,9 @@ def edit(
     ] = None,
     start: Annotated[float, typer.Option(help="Seconds into the source.")] = 0.0,
     num_frames: Annotated[int | None, typer.Option(help="Edit so many frames; default: all.")] = None,
-    fit: Annotated[str, typer.Option(help="resize, crop or pad to the working size.")] = "resize",
+    fit: Annotated[
+        str, typer.Option(help="resize, crop or pad to the working size; release: as the authors' code cuts.")
+    ] = "resize",
     output_size: Annotated[str, typer.Option(help="source or model.")] = "source",
     detail: Annotated[
         str | None, typer.Option(help="source brings back the source's resolution, none resizes plainly.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..models.shapes import fit_size, nearest_multiple
+from ..models.shapes import fit_size, nearest_multiple, release_size
 from ..pipelines.scope import scope_note
 from ..pipelines.selection import ModelInfo
 from ..system.errors import UserError
@@ -60,6 +60,8 @@ def plan_edit(info: VideoInfo, settings: EditSettings, model: ModelInfo) -> Edit
                 f"`height` and `width` must divide by {pixel_multiple}, got {size[0]}x{size[1]}; "
                 f"use `height` {better[0]} `width` {better[1]}"
             )
+    elif settings.fit == "release":
+        size = release_size(info.height, info.width)
     else:
         size = fit_size(info.height, info.width, settings.max_pixels or model.native_area, model.pixel_multiple)
     area = _edited_area(info, size, settings.fit)
@@ -83,6 +85,11 @@ def plan_edit(info: VideoInfo, settings: EditSettings, model: ModelInfo) -> Edit
 def _edited_area(info: VideoInfo, size: tuple[int, int], fit: str) -> tuple[int, int, int, int]:
     if fit == "resize":
         return 0, 0, info.height, info.width
+    if fit == "release":
+        # Whole pixels of the source, the rest cut off, before anything is resized.
+        height = min(info.height, int(info.width * size[0] / size[1]))
+        width = min(info.width, int(info.height * size[1] / size[0]))
+        return (info.height - height) // 2, (info.width - width) // 2, height, width
     scales = (info.height / size[0], info.width / size[1])
     scale = min(scales) if fit == "crop" else max(scales)
     height, width = round(size[0] * scale), round(size[1] * scale)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+import PIL.Image
 import torch
 
-from ..media.detail import resize_plainly
 from ..media.shots import changes, find_cuts
 from ..system.workers import Progress, silent
 from ..video import Frame, VideoReader
@@ -61,13 +61,16 @@ def frames_at_model_size(
     reader: VideoReader, plan: EditPlan, settings: EditSettings, num_frames: int | None = None
 ) -> Iterator[np.ndarray]:
     """Frames `[h, w, 3]` of what is edited, the first `num_frames` of it."""
-    whole = plan.area == (0, 0, plan.info.height, plan.info.width)
+    # FFmpeg resizes faster; what the release saw was resized by Pillow.
+    whole = plan.area == (0, 0, plan.info.height, plan.info.width) and settings.fit != "release"
     for frame in reader.frames(settings.start, num_frames, plan.model_size if whole else None):
         yield frame.pixels if whole else _resized_area(frame, plan)
 
 
 def _resized_area(frame: Frame, plan: EditPlan) -> np.ndarray:
-    return to_pixels(resize_plainly(to_tensor(cut(frame.pixels, plan.area)), plan.model_size))
+    height, width = plan.model_size
+    area = PIL.Image.fromarray(np.ascontiguousarray(cut(frame.pixels, plan.area)))
+    return np.array(area.resize((width, height), PIL.Image.Resampling.BICUBIC))
 
 
 def cut(pixels: np.ndarray, area: tuple[int, int, int, int]) -> np.ndarray:

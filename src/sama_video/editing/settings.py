@@ -19,7 +19,11 @@ _LOWEST = {
     "source_refresh": 1,
     "guidance_start": 0,
 }
-_CHOICES = {"fit": ("resize", "crop", "pad"), "output_size": ("source", "model"), "detail": ("source", "none")}
+_CHOICES = {
+    "fit": ("resize", "crop", "pad", "release"),
+    "output_size": ("source", "model"),
+    "detail": ("source", "none"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,8 @@ class EditSettings:
         start: seconds into the source at which to begin.
         num_frames: edit only so many frames; None for all.
         fit: how a source of another aspect ratio meets the working size: squeezed a little ("resize"), cut ("crop"),
-            or with borders that are taken off again ("pad").
+            or with borders that are taken off again ("pad"). "release" cuts as the authors' release does, to its
+            sizes: the frames that the released weights would have seen there.
         output_size: "source" or "model".
         detail: "source" brings back the source's own resolution (see `detail.py`), "none" resizes plainly. None means
             "source" where the working size is below the source's.
@@ -59,7 +64,7 @@ class EditSettings:
     max_source_pixels: int | None = None
     start: float = 0.0
     num_frames: int | None = None
-    fit: Literal["resize", "crop", "pad"] = "resize"
+    fit: Literal["resize", "crop", "pad", "release"] = "resize"
     output_size: Literal["source", "model"] = "source"
     detail: Literal["source", "none"] | None = None
     crf: int = 16
@@ -86,6 +91,8 @@ class EditSettings:
                 f"`guidance_end` must be between `guidance_start`, here {self.guidance_start:g}, and 1, got "
                 f"{self.guidance_end:g}"
             )
+        if self.fit == "release" and not self.height == self.width == self.max_pixels is None:
+            raise UserError("`fit` release has sizes of its own; leave `height`, `width` and `max_pixels` out")
         if (self.height is None) != (self.width is None):
             raise UserError("give both `height` and `width`, or neither")
 

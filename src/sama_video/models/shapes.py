@@ -102,6 +102,21 @@ def nearest_multiple(length: float, multiple: int) -> int:
     return max(multiple, round(length / multiple) * multiple)
 
 
+# (height, width) of the release: multiples of 32 at about 480 x 832 pixels, height / width from 1/2 to 2.
+RELEASE_SIZES = tuple(
+    (height, width)
+    for width, height in (
+        *((896, 448), (832, 480), (768, 512), (736, 544), (704, 576), (672, 608), (640, 640), (608, 672)),
+        *((576, 704), (544, 736), (512, 768), (512, 800), (480, 832), (448, 864), (448, 896)),
+    )
+)
+
+
+def release_size(height: int, width: int) -> tuple[int, int]:
+    """The (height, width) at which the release edits a source of this size: the nearest by width / height."""
+    return min(RELEASE_SIZES, key=lambda size: abs(size[1] / size[0] - width / height))
+
+
 def fit_size(height: float, width: float, area: int, multiple: int) -> tuple[int, int]:
     """The (height, width) in multiples of `multiple` nearest to the aspect ratio height : width at about `area` pixels.
 
