@@ -78,6 +78,7 @@ def test_roles_begin_with_weights_that_tell_neither_way(tiny_settings, tmp_path)
         pytest.param("ablation-components", "nano-small", 4, marks=pytest.mark.slow),
         pytest.param("ablation-components", "components-5b", 4, marks=pytest.mark.slow),
         ("ablation-roles", "roles-5b", 2),
+        ("ablation-source-attention", "roles-5b", 2),
     ],
 )
 def test_a_dry_run_estimates_every_variant(command, recipe, runs):

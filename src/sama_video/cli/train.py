@@ -51,6 +51,7 @@ class RecipeCommand(TyperCommand):
 _OTHERS = (
     "sama train ablation-components --out OUT: Table 5's four variants, with seeds, scores, tables and curves",
     "sama train ablation-roles --out OUT: Table 6's two variants",
+    "sama train ablation-source-attention --out OUT: a source that everything changes, and one that is computed once",
     "sama train plot RUN... --out curves.png",
 )
 train_app = typer.Typer(cls=TrainGroup, add_completion=False)
@@ -130,7 +131,7 @@ def ablate(
     _run_ablation(ablation, ablation_runs(ablation, stages, _named(out), seeds), _named(out), items, resume)
 
 
-for _name in ("components", "roles"):
+for _name in ("components", "roles", "source-attention"):
     train_app.command(f"{_ABLATION}{_name}")(ablate)
 
 

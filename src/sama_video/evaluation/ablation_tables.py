@@ -85,9 +85,9 @@ def ablation_tables(
         for number in reversed(numbers):
             exact += _exact_tables(ablation, finished, number, held_out, progress)
         exact.append(unedited_table(held_out))
-    printed = paper_apart(published_table(ablation.published), _OTHER_SCALE)
+    printed = [paper_apart(published_table(ablation.published), _OTHER_SCALE)] if ablation.published else []
     losses = [_loss_table(ablation, finished, number) for number in numbers]
-    return [*exact[:1], printed, *exact[1:], *losses]
+    return [*exact[:1], *printed, *exact[1:], *losses]
 
 
 def _by_variant(ablation: Ablation, runs: Sequence[AblationRun]) -> dict[str, list[AblationRun]]:

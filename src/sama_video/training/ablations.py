@@ -1,4 +1,4 @@
-"""The paper's ablations (Tables 5 and 6) as sets of runs: a variant is a function of the stages of any recipe.
+"""Ablations, the paper's (Tables 5 and 6) and our own, as sets of runs: a variant is a function of a recipe's stages.
 
 The runs of one seed begin with the same weights and draw the same samples, noise and order; they differ in their
 variant and in nothing else. Every run is an ordinary one in a folder of its own, `OUT/VARIANT-SEED`, which
@@ -40,17 +40,17 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """A question of the paper.
+    """A question, of the paper or our own.
 
     Args:
         variants: what the others are compared with comes first.
-        published: name of the paper's table in `evaluation/published`.
+        published: name of the paper's table in `evaluation/published`; None where it has none.
         as_wan: whether untrained weights must not tell source and target apart yet, see `nano.parts.new_nano`.
     """
 
     title: str
     variants: tuple[Variant, ...]
-    published: str
+    published: str | None
     as_wan: bool = False
 
 
@@ -61,8 +61,8 @@ def _components(*, anchoring: bool, alignment: bool) -> Callable[[TrainConfig], 
     return lambda stage: stage.changed(model=model, data=data)
 
 
-def _roles(kind: str) -> Callable[[TrainConfig], TrainConfig]:
-    return lambda stage: stage.changed(model={"roles": kind})
+def _model(name: str, kind: str) -> Callable[[TrainConfig], TrainConfig]:
+    return lambda stage: stage.changed(model={name: kind})
 
 
 ABLATIONS = {
@@ -79,11 +79,19 @@ ABLATIONS = {
     "roles": Ablation(
         title="Type embeddings and shifted RoPE",
         variants=(
-            Variant(name="shifted-rope", title="shifted RoPE", change=_roles("shifted_rope")),
-            Variant(name="type", title="type embeddings", change=_roles("type")),
+            Variant(name="shifted-rope", title="shifted RoPE", change=_model("roles", "shifted_rope")),
+            Variant(name="type", title="type embeddings", change=_model("roles", "type")),
         ),
         published="table_6",
         as_wan=True,
+    ),
+    "source-attention": Ablation(
+        title="Sources that see everything and sources that see themselves alone",
+        variants=(
+            Variant(name="full", title="full", change=_model("source_attention", "full")),
+            Variant(name="self", title="self", change=_model("source_attention", "self")),
+        ),
+        published=None,
     ),
 }
 
