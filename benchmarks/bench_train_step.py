@@ -23,7 +23,8 @@ from sama_video.models.presets import PRESETS
 from sama_video.system.platforms import peak_memory
 from sama_video.system.precision import choose_precision
 
-FRAMES, SIDE, BATCH, TEXT = 5, 16, 8, 32  # latent frames of one stream, latent side, samples, text rows
+FRAMES, SIDE, BATCH = 5, 16, 8  # latent frames of one stream, latent side, samples
+TEXT = PRESETS["nano"].settings.max_sequence_length  # rows
 STEPS, ROUNDS = 6, 5
 PRECISION = choose_precision("cpu")
 
