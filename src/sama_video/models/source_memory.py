@@ -33,8 +33,10 @@ class SourceMemory:
     def num_bytes(self) -> int:
         return sum(part.nbytes for pair in self._pairs.values() for part in pair)
 
-    def write(self, attention: nn.Module, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Of the source's tokens alone, `[B, N, H, D]`, rotated."""
+    def write(self, attention: nn.Module, key: torch.Tensor, value: torch.Tensor, num_tokens: int) -> None:
+        """Of the first `num_tokens`, which are the source's; `[B, N, H, D]`, rotated."""
+        if num_tokens < key.shape[1]:  # a view would keep the others, too
+            key, value = key[:, :num_tokens].clone(), value[:, :num_tokens].clone()
         self._pairs[attention] = (key, value)
 
     def before(self, attention: nn.Module, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +100,7 @@ class SourceMemoryAttnProcessor(WanAttnProcessor):
         query, key = (rotated(x, rotary_emb.cos, rotary_emb.sin) for x in (query, key))
         memory, num_written = rotary_emb.memory, rotary_emb.num_written
         if num_written:
-            memory.write(attn, key[:, :num_written], value[:, :num_written])
+            memory.write(attn, key, value, num_written)
         else:
             key, value = memory.before(attn, key, value)
         attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
