@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import sama_video
 from sama_video.editing import EditSettings, edit_frames, edit_video, plan_edit, plan_windows, read_sidecar, sidecar_of
 from sama_video.editing.plan import _edited_area
-from sama_video.editing.reading import _resized_area, to_tensor
+from sama_video.editing.source_stream import _resized_area, to_tensor
 from sama_video.editing.windows import overlap_of
 from sama_video.models.shapes import RELEASE_SIZES, release_size
 from sama_video.pipelines.loading import load_pipeline

@@ -10,9 +10,9 @@ from ..system.lazy import lazy_names
 if TYPE_CHECKING:
     from .editor import draw_contact_sheet, edit_frames, edit_video
     from .plan import EditPlan, check_edit, check_names, check_outputs, plan_edit
-    from .reading import Survey, frames_at_model_size, survey
     from .record import FileState, differences, knows_its_source, read_sidecar, sidecar_of
     from .settings import EditSettings
+    from .source_stream import Survey, frames_at_model_size, survey
     from .windows import Window, plan_windows
 
 __all__ = [
@@ -37,4 +37,4 @@ __all__ = [
     "survey",
 ]
 
-__getattr__ = lazy_names(__name__, __all__, "settings", "record", "plan", "windows", "reading", "editor")
+__getattr__ = lazy_names(__name__, __all__, "settings", "record", "plan", "windows", "source_stream", "editor")

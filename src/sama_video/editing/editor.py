@@ -36,9 +36,9 @@ from ..video import (
     write_image,
 )
 from .plan import EditPlan, check_edit, check_outputs
-from .reading import Survey, cut, frames_at_model_size, survey, to_pixels, to_tensor
 from .record import FileState, sidecar_of
 from .settings import EditSettings
+from .source_stream import Survey, cut, frames_at_model_size, survey, to_pixels, to_tensor
 from .windows import Window, plan_windows
 
 if TYPE_CHECKING:
