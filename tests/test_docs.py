@@ -113,7 +113,8 @@ def settings(values):
 def shortened(arguments):
     """What is appended, so that a command takes seconds."""
     if arguments[0] == "edit":
-        small = ["--max-pixels", "4096"] if any(name in arguments for name in STAND_INS) else []
+        has_own_size = "--dry-run" in arguments
+        small = ["--max-pixels", "4096"] if any(name in arguments for name in STAND_INS) and not has_own_size else []
         return ["--num-inference-steps", "1", *small]
     if arguments[:2] == ["train", "smoke"]:
         return settings(SHORT | (TINY if "--resume" in arguments else {}))
