@@ -16,6 +16,7 @@ import torch
 from common import setting
 
 from sama_video.editing import EditSettings, edit_frames, frames_at_model_size, plan_edit, plan_windows
+from sama_video.editing.source_stream import to_tensor
 from sama_video.media.detail import fits, resize_plainly
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.synth.instructions import LOOK_WORDINGS
@@ -23,10 +24,6 @@ from sama_video.synth.looks import LOOKS
 from sama_video.video import VideoReader
 
 COLUMNS = 7
-
-
-def to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels).movedim(-1, -3).float() / 255
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -75,7 +72,7 @@ def main() -> None:
     for clip in arguments.clips:
         reader = VideoReader(clip)
         plan = plan_edit(reader.info, settings, pipe.model_info)
-        frames = np.stack([*frames_at_model_size(reader, plan, settings, settings.num_frames)])
+        frames = np.stack([*frames_at_model_size(reader, plan, settings.num_frames)])
         windows = plan_windows(len(frames), [], plan.window)
         source, middle, pairs = to_tensor(frames), len(frames) // 2, []
         for look, make in LOOKS.items():

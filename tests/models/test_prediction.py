@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sama_video.models.latents import noised
 from sama_video.models.prediction import AroundSource
-from sama_video.training.losses import flow_matching_step, noised
+from sama_video.training.losses import flow_matching_step
 from tests import tiny
 
 SHAPE = (2, 4, 4, 8, 8)

@@ -12,7 +12,6 @@ import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +37,7 @@ from ..video import (
 from .plan import EditPlan, check_edit, check_outputs
 from .record import FileState, sidecar_of
 from .settings import EditSettings
-from .source_stream import Survey, cut, frames_at_model_size, survey, to_pixels, to_tensor
+from .source_stream import Survey, cropped, frames_at_model_size, survey, to_pixels, to_tensor
 from .windows import Window, plan_windows
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def edit_video(
     check_outputs(video, output, compare, contact_sheet, overwrite=True)
 
     # 1. See what is there; say what source and weights are, as they are now
-    clip = survey(reader, plan, settings, progress)
+    clip = survey(reader, plan, progress)
     notes = [*plan.notes, *reader.notes, *_damage_notes(reader, clip, settings), *_model_notes(pipe)]
     source, model = _identities(video, pipe, progress)
 
@@ -162,7 +161,7 @@ def edit_video(
 
         # 3. Edit window by window, bring every frame back to the output size and write it
         windows = plan_windows(clip.num_frames, clip.cuts, plan.window)
-        frames = frames_at_model_size(reader, plan, settings, clip.num_frames)
+        frames = frames_at_model_size(reader, plan, clip.num_frames)
         pairs = edit_frames(pipe, frames, prompt, settings, windows, progress)
         sidecar = _sidecar(prompt, video, plan, clip, windows, pipe, notes, source, model)
         sidecar["others"] = [path.name for path in (compare, contact_sheet) if path is not None]
@@ -290,16 +289,12 @@ def _with_detail(edits: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Iterator
 
 def _plainly(edits: Iterator[tuple[torch.Tensor, torch.Tensor]], canvas: tuple[int, int]) -> Iterator[_Enlarged]:
     for _, edit in edits:
-        yield partial(_resized, edit, canvas)
-
-
-def _resized(edit: torch.Tensor, canvas: tuple[int, int], _: torch.Tensor) -> torch.Tensor:
-    return resize_plainly(edit, canvas)
+        yield lambda _, edit=edit: resize_plainly(edit, canvas)
 
 
 def _at_output_size(pixels: np.ndarray, plan: EditPlan, enlarged: _Enlarged) -> tuple[np.ndarray, np.ndarray]:
     """Source and result of one frame, both uint8 at the output size."""
-    source = to_tensor(cut(pixels, plan.area))
+    source = to_tensor(cropped(pixels, plan.area))
     result = enlarged(source)
     source = resize_plainly(source, plan.canvas)
     height, width = plan.output_size

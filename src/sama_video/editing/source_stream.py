@@ -15,7 +15,6 @@ from ..media.shots import changes, find_cuts
 from ..system.workers import Progress, silent
 from ..video import Frame, VideoReader
 from .plan import EditPlan
-from .settings import EditSettings
 
 _SURVEYED = 64  # pixels of a side that frames are converted at to find cuts
 
@@ -37,8 +36,9 @@ class Survey:
         return len(self.times)
 
 
-def survey(reader: VideoReader, plan: EditPlan, settings: EditSettings, progress: Progress = silent) -> Survey:
+def survey(reader: VideoReader, plan: EditPlan, progress: Progress = silent) -> Survey:
     """Decode all that is edited once: what is damaged and where it is cut is known before the model runs."""
+    settings = plan.settings
     wanted = settings.num_frames or plan.info.num_frames
     times, durations = [], []
 
@@ -57,23 +57,21 @@ def _coarse_size(plan: EditPlan) -> tuple[int, int]:
     return min(plan.info.height, _SURVEYED), min(plan.info.width, _SURVEYED)
 
 
-def frames_at_model_size(
-    reader: VideoReader, plan: EditPlan, settings: EditSettings, num_frames: int | None = None
-) -> Iterator[np.ndarray]:
+def frames_at_model_size(reader: VideoReader, plan: EditPlan, num_frames: int | None = None) -> Iterator[np.ndarray]:
     """Frames `[h, w, 3]` of what is edited, the first `num_frames` of it."""
     # FFmpeg resizes faster; what the release saw was resized by Pillow.
-    whole = plan.area == (0, 0, plan.info.height, plan.info.width) and settings.fit != "release"
-    for frame in reader.frames(settings.start, num_frames, plan.model_size if whole else None):
+    whole = plan.area == (0, 0, plan.info.height, plan.info.width) and plan.settings.fit != "release"
+    for frame in reader.frames(plan.settings.start, num_frames, plan.model_size if whole else None):
         yield frame.pixels if whole else _resized_area(frame, plan)
 
 
 def _resized_area(frame: Frame, plan: EditPlan) -> np.ndarray:
     height, width = plan.model_size
-    area = PIL.Image.fromarray(np.ascontiguousarray(cut(frame.pixels, plan.area)))
+    area = PIL.Image.fromarray(np.ascontiguousarray(cropped(frame.pixels, plan.area)))
     return np.array(area.resize((width, height), PIL.Image.Resampling.BICUBIC))
 
 
-def cut(pixels: np.ndarray, area: tuple[int, int, int, int]) -> np.ndarray:
+def cropped(pixels: np.ndarray, area: tuple[int, int, int, int]) -> np.ndarray:
     """The area of a picture; beyond its border the nearest pixel is repeated."""
     if area == (0, 0, *pixels.shape[:2]):
         return pixels

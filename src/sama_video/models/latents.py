@@ -176,3 +176,22 @@ def _blend(
     assert total is not None
     assert weight is not None
     return total / weight
+
+
+def noised(x_0: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """`x_sigma = (1 - sigma) x_0 + sigma noise` of a batch, one sigma `[B]` per sample or one for all."""
+    level = sigma.view(-1, *[1] * (x_0.ndim - 1))
+    return (1 - level) * x_0 + level * noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownLatents:
+    """The first latents of a result, `[B or 1, Z, k, h, w]`, and their noise."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+
+    def put_into(self, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """In the place of what was sampled, with the noise of its sigma."""
+        first = noised(self.latents, self.noise, sigma)
+        return torch.cat([first.expand(len(latents), -1, -1, -1, -1), latents[:, :, first.shape[2] :]], dim=2)

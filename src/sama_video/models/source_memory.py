@@ -11,11 +11,12 @@ they depend on all of that, and reading those of an earlier step is an approxima
 Shape legend: B batch, N tokens, H heads, D their width.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
+from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, _get_qkv_projections
 from torch import nn
 
 
@@ -107,15 +108,10 @@ class SourceMemoryAttnProcessor(WanAttnProcessor):
         return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
 
 
-def _projections(attn: WanAttention, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """`[B, N, H D]` -> normalised queries and keys, and values, `[B, N, H, D]`."""
-    fused = attn.fused_projections
-    query, key, value = (
-        attn.to_qkv(tokens).chunk(3, dim=-1) if fused else (attn.to_q(tokens), attn.to_k(tokens), attn.to_v(tokens))
-    )
-    heads = (attn.norm_q(query), attn.norm_k(key), value)
-    query, key, value = (x.unflatten(2, (attn.heads, -1)) for x in heads)
-    return query, key, value
+def _projections(attn: WanAttention, tokens: torch.Tensor) -> Iterator[torch.Tensor]:
+    """`[B, N, H D]` -> normalised queries and keys, and values, each `[B, N, H, D]`."""
+    query, key, value = _get_qkv_projections(attn, tokens, tokens)
+    return (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(query), attn.norm_k(key), value))
 
 
 def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

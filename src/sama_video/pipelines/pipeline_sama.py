@@ -7,7 +7,7 @@ The time convention is that of `models/transformer_sama.py`.
 import html
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, get_type_hints
@@ -22,7 +22,7 @@ from diffusers.utils.torch_utils import get_module_execution_device, randn_tenso
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
-from ..models.latents import Tiling, decode_latents, encode_video
+from ..models.latents import KnownLatents, Tiling, decode_latents, encode_video
 from ..models.presets import PipelineSettings
 from ..models.shapes import (
     TEMPORAL_FACTOR,
@@ -79,19 +79,6 @@ def _takes_settings(init: Init) -> Init:
     vars(init)["__signature__"] = own
     init.__annotations__ |= {name: hints[name] for name in defaults}
     return init
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnownLatents:
-    """The first latents of a result, `[B or 1, Z, k, h, w]`, and their noise."""
-
-    latents: torch.Tensor
-    noise: torch.Tensor
-
-    def put_into(self, latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """In the place of what was sampled: `x_sigma = (1 - sigma) x_0 + sigma noise`."""
-        first = (1 - sigma) * self.latents + sigma * self.noise
-        return torch.cat([first.expand(len(latents), -1, -1, -1, -1), latents[:, :, first.shape[2] :]], dim=2)
 
 
 class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
@@ -479,7 +466,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             self.transformer.remember_source(source_latents.to(latents.device, dtype), latents.to(dtype), shared)
         return SourceMemories(shared=shared)
 
-    def _known_latents(self, known_frames: Video | None, latents: torch.Tensor) -> "KnownLatents | None":
+    def _known_latents(self, known_frames: Video | None, latents: torch.Tensor) -> KnownLatents | None:
         """Of `known_frames` beside the noise that the sampling starts from."""
         if known_frames is None:
             return None
@@ -577,8 +564,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                     break
                 self._current_timestep = timestep
                 self._memories.begin_step(index)
-                self._place = {"step_index": index, "num_inference_steps": len(timesteps)}
-                self._place["sigma"] = float(scheduler.sigmas[index])
+                sigma = float(scheduler.sigmas[index])
+                self._place = {"step_index": index, "num_inference_steps": len(timesteps), "sigma": sigma}
                 latents, semantic = tensors["latents"], tensors["semantic_latents"]
                 velocity, predicted = self._predict_with_guidance(
                     latents, semantic, timestep, source_latents,
@@ -663,9 +650,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             source_refresh: compute the source's tokens in every so many steps only, and take their keys and values of
                 the last such step in between: faster and approximate above 1. A model whose `source_attention` is
                 "self" computes them once, exactly, whatever this is.
-
             known_frames: the result's first frames, 4k+1 of the result's size, where they are known already: the others
-                are sampled to go on from them. For several steps; one step cannot see them.
+                are sampled to follow them. For several steps; one step cannot see them.
 
         Raises:
             ValueError: for inputs that do not fit the model or each other.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..models.latents import noised
 from ..models.transformer_sama import SamaTransformer3DModel
 
 
@@ -38,12 +39,6 @@ def sample_sigmas(
     else:
         sigma = torch.randn(batch_size, generator=generator).sigmoid()
     return shift * sigma / (1 + (shift - 1) * sigma)
-
-
-def noised(x_0: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """`x_sigma` of a batch, one sigma `[B]` per sample."""
-    level = sigma.view(-1, *[1] * (x_0.ndim - 1))
-    return (1 - level) * x_0 + level * noise
 
 
 def flow_matching_step(

@@ -86,6 +86,7 @@ UNTRAINED = "untrained"  # as `model.init`: a nano that has learned nothing yet,
 # source has to be understood; and its few steps of sampling lie near 1 (docs/decisions/small-models.md).
 _NANO_SHIFT = 60.0
 _NANO_IMAGES = ((1, 128, 128), (1, 112, 144), (1, 144, 112))
+_THINGS = ("local_add", "replace", "local_change")  # of all families these take longest
 _NANO_LONG_CLIPS = ((17, 128, 128), (17, 128, 128), (17, 112, 144), (17, 96, 176))
 _NANO_CLIPS = (*((frames, 128, 128) for frames in (5, 9, 17)), (9, 112, 144), (9, 144, 112), (9, 96, 176), (9, 176, 96))
 
@@ -99,8 +100,7 @@ def _engine(num_samples: int, shapes: tuple[tuple[int, int, int], ...], **values
 def nano_pictures() -> TrainConfig:
     """What SAMA-Nano learns first, on small pictures: words, places, things and looks."""
     every = _engine(48_000, ((1, 96, 96),))
-    # Of all families these take longest.
-    things = _engine(24_000, ((1, 96, 96),), seed=1, families=("local_add", "replace", "local_change"))
+    things = _engine(24_000, ((1, 96, 96),), seed=1, families=_THINGS)
     return TrainConfig(
         name="nano_pictures",
         model=ModelConfig(init=UNTRAINED, preset="nano-narrow", semantic_encoder="nano", train_text_encoder=True),
@@ -180,13 +180,13 @@ def _with_engines(config: TrainConfig, *engines: dict[str, Any]) -> TrainConfig:
 
 def nano_gpu() -> TrainConfig:
     """SAMA-Nano as it ships, on one GPU in ten minutes: from what `nano` trained, made twice as wide before."""
-    shapes, things = _NANO_LONG_CLIPS, ("local_add", "replace", "local_change")
+    clips, images = _NANO_LONG_CLIPS, _NANO_IMAGES
     datasets = (
-        DatasetConfig(name="video edits", engine=_engine(50_000, shapes, seed=1)),
-        DatasetConfig(name="video things", engine=_engine(30_000, shapes, seed=2, families=things)),
-        DatasetConfig(name="image edits", engine=_engine(50_000, _NANO_IMAGES, seed=3)),
-        DatasetConfig(name="image things", engine=_engine(20_000, _NANO_IMAGES, seed=4, families=things)),
-        DatasetConfig(name="looks", engine=_engine(20_000, _NANO_IMAGES, seed=5, families=("global_style",))),
+        DatasetConfig(name="video edits", engine=_engine(50_000, clips, seed=1)),
+        DatasetConfig(name="video things", engine=_engine(30_000, clips, seed=2, families=_THINGS)),
+        DatasetConfig(name="image edits", engine=_engine(50_000, images, seed=3)),
+        DatasetConfig(name="image things", engine=_engine(20_000, images, seed=4, families=_THINGS)),
+        DatasetConfig(name="looks", engine=_engine(20_000, images, seed=5, families=("global_style",))),
     )
     return replace(nano_finetuning(), name="nano_gpu").changed(
         model={"init": "runs/nano-wide", "preset": "nano"},

@@ -25,14 +25,13 @@ from ..data.manifest import CAPTIONED, Row, parse_column_map, read_manifest
 from ..data.pretext import TEXT_TO_VIDEO, disturb, possible_tasks, task_prompt
 from ..data.samples import Sample
 from ..media.metrics import psnr, score_edit
-from ..models.latents import decode_latents, video_to_model_range, video_to_pixels
+from ..models.latents import decode_latents, noised, video_to_model_range, video_to_pixels
 from ..models.shapes import nearest_multiple, neighbouring_num_frames
 from ..synth.engine import Engine
 from ..system.errors import UserError
 from ..system.files import written_aside
 from .config import TrainConfig, ValidationConfig
 from .logs.sheet import draw_sheet, write_side_by_side
-from .losses import noised
 from .parallel import Trainable, forget_gathered
 
 ONE_STEP_SIGMA = 0.96
