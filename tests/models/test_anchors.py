@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sama_video.models.presets import PRESETS, estimate
+from sama_video.models.presets import PRESETS, describe
 from sama_video.models.shapes import anchor_indices, semantic_tokens, tokens_per_anchor
+from sama_video.pipelines.selection import parts_of_preset
 
 
 def test_one_anchor_is_the_first_frame_and_an_image_its_own():
@@ -39,7 +40,9 @@ def test_what_is_told_of_a_model_counts_them(num_frames, tokens):
     preset = PRESETS["wan2.1-14b"]
     settings = replace(preset.settings, num_semantic_tokens=3 * 17)
     coarse = replace(preset, transformer={**preset.transformer, "semantic_grid": 4}, settings=settings)
-    assert f" semantic {tokens} + " in "\n".join(estimate("wan2.1-14b", coarse, num_frames=num_frames))
+    parts = parts_of_preset(coarse)
+    lines = describe("wan2.1-14b", coarse, parts, num_frames=num_frames, device_memory=2**36)
+    assert f" semantic {tokens} + " in "\n".join(lines)
 
 
 @pytest.mark.parametrize("num_anchors", [0, 6])

@@ -2,6 +2,7 @@ import json
 import pickle
 import zipfile
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -52,6 +53,37 @@ def refused(file, *words, read=read_weights):
 )
 def test_a_prefix_before_all_names(prefix, tmp_path):
     assert equal(as_read(save(under(prefix, load_file(DIT)), tmp_path / "a.safetensors")), load_file(DIT))
+
+
+def test_a_gguf_file_as_converters_for_comfyui_write_it(tmp_path):
+    """Matrices in blocks of 32 eight-bit numbers, and one of five dimensions, which ggml does not know."""
+    state, q8 = load_file(DIT), gguf.GGMLQuantizationType.Q8_0
+    writer = gguf.GGUFWriter(tmp_path / "dit.gguf", "wan")
+    quantised = []
+    for name, tensor in state.items():
+        values = tensor.float().numpy()
+        if values.ndim > 4:
+            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(values.shape))
+            values = values.reshape(-1)
+        if values.ndim == 2 and values.shape[1] % 32 == 0:
+            quantised.append(name)
+            writer.add_tensor(name, gguf.quantize(values, q8), raw_dtype=q8)
+        else:
+            writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    weights = read_weights(tmp_path / "dit.gguf")
+    assert quantised
+    assert weights.notes == [f"dit.gguf: quantised matrices were widened to bfloat16 ({len(quantised)} of Q8_0)"]
+    for name, tensor in state.items():
+        exact = name not in quantised
+        assert weights.state[name].shape == tensor.shape
+        error = (weights.state[name].float() - tensor.float()).abs().max()
+        assert error <= (0 if exact else 0.01 * tensor.abs().max()), name
+    assert sorted(read_names(tmp_path / "dit.gguf")) == sorted(state)
+    load_official_transformer(weights, HEADS)
 
 
 def test_all_parts_in_one_file(tmp_path):
@@ -159,7 +191,7 @@ def test_scales_that_do_not_fit(tmp_path):
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"GGUF\x03\0\0\0" + b"{" + b"\0" * 64, "is a GGUF file (quantised weights)"),
+        (b"GGUF\x03\0\0\0" + b"{" + b"\0" * 64, "is damaged or of a kind that gguf cannot read"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "is a web page"),
         (b"\n\n  <html>", "is a web page"),

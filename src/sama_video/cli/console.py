@@ -69,7 +69,7 @@ def sentence(error: BaseException) -> str:
     if _is_out_of_memory(error):
         return (
             "out of memory; close other programs, or make the work smaller (sama edit: --max-pixels, --num-frames, "
-            "--offload, --vae-tiling)"
+            "--memory low, --storage-dtype)"
         )
     if isinstance(error, OSError) and error.errno in FULL:
         return "the disk is full; free some space and start the same command again"

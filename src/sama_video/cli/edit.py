@@ -1,23 +1,28 @@
 """`sama edit` and `sama demo`."""
 
+import contextlib
+import os
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..system import processes
 from ..system.errors import UserError
 from ..system.files import check_folder, folder_made, sweep
 from . import options
 from .console import remark, say
-from .edit_manifest import EditBatch, Job, check_files, default_output, read_rows
+from .edit_manifest import EditAll, EditBatch, Job, check_files, default_output, read_rows
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
     from ..editing import EditPlan
     from ..pipelines.pipeline_sama import SamaPipeline
-    from ..pipelines.selection import Loading
+    from ..pipelines.selection import Loading, ModelInfo
 
 
 def edit(
@@ -38,6 +43,7 @@ def edit(
     num_inference_steps: options.NumInferenceSteps = None,
     guidance_scale: options.GuidanceScale = None,
     flow_shift: options.FlowShift = None,
+    fast: options.Fast = False,
     guidance_start: options.GuidanceStart = 0.0,
     guidance_end: options.GuidanceEnd = 1.0,
     source_refresh: options.SourceRefresh = 1,
@@ -64,8 +70,13 @@ def edit(
     scheduler: Annotated[str, typer.Option(help="euler (the release's) or unipc.")] = "euler",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    memory: options.Memory = "auto",
     offload: options.Offload = "none",
+    storage_dtype: options.StorageDtype = "same",
     vae_tiling: options.VaeTiling = False,
+    replicas: Annotated[
+        int, typer.Option(min=1, help="With --manifest: so many edits at once, each on a device of its own, by Ray.")
+    ] = 1,
     compare: Annotated[bool, typer.Option(help="Also write source and result side by side.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done, and stop.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing result.")] = False,
@@ -80,13 +91,18 @@ def edit(
 
     # Files, then the model's configuration, then the device: only the last may need torch.
     settings = options.made_of(given, EditSettings)
+    if replicas > 1 and manifest is None:
+        raise UserError("--replicas edits many videos at once; give them as a --manifest")
     if manifest is not None:
+        if processes.world_size() > 1:
+            raise UserError("torchrun spreads one edit over its processes; for a --manifest give --replicas instead")
         folder = output or manifest.parent
         rows = read_rows(manifest, folder, settings, column_map or [], compare=compare, allow_outside=allow_outside)
         batch = EditBatch(manifest=manifest, folder=folder, rows=rows, overwrite=overwrite)
         batch.check_files()
         found = find_model(model)
         info = found.info(lora)
+        _note_haste(fast, lora, info)
         loading = options.made_of(given, Loading, model=found)
         plans = batch.plan(loading, info)
         for job in rows.jobs:
@@ -95,7 +111,7 @@ def edit(
             for job in rows.jobs:
                 _describe(job, plans[job.row])
         else:
-            batch.run(lambda: _load(loading), lambda pipe, job: _run(pipe, job, plans[job.row]))
+            batch.run(lambda: _on_replicas(loading, replicas) if replicas > 1 else _one_by_one(loading, plans))
         batch.end(recorded=not dry_run)
         return
     video, prompt = video or video_option, prompt if prompt is not None else prompt_option
@@ -106,7 +122,11 @@ def edit(
     )
     source = check_files(job, overwrite=overwrite, makes_folder=False)
     found = find_model(model)
-    plan = check_edit(source, job.prompt, job.output, settings, found.info(lora), compare=compare)
+    info = found.info(lora)
+    _note_haste(fast, lora, info)
+    plan = check_edit(source, job.prompt, job.output, settings, info, compare=compare)
+    if processes.world_size() > 1 and device == "auto":
+        given["device"] = str(processes.own_device())
     loading = options.made_of(given, Loading, model=found)
     _warn(plan)
     if dry_run:
@@ -118,19 +138,77 @@ def edit(
 def _edit_one(job: Job, loading: "Loading", plan: "EditPlan") -> None:
     sweep(job.output.parent)
     try:
-        _run(_load(loading), job, plan)
+        with _in_its_place(job) as own:
+            _run(_load(loading), own, plan)
     except KeyboardInterrupt as stop:
         stop.add_note("stopped; nothing was written")
         raise
 
 
+@contextlib.contextmanager
+def _in_its_place(job: Job) -> Iterator[Job]:
+    """All processes do the same edit; what those after the first write and say is thrown away."""
+    if processes.rank() == 0:
+        yield job
+        return
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield replace(job, output=Path(folder) / job.output.name)
+
+
+def _one_by_one(loading: "Loading", plans: "Mapping[int, EditPlan]") -> EditAll:
+    pipe = _load(loading)
+
+    def edit_all(jobs: Sequence[Job]) -> Iterator[tuple[Job, Exception | None]]:
+        for job in jobs:
+            try:
+                with folder_made(job.output.parent):
+                    _run(pipe, job, plans[job.row])
+            except Exception as error:
+                yield job, error
+            else:
+                yield job, None
+
+    return edit_all
+
+
+def _on_replicas(loading: "Loading", replicas: int) -> EditAll:
+    from ..editing.ray_queue import EditTask, edit_on_replicas
+
+    def edit_all(jobs: Sequence[Job]) -> Iterator[tuple[Job, Exception | None]]:
+        tasks = [
+            EditTask(video=job.video, prompt=job.prompt, output=job.output, settings=job.settings, compare=job.compare)
+            for job in jobs
+        ]
+        with ProgressBar() as progress:
+            progress("editing", 0, len(jobs))
+            for done, (index, error) in enumerate(edit_on_replicas(tasks, loading, replicas), start=1):
+                progress("editing", done, len(jobs))
+                if error is None:
+                    say(str(jobs[index].output))
+                yield jobs[index], error
+
+    return edit_all
+
+
 def _load(loading: "Loading") -> "SamaPipeline":
     with ProgressBar() as progress, progress.waiting(f"loading {loading.model.name}"):
         from ..pipelines.loading import load
+        from ..pipelines.placement import share_sequence
 
         pipe = load(loading)
+        if processes.world_size() > 1:
+            share_sequence(pipe, loading.resolved_device)
     for note in pipe.lora_notes:
         remark(f"note: {note}")
+    placed = pipe.loaded_as
+    if placed is not None and placed.offload != loading.offload:
+        chosen = f"--memory {loading.memory} chose --offload {placed.offload}"
+        remark(f"note: {chosen} for the memory that is free now; results are the same")
     return pipe
 
 
@@ -142,6 +220,13 @@ def _check_given_once(values: Mapping[str, Any]) -> None:
             raise UserError(f"{one} and {other} are the same; give one of them")
     if values["manifest"] is not None and given:
         raise UserError(f"{given[0]} and --manifest do not go together: the manifest names videos and prompts")
+
+
+def _note_haste(fast: bool, lora: list[str] | None, model: "ModelInfo") -> None:
+    from ..editing.settings import FAST_STEPS
+
+    if fast and not lora and model.default_num_inference_steps > 2 * FAST_STEPS:
+        remark("note: this model was not made for --fast; a LoRA that was (--lora) keeps its edits good")
 
 
 def _warn(plan: "EditPlan", which: str = "") -> None:

@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -19,10 +19,10 @@ from .progress import ProgressBar
 if TYPE_CHECKING:
     from ..data.manifest import Row
     from ..editing import EditPlan, EditSettings
-    from ..pipelines.pipeline_sama import SamaPipeline
     from ..pipelines.selection import Loading, ModelInfo
     from ..video import VideoReader
 
+EditAll = Callable[[Sequence["Job"]], Iterator[tuple["Job", Exception | None]]]
 # Failures named in one sentence; all are in the record of failures.
 _SHOWN_FAILURES = 3
 # Of a row's fields, what an edit has no use for, and what one would expect to do something.
@@ -189,10 +189,19 @@ def _values(column: str, text: str) -> dict[str, Any]:
         return {"width": size[0], "height": size[1]}
     hint = get_type_hints(EditSettings)[setting]
     kinds = get_args(hint) or (hint,)
+    if bool in kinds:
+        return {setting: _truth(column, text)}
     try:
         return {setting: _whole(text) if int in kinds else float(text) if float in kinds else text}
     except ValueError as error:
         raise UserError(f"{column} must be a {'whole ' if int in kinds else ''}number, got {text!r}") from error
+
+
+def _truth(column: str, text: str) -> bool:
+    word = text.strip().lower()
+    if word not in ("true", "yes", "1", "false", "no", "0"):
+        raise UserError(f"{column} must be true or false, got {text!r}")
+    return word in ("true", "yes", "1")
 
 
 def _whole(text: str) -> int:
@@ -333,8 +342,11 @@ class EditBatch:
         if self.rows.failures and not self.rows.jobs:
             raise UserError(f"no row of {self.manifest.name} can be edited: {_briefly(self.rows.failures)}")
 
-    def run(self, load: "Callable[[], SamaPipeline]", edit: "Callable[[SamaPipeline, Job], object]") -> None:
+    def run(self, load: "Callable[[], EditAll]") -> None:
         """Edits what is left; rows that fail are said and recorded at once.
+
+        Args:
+            load: gives what edits jobs, and says of each, in any order, which error it had.
 
         Raises:
             UserError: for a full disk, which no other row would survive.
@@ -346,29 +358,25 @@ class EditBatch:
         for folder in {job.output.parent for job in jobs}:
             sweep(folder)
         try:
-            pipe = load()
+            edit_all = load()
             self._write_record()
-            for job in jobs:
-                done += self._try(job, lambda job: edit(pipe, job))
+            for job, error in edit_all(jobs):
+                if error is None:
+                    done += 1
+                else:
+                    self._fail(job, error)
         except (KeyboardInterrupt, UserError) as stop:
             if isinstance(stop, KeyboardInterrupt) or is_about_a_full_disk(stop):
                 stop.add_note(f"stopped after {done} of {len(jobs)} edits; the same command resumes")
             raise
 
-    def _try(self, job: Job, edit: Callable[[Job], object]) -> bool:
-        """Whether the edit was made."""
-        try:
-            with folder_made(job.output.parent):
-                edit(job)
-        except Exception as error:
-            show_trace(error)
-            self.rows.failures[job.row] = sentence(error)
-            remark(f"row {job.row} failed: {self.rows.failures[job.row]}")
-            self._write_record()
-            if is_about_a_full_disk(error):
-                raise
-            return False
-        return True
+    def _fail(self, job: Job, error: Exception) -> None:
+        show_trace(error)
+        self.rows.failures[job.row] = sentence(error)
+        remark(f"row {job.row} failed: {self.rows.failures[job.row]}")
+        self._write_record()
+        if is_about_a_full_disk(error):
+            raise error
 
     def _write_record(self) -> None:
         if not self.rows.failures:

@@ -99,13 +99,16 @@ def predict(
     num_inference_steps: options.NumInferenceSteps = None,
     guidance_scale: options.GuidanceScale = None,
     flow_shift: options.FlowShift = None,
+    fast: options.Fast = False,
     guidance_start: options.GuidanceStart = 0.0,
     guidance_end: options.GuidanceEnd = 1.0,
     source_refresh: options.SourceRefresh = 1,
     max_pixels: options.MaxPixels = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    memory: options.Memory = "auto",
     offload: options.Offload = "none",
+    storage_dtype: options.StorageDtype = "same",
     vae_tiling: options.VaeTiling = False,
     tasks: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many items of each task.")] = None,
@@ -130,7 +133,10 @@ def predict(
         raise UserError("--editor, --control and --from-folder are three editors; give one of them")
     _refuse_unused(context, *(("--manifest", "data") if manifest else ("a benchmark", "column_map")))
     other = "--editor" if editor else "--control" if control else "--from-folder" if from_folder else None
-    loading = {"lora": lora, "device": device, "dtype": dtype, "offload": offload, "vae_tiling": vae_tiling}
+    loading = {
+        "lora": lora, "device": device, "dtype": dtype, "memory": memory, "offload": offload,
+        "storage_dtype": storage_dtype, "vae_tiling": vae_tiling,
+    }  # fmt: skip
     if other is not None:
         _refuse_unused(context, other, "model", *loading, *(each.name for each in fields(EditSettings)))
     if editor is None:

@@ -7,7 +7,7 @@ import typer
 
 from ..system.errors import UserError
 from .console import remark, say
-from .options import in_options
+from .options import StorageDtype, VaeTiling, in_options
 
 
 def info(
@@ -17,17 +17,28 @@ def info(
     height: Annotated[int | None, typer.Option(help="Default: the model's native size at 16:9.")] = None,
     width: Annotated[int | None, typer.Option()] = None,
     num_frames: Annotated[int | None, typer.Option(help="Default: the model's native number.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    storage_dtype: StorageDtype = "same",
+    vae_tiling: VaeTiling = False,
+    device_memory: Annotated[
+        float | None, typer.Option(help="GiB of the device; small ones take guidance in two passes.")
+    ] = None,
 ) -> None:
-    """Sizes, tokens, settings and a memory estimate for a model and a clip size."""
-    from ..models.presets import PRESETS, estimate
+    """Sizes, tokens, settings and the memory that an edit takes at its peak, for a model and a clip size."""
+    from ..models.presets import PRESETS, describe
     from ..pipelines.scope import describe_scope
-    from ..pipelines.selection import find_model, read_preset
+    from ..pipelines.selection import check_choices, find_model, parts_of_preset, read_preset
+    from ..system.devices import device_memory as memory_of
 
     if model not in PRESETS and not Path(model).is_dir():
         raise UserError(f"unknown model {model!r}: use one of {', '.join(PRESETS)}, or a pipeline folder")
     found = find_model(model) if model not in PRESETS or PRESETS[model].weights is not None else None
     preset = PRESETS[model] if model in PRESETS or found is None else read_preset(found)
-    for line in estimate(model, preset, height, width, num_frames):
+    check_choices(dtype=dtype, storage_dtype=storage_dtype)
+    kept = {"dtype": dtype, "storage_dtype": storage_dtype, "vae_tiling": vae_tiling}
+    memory = memory_of("cpu") if device_memory is None else round(device_memory * 2**30)
+    parts = parts_of_preset(preset)
+    for line in describe(model, preset, parts, height, width, num_frames, **kept, device_memory=memory):
         say(line)
     if found is not None:
         for line in describe_scope(found.info().trained_for or {}):

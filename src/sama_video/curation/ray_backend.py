@@ -6,7 +6,6 @@ The output folder must be visible to all machines. Actors' stores are in its `sh
 
 import json
 import logging
-import os
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from ..data.manifest import Row
 from ..judge.answers import AnswerStore, merge_into, read_answers
 from ..judge.client import Judge, JudgeStoppedError
 from ..system.errors import UserError
+from ..system.ray_session import ray_session
 from ..system.workers import Progress
 from .curate import ANSWERS
 from .results import CurationResult, write_results
@@ -75,13 +75,9 @@ def curate_with_ray(
         UserError: if ray is missing, or as `curate`.
     """
     spread = spread or RayConfig()
-    ray = _started_ray(spread)
-    with AnswerStore(out / ANSWERS) as store:
+    with ray_session("curation on a cluster", spread.init), AnswerStore(out / ANSWERS) as store:
         merge_into(store, _shards(out))
-        try:
-            scored = _scored(ray, rows, out, config, spread, progress)
-        finally:
-            ray.shutdown()
+        scored = _scored(_quiet_ray_data(), rows, out, config, spread, progress)
         merge_into(store, _shards(out))
     return write_results(rows, scored, config, out)
 
@@ -90,22 +86,18 @@ def _shards(out: Path) -> list[Path]:
     return sorted((out / _SHARDS).glob("*.jsonl"))
 
 
-def _started_ray(spread: RayConfig) -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+def _quiet_ray_data() -> Any:
     try:
-        import ray
         import ray.data
     except ImportError as error:
-        raise UserError("curation on a cluster needs ray: pip install 'sama-video[ray]'") from error
-    ray.init(**{"log_to_driver": False, "include_dashboard": False, "logging_level": "error", **(spread.init or {})})
+        raise UserError("curation on a cluster needs Ray Data: pip install 'sama-video[ray]'") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    return ray
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray.data
 
 
 def _scored(
-    ray: Any,
+    ray_data: Any,
     rows: Sequence[Row],
     out: Path,
     config: CurationConfig,
@@ -116,11 +108,11 @@ def _scored(
         config, judge=replace(config.judge, concurrency=max(1, config.judge.concurrency // spread.actors))
     )
     items = [{"index": index, "row": json.dumps(asdict(row))} for index, row in enumerate(rows)]
-    results = ray.data.from_items(items).map_batches(
+    results = ray_data.from_items(items).map_batches(
         _Scorer,
         fn_constructor_args=(out.absolute(), portion),
         batch_size=spread.rows_per_batch,
-        compute=ray.data.ActorPoolStrategy(size=spread.actors),
+        compute=ray_data.ActorPoolStrategy(size=spread.actors),
         num_cpus=1,
     )
     scored: dict[int, Scored] = {}

@@ -65,7 +65,7 @@ def edit_frames(
     Yields:
         Source and edit of one frame after the other, float32 `[3, h, w]` in 0..1.
     """
-    frames = iter(frames)
+    frames, settings = iter(frames), settings.hastened(pipe.model_info)
     steps = settings.num_inference_steps or pipe.config.default_num_inference_steps
     held: list[np.ndarray] = []  # of the window's frames, those that were read already
     faded: torch.Tensor | None = None  # what the window before made of the frames that it shares with this one

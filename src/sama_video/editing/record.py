@@ -8,9 +8,12 @@ from ..system.files import hash_file
 from .settings import EditSettings
 
 # Of a result's record, what a result made again would have to have in common with it.
-_IDENTITY = ("prompt", "source", "settings", "weights", "configuration", "lora", "scheduler", "dtype", "vae_tiling")
+_IDENTITY = (
+    "prompt", "source", "settings", "weights", "configuration", "lora", "scheduler", "dtype", "storage_dtype",
+    "vae_tiling",
+)  # fmt: skip
 # Records of version 0.1.0 do not say these: what they do not say is taken to be the same.
-LATER = ("configuration",)
+LATER = ("configuration", "storage_dtype")
 
 
 def sidecar_of(output: Path) -> Path:
@@ -72,10 +75,11 @@ def differences(record: dict, video: Path, prompt: str, settings: EditSettings, 
 
 
 def _identity(record: dict) -> dict:
-    # What is chosen by the plan when nothing was asked for follows from the rest; a limit changes no result.
+    # What is chosen by the plan when nothing was asked for follows from the rest, and what `fast` stands for is among
+    # it; a limit changes no result.
     # A setting that was not there yet has done nothing.
     settings = {**asdict(EditSettings()), **record["settings"]}
-    settings = {key: value for key, value in settings.items() if key not in ("detail", "max_source_pixels")}
+    settings = {key: value for key, value in settings.items() if key not in ("detail", "fast", "max_source_pixels")}
     flat = {**record["model"], "prompt": record.get("prompt")}
     return {**settings, **{name: flat.get(name) for name in _IDENTITY if name not in ("settings", "source")}}
 

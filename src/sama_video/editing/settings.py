@@ -19,6 +19,8 @@ _LOWEST = {
     "source_refresh": 1,
     "guidance_start": 0,
 }
+# What step-distilled models and LoRA files of the Wan family are made for (lightx2v, CausVid): no guidance either.
+FAST_STEPS = 4
 _CHOICES = {
     "fit": ("resize", "crop", "pad", "release"),
     "output_size": ("source", "model"),
@@ -34,6 +36,7 @@ class EditSettings:
         negative_prompt: what guidance leads away from.
         seed: of both streams.
         num_inference_steps, guidance_scale, flow_shift: None for the model's own.
+        fast: at most 4 steps and no guidance, where these are not given: for models and LoRA files distilled for it.
         guidance_start, guidance_end: the part of the steps that guidance works in; outside of it a step costs half.
         source_refresh: compute the source's tokens in every so many steps; 1 is exact (see `SamaPipeline`).
         height, width: the model's working size; None for the source's aspect ratio at the model's native area.
@@ -55,6 +58,7 @@ class EditSettings:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     flow_shift: float | None = None
+    fast: bool = False
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     source_refresh: int = 1
@@ -96,9 +100,17 @@ class EditSettings:
         if (self.height is None) != (self.width is None):
             raise UserError("give both `height` and `width`, or neither")
 
+    def hastened(self, model: ModelInfo) -> "EditSettings":
+        """With what `fast` stands for."""
+        if not self.fast:
+            return self
+        steps = min(FAST_STEPS, model.default_num_inference_steps)
+        return self._filled(num_inference_steps=steps, guidance_scale=1.0)
+
     def resolved(self, model: ModelInfo) -> "EditSettings":
         """With a model's own numbers where none were given."""
-        own = {
-            name: getattr(model, f"default_{name}") for name in ("num_inference_steps", "guidance_scale", "flow_shift")
-        }
-        return replace(self, **{name: value for name, value in own.items() if getattr(self, name) is None})
+        names = ("num_inference_steps", "guidance_scale", "flow_shift")
+        return self.hastened(model)._filled(**{name: getattr(model, f"default_{name}") for name in names})
+
+    def _filled(self, **values: float) -> "EditSettings":
+        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})

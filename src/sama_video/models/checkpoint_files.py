@@ -1,6 +1,6 @@
 """Weights from disk, whatever tool packed them: tensors by name, and notes on what was done to get them.
 
-Readable: safetensors and PyTorch files, told apart by their content, and folders of shards; weights nested in a
+Readable: safetensors, PyTorch and GGUF files, told apart by their content, and folders of shards; weights nested in a
 training's checkpoint (`state_dict`, `ema`, ...); float8, with a scale beside each matrix or without. Nothing is
 unpickled but tensors (`weights_only=True`), so no code from a file runs.
 """
@@ -22,7 +22,7 @@ from ..system.errors import UserError
 from .weight_files import listed, read_index
 
 StateDict = dict[str, torch.Tensor]
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
 
 # Where trainers nest weights; an average comes before what it is the average of, since it is what one samples with.
 NESTED = (
@@ -40,7 +40,9 @@ SIGNATURES = (
     (b"Rar!", "a RAR archive; unpack it first"),
     (b"\x89HDF", "an HDF5 file (Keras or TensorFlow); get the safetensors or PyTorch file of the same model"),
 )
-GGUF = "a GGUF file (quantised weights); get the safetensors file of the same model, or dequantise it to one"
+_GGUF = b"GGUF"
+# ggml knows four dimensions; for a tensor of more, converters write its shape here.
+_GGUF_SHAPE = "comfy.gguf.orig_shape."
 _PYTORCH_BEGINS = (b"PK", b"\x80")  # a zip archive, and the pickles of old
 
 _FLOAT8 = tuple(
@@ -160,16 +162,14 @@ def _is_safetensors(file: Path) -> bool:
     """A length of eight bytes and a JSON object.
 
     Raises:
-        UserError: for a file that is neither that nor PyTorch's, saying what it is.
+        UserError: for a file that is neither that, nor PyTorch's, nor GGUF, saying what it is.
     """
     beginning = _beginning(file)
     if not beginning:
         raise UserError(f"{file} is empty: download it again")
-    if beginning.startswith(b"GGUF"):
-        raise UserError(f"{file} is {GGUF}")
-    if beginning[8:9] == b"{":
+    if beginning[8:9] == b"{" and not beginning.startswith(_GGUF):
         return True
-    if beginning.startswith(_PYTORCH_BEGINS):
+    if beginning.startswith((_GGUF, *_PYTORCH_BEGINS)):
         return False
     kind = next((kind for signature, kind in SIGNATURES if beginning.lstrip().startswith(signature)), None)
     raise UserError(f"{file} is {kind or 'damaged or not a weights file: download it again'}")
@@ -184,13 +184,41 @@ def _opened(file: Path) -> Any:
 
 def _read_file(file: Path, notes: list[str]) -> tuple[StateDict, dict[str, str]]:
     if not _is_safetensors(file):
-        return _read_pytorch(file, notes), {}
+        read = _read_gguf if _beginning(file).startswith(_GGUF) else _read_pytorch
+        return read(file, notes), {}
     with _opened(file) as opened:
         header = opened.metadata() or {}
     try:
         return load_file(file), header
     except Exception as error:
         raise UserError(f"{file} is damaged, or its numbers are of a type that is not readable here") from error
+
+
+def _read_gguf(file: Path, notes: list[str]) -> StateDict:
+    """Quantised matrices become bfloat16, one after the other."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise UserError(f"{file} is a GGUF file, which needs gguf: pip install 'sama-video[gguf]'") from error
+    try:
+        reader = gguf.GGUFReader(file)
+        kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors)
+        state = {tensor.name: _dequantised(gguf, reader, tensor) for tensor in reader.tensors}
+    except Exception as error:  # whatever it says of a damaged file
+        raise UserError(f"{file} is damaged or of a kind that gguf cannot read: download it again") from error
+    plain = ("F32", "F16", "BF16")
+    if quantised := {kind: count for kind, count in kinds.items() if kind not in plain}:
+        of = ", ".join(f"{count} of {kind}" for kind, count in sorted(quantised.items()))
+        notes.append(f"{file.name}: quantised matrices were widened to bfloat16 ({of})")
+    return state
+
+
+def _dequantised(gguf: Any, reader: Any, tensor: Any) -> torch.Tensor:
+    values = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type))
+    kind = tensor.tensor_type.name
+    values = values.to({"F32": torch.float32, "F16": torch.float16}.get(kind, torch.bfloat16), copy=True)
+    shape = reader.get_field(f"{_GGUF_SHAPE}{tensor.name}")
+    return values if shape is None else values.reshape([int(shape.parts[index][0]) for index in shape.data])
 
 
 def _read_pytorch(file: Path, notes: list[str]) -> StateDict:

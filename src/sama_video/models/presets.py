@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from ..system.data_files import table_beside
 from ..system.errors import UserError
+from .peak_memory import Parts, Work, demand_of
 from .shapes import (
     PATCH,
     SEMANTIC_GRID,
@@ -108,13 +109,25 @@ def nearest_preset(spatial_factor: int) -> str:
     return _WITH_WAN22_VAE if spatial_factor == PRESETS[_WITH_WAN22_VAE].spatial_factor else _RELEASED
 
 
-def estimate(
-    name: str, preset: Preset, height: int | None = None, width: int | None = None, num_frames: int | None = None
+def describe(
+    name: str,
+    preset: Preset,
+    parts: Parts,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    *,
+    dtype: str = "bfloat16",
+    storage_dtype: str = "same",
+    vae_tiling: bool = False,
+    device_memory: int,
 ) -> list[str]:
     """Lines on a model at a clip size: sizes, tokens, memory, settings.
 
-    Memory: weights in bfloat16 plus one block's live activations for one branch of guidance; the VAE and the text
-    encoder come on top unless they are offloaded.
+    Args:
+        parts: of its pipeline.
+        dtype, storage_dtype, vae_tiling: as `load_pipeline` has them, for the memory.
+        device_memory: bytes.
 
     Raises:
         UserError: for a size that the model cannot take.
@@ -132,23 +145,32 @@ def estimate(
         )
     frames = settings.native_num_frames if num_frames is None else num_frames
     try:
-        shape = LatentShape.from_video(VideoShape(num_frames=frames, height=height, width=width), preset.spatial_factor)
+        video = VideoShape(num_frames=frames, height=height, width=width)
+        shape = LatentShape.from_video(video, preset.spatial_factor)
     except ValueError as error:
         raise UserError(str(error)) from error
     per_clip = shape.num_tokens()
     semantic = semantic_tokens(settings.num_semantic_tokens, frames, model.get("semantic_grid", SEMANTIC_GRID))
-    inner = _width_of(model)
-    activations = (2 * per_clip + semantic) * (8 * inner + model["ffn_dim"]) * 2
-    weights = preset.num_parameters * 2
+    work = Work(
+        video=video,
+        spatial_factor=preset.spatial_factor,
+        text_tokens=settings.max_sequence_length,
+        num_semantic_tokens=settings.num_semantic_tokens,
+        with_guidance=settings.default_guidance_scale > 1,
+        tiles=vae_tiling,
+        device_memory=device_memory,
+    )
+    peaks = demand_of(parts, work, dtype=dtype, storage_dtype=storage_dtype).peaks(on_host=False)
+    in_gib = {offload: f"{peak.device / 2**30:.1f} GiB" for offload, peak in peaks.items()}
     where = "shipped with the package" if name in PRESETS else f"in {preset.weights}"
     return [
         f"{'preset' if name in PRESETS else 'model':12} {name}",
-        f"transformer  {preset.num_parameters:,} parameters, width {inner}, {model['num_layers']} layers",
+        f"transformer  {preset.num_parameters:,} parameters, width {_width_of(model)}, {model['num_layers']} layers",
         f"clip         {width}x{height}, {frames} frames",
         f"latents      {model['in_channels']} channels, {shape.frames} x {shape.height} x {shape.width}",
         f"tokens       {2 * per_clip + semantic:,} = source {per_clip:,} + semantic {semantic} + target {per_clip:,}",
-        f"memory       about {(weights + activations) / 2**30:.1f} GiB: weights {weights / 2**30:.1f} in bfloat16, "
-        f"activations {activations / 2**30:.1f}",
+        f"memory       {in_gib['none']} at the peak in {dtype}; --offload model {in_gib['model']}, group "
+        f"{in_gib['group']}, disk {in_gib['disk']}",
         f"trained at   {settings.native_area:,} pixels per frame, {settings.native_num_frames} frames",
         f"sampling     {settings.default_num_inference_steps} steps, guidance {settings.default_guidance_scale:g}, "
         f"flow shift {settings.default_flow_shift:g}",

@@ -11,12 +11,7 @@ they depend on all of that, and reading those of an earlier step is an approxima
 Shape legend: B batch, N tokens, H heads, D their width.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor, _get_qkv_projections
 from torch import nn
 
 
@@ -67,55 +62,3 @@ class SourceMemories:
         if self._shared is not None or self._refresh == 1:
             return self._shared
         return self._by_branch.setdefault(branch, SourceMemory())
-
-
-class RotaryWithMemory(NamedTuple):
-    """What a block takes as its rotary factors in a pass that writes or reads a memory.
-
-    Args:
-        num_written: of the first tokens, which are the source's; 0 in a pass that reads.
-    """
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-    memory: SourceMemory
-    num_written: int
-
-
-class SourceMemoryAttnProcessor(WanAttnProcessor):
-    """Wan's attention; with `RotaryWithMemory` it writes or reads, and without text cross-attention gives nothing."""
-
-    def __call__(
-        self,
-        attn: WanAttention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        rotary_emb: tuple[torch.Tensor, torch.Tensor] | RotaryWithMemory | None = None,
-    ) -> torch.Tensor:
-        if attn.is_cross_attention and encoder_hidden_states is None:
-            return torch.zeros_like(hidden_states)
-        if not isinstance(rotary_emb, RotaryWithMemory):
-            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
-        query, key, value = _projections(attn, hidden_states)
-        query, key = (rotated(x, rotary_emb.cos, rotary_emb.sin) for x in (query, key))
-        memory, num_written = rotary_emb.memory, rotary_emb.num_written
-        if num_written:
-            memory.write(attn, key, value, num_written)
-        else:
-            key, value = memory.before(attn, key, value)
-        attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
-        return attn.to_out[1](attn.to_out[0](attended.flatten(2, 3).type_as(query)))
-
-
-def _projections(attn: WanAttention, tokens: torch.Tensor) -> Iterator[torch.Tensor]:
-    """`[B, N, H D]` -> normalised queries and keys, and values, each `[B, N, H, D]`."""
-    query, key, value = _get_qkv_projections(attn, tokens, tokens)
-    return (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(query), attn.norm_k(key), value))
-
-
-def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`[B, N, H, D]` by rotary factors `[1, N, 1, D]` that hold every angle twice, as Wan's."""
-    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = cos[..., 0::2], sin[..., 1::2]
-    return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2).type_as(x)

@@ -18,6 +18,7 @@ import diffusers
 import torch
 import transformers
 from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
 from diffusers import ModelMixin
 from huggingface_hub import utils as hub_utils
 from safetensors import safe_open
@@ -35,6 +36,7 @@ from .weight_files import (
 
 # A damaged configuration must not have a billion layers made.
 _MOST_LAYERS = 1000
+_MAPPED_BYTES = 2**29
 Model = TypeVar("Model", bound=nn.Module)
 
 LIBRARIES = (diffusers.logging, transformers.logging)
@@ -240,7 +242,14 @@ def load_strictly(
     model.load_state_dict(state, strict=not may_miss, assign=True)
 
 
-def load_part(cls: type[Model], folder: Path, config: Mapping[str, Any], *, dtype: torch.dtype | None = None) -> Model:
+def load_part(
+    cls: type[Model],
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    dtype: torch.dtype | None = None,
+    narrow: Callable[[nn.Module, str], None] | None = None,
+) -> Model:
     """A model of diffusers or transformers from its folder, strictly; nothing is fetched, no code of the folder's runs.
 
     Args:
@@ -248,27 +257,46 @@ def load_part(cls: type[Model], folder: Path, config: Mapping[str, Any], *, dtyp
         folder: with `config.json` and weights.
         config: what `config.json` holds.
         dtype: None leaves it to the library.
+        narrow: of a model of diffusers, is called with the model and a tensor's name as soon as that is loaded.
 
     Raises:
         UserError: for a folder that is damaged or incomplete, and for weights that are unknown, missing, misshapen,
             whole numbers or not finite, by name.
     """
+    weights, specs = find_weights(cls, folder, config)
+    with refusing(folder):
+        if issubclass(cls, ModelMixin):
+            return _load_of_diffusers(cls, folder, weights, specs, dtype, narrow)
+        model = _load_of_transformers(cls, folder, weights, specs, dtype)
+    check_finite(model.state_dict(), folder)
+    return model
+
+
+def find_weights(
+    cls: type[nn.Module], folder: Path, config: Mapping[str, Any]
+) -> tuple[WeightFiles, dict[str, TensorSpec]]:
+    """The files of a model's folder and what they say that they hold.
+
+    Raises:
+        UserError: for a folder that is damaged or incomplete, or asks for another model than its weights are.
+    """
     _check_entries(config, folder)
-    is_diffusers = issubclass(cls, ModelMixin)
-    weights = find_weight_files(folder, DIFFUSERS_STEM if is_diffusers else TRANSFORMERS_STEM)
-    specs = read_folder_specs(weights)
+    weights = find_weight_files(folder, DIFFUSERS_STEM if issubclass(cls, ModelMixin) else TRANSFORMERS_STEM)
+    return weights, read_folder_specs(weights)
+
+
+@contextlib.contextmanager
+def refusing(folder: Path) -> Iterator[None]:
+    """Whatever a library says of a folder, as a sentence."""
     try:
         with quiet_libraries():
-            load = _load_of_diffusers if is_diffusers else _load_of_transformers
-            model = load(cls, folder, weights, specs, dtype)
+            yield
     except UserError:
         raise
-    except Exception as error:  # whatever a library says of what came from outside
+    except Exception as error:
         raise UserError(
             f"cannot load the model in {folder} ({first_line(error)}); is it of this kind? download it again"
         ) from error
-    check_finite(model.state_dict(), folder)
-    return model
 
 
 def _check_entries(config: Mapping[str, Any], folder: Path) -> None:
@@ -296,19 +324,70 @@ def _load_of_diffusers(
     weights: WeightFiles,
     specs: Mapping[str, TensorSpec],
     dtype: torch.dtype | None,
+    narrow: Callable[[nn.Module, str], None] | None,
 ) -> Any:
+    """One tensor after the other, where diffusers would hold a whole file beside what becomes of it."""
+    model = checked_empty(cls, folder, specs)
+    dtypes = stored_dtypes(model, dtype or torch.float32)
+    odd: dict[str, torch.Tensor] = {}
+    for file in weights.files:
+        for key, stored in _read_tensors(file):
+            tensor = stored.to(dtypes[key])
+            if not is_finite(tensor):
+                odd[key] = tensor
+            set_module_tensor_to_device(model, key, "cpu", value=tensor, dtype=dtypes[key])
+            if narrow is not None:
+                narrow(model, key)
+    check_finite(odd, folder)
+    model.register_to_config(_name_or_path=str(folder))
+    return model.eval()
+
+
+def checked_empty(cls: Any, folder: Path, specs: Mapping[str, TensorSpec]) -> Any:
+    """A folder's model without storage.
+
+    Raises:
+        UserError: for weights that are not its own, by name.
+    """
     with init_empty_weights():
-        empty = cls.from_config(cls.load_config(folder))
-    _refuse(folder, _names_that_do_not_fit(empty.state_dict(), specs))
-    model, report = cls.from_pretrained(
-        folder,
-        torch_dtype=dtype,
-        use_safetensors=weights.is_safetensors,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    _refuse(folder, _described({"unknown": report["unexpected_keys"], "missing": report["missing_keys"]}))
+        if issubclass(cls, ModelMixin):
+            model = cls.from_config(cls.load_config(folder))
+        else:
+            model = cls(cls.config_class.from_pretrained(folder, local_files_only=True))
+    _refuse(folder, _names_that_do_not_fit(model.state_dict(), specs))
     return model
+
+
+def stored_dtypes(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """What the library would store each tensor of a model in that is asked for in `dtype`."""
+    kept = model._keep_in_fp32_modules or []
+    if isinstance(model, ModelMixin) or dtype == torch.float16:  # transformers keeps them for float16 alone
+        wide = {name for name in model.state_dict() if set(kept) & set(name.split("."))}
+    else:
+        wide = set()
+    return {name: torch.float32 if name in wide else dtype for name in model.state_dict()}
+
+
+def _read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """All of a file, as views of it.
+
+    A safetensors file is mapped afresh after every so many bytes: what was read of a mapping counts as this process's
+    memory until the mapping ends.
+    """
+    if file.suffix != ".safetensors":
+        yield from torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file)).items()
+        return
+    with safe_open(file, framework="pt") as opened:
+        waiting = list(opened.offset_keys())
+    while waiting:
+        with safe_open(file, framework="pt") as opened:
+            num_bytes = 0
+            while waiting and num_bytes < _MAPPED_BYTES:
+                key = waiting.pop(0)
+                tensor = opened.get_tensor(key)
+                num_bytes += tensor.nbytes
+                yield key, tensor
+                del tensor
 
 
 def _load_of_transformers(

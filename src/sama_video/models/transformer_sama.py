@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig, ParallelConfig
 from diffusers.configuration_utils import register_to_config
 
 # `DiffusionPipeline.from_pretrained` looks for `ModelMixin` in the module that defines a model class, and
@@ -23,11 +25,13 @@ from diffusers.utils import BaseOutput, apply_lora_scale
 from einops import rearrange
 from torch import nn
 
+from .context_parallel import Ulysses
+from .joint_attention import Joined, JointAttnProcessor
 from .official_names import NEW_PARTS
 from .positions import POSITION_FREQUENCIES, absolute_positions, rotary_at, semantic_positions
 from .prediction import AroundSource, GatedSource
 from .shapes import SEMANTIC_GRID
-from .source_memory import RotaryWithMemory, SourceMemory, SourceMemoryAttnProcessor
+from .source_memory import SourceMemory
 from .streams import (
     SEMANTIC_TYPE,
     SOURCE_TYPE,
@@ -167,8 +171,30 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         )
         for block in cast("list[WanTransformerBlock]", [*self.blocks]):
             for attention in (block.attn1, block.attn2):
-                attention.set_processor(SourceMemoryAttnProcessor())  # pyright: ignore[reportArgumentType] (a list of names)
+                attention.set_processor(JointAttnProcessor())  # pyright: ignore[reportArgumentType] (a list of names)
         self.reset_new_parts()
+
+    ulysses: Ulysses | None = None
+
+    def enable_parallelism(self, *, config: ParallelConfig | ContextParallelConfig, **_: Any) -> None:
+        """As diffusers', for samplers: one sequence over all processes, each of which must run the same call.
+
+        Args:
+            config: with `ulysses_degree` the number of processes; `torch.distributed` is initialised already.
+
+        Raises:
+            ValueError: for another kind of parallelism or number of processes, or heads that do not divide by it.
+        """
+        context = config if isinstance(config, ContextParallelConfig) else config.context_parallel_config
+        size = dist.get_world_size() if dist.is_initialized() else 1
+        if context is None or (context.ring_degree, context.ulysses_degree) != (1, size):
+            raise ValueError(f"give ContextParallelConfig(ulysses_degree={size}), the number of processes that run")
+        if self.config.num_attention_heads % size:
+            raise ValueError(
+                f"{self.config.num_attention_heads} attention heads do not divide among {size} processes; "
+                "start a number of processes that divides them"
+            )
+        self.ulysses = Ulysses()
 
     @property
     def new_parts(self) -> dict[str, nn.Module]:
@@ -334,22 +360,29 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         clean = torch.zeros(len(tokens), device=tokens.device)
         no_text = tokens.new_zeros(len(tokens), 1, self.config.text_dim)
         timestep_proj = self.condition_embedder(clean, no_text, None)[1].unflatten(-1, (6, -1))
-        self._through_blocks(tokens, None, timestep_proj, RotaryWithMemory(*rotary, memory, tokens.shape[1]))
+        joined = Joined(*rotary, num_tokens=tokens.shape[1], memory=memory, num_written=tokens.shape[1])
+        self._through_blocks(tokens, None, timestep_proj, joined)
 
     def _through_blocks(
-        self,
-        sequence: torch.Tensor,
-        text: torch.Tensor | None,
-        timestep_proj: torch.Tensor,
-        rotary: tuple[torch.Tensor, torch.Tensor] | RotaryWithMemory,
+        self, sequence: torch.Tensor, text: torch.Tensor | None, timestep_proj: torch.Tensor, joined: Joined
     ) -> torch.Tensor:
+        ulysses = self.ulysses
+        if ulysses is not None:
+            if torch.is_grad_enabled():
+                raise RuntimeError("a sequence over several processes has a forward pass only; use torch.no_grad()")
+            sequence, cos, sin = (ulysses.part(x) for x in (sequence, joined.cos, joined.sin))
+            joined = joined._replace(cos=cos, sin=sin, ulysses=ulysses)
+            if timestep_proj.ndim == 4:  # one per token
+                timestep_proj = ulysses.part(timestep_proj)
+        is_plain = joined.memory is None and ulysses is None
+        rotary = (joined.cos, joined.sin) if is_plain else joined
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 assert self._gradient_checkpointing_func is not None
                 sequence = self._gradient_checkpointing_func(block, sequence, text, timestep_proj, rotary)
             else:
                 sequence = block(sequence, text, timestep_proj, rotary)
-        return sequence
+        return sequence if ulysses is None else ulysses.whole(sequence, joined.num_tokens)
 
     @apply_lora_scale("attention_kwargs")
     def forward(
@@ -414,7 +447,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
 
         sequence = torch.cat(tokens, dim=1) if len(tokens) > 1 else tokens[0].contiguous()
         cos, sin = (torch.cat(factors, dim=1) for factors in zip(*rotary, strict=True))
-        rotary_emb = (cos, sin) if memory is None else RotaryWithMemory(cos, sin, memory, num_written)
+        joined = Joined(cos, sin, num_tokens=sequence.shape[1], memory=memory, num_written=num_written)
 
         # 2. Conditions: one timestep drives all tokens, the clean source's too, unless one per token is given
         per_token = timestep.ndim == 2
@@ -441,7 +474,7 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         text = text if image is None else torch.cat([image, text], dim=1)
 
         # 3. Transformer blocks
-        sequence = self._through_blocks(sequence, text, timestep_proj, rotary_emb)
+        sequence = self._through_blocks(sequence, text, timestep_proj, joined)
 
         # 4. Heads: the semantic one reads the last block's raw output, the video one the modulated target tokens
         semantic = None

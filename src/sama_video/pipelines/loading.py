@@ -1,5 +1,6 @@
 """A pipeline from a preset's name, a local folder, a converted checkpoint or a hub id, in its place."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.official_names import FULL_KEYS
 from ..models.presets import PipelineSettings
+from ..models.streamed_weights import stream_part
 from ..models.strict_loading import check_finite, load_part, quiet_libraries
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import first_line, read_json_object
 from ..system.errors import UserError
 from .configuration import check_scheduler
 from .pipeline_sama import SamaPipeline
+from .placement import narrowing, place
 from .selection import WEIGHT_STEMS, Loading, Model, find_model
 
 _MODEL_CLASSES: dict[str, type[Any]] = {
@@ -32,7 +35,9 @@ def load_pipeline(
     *,
     device: str = "auto",
     dtype: str = "auto",
+    memory: str = "auto",
     offload: str = "none",
+    storage_dtype: str = "same",
     scheduler: str = "euler",
     vae_tiling: bool = False,
     lora: list[str] | None = None,
@@ -46,7 +51,11 @@ def load_pipeline(
         model: preset, folder or hub id.
         device: "auto" takes CUDA or MPS where there is one.
         dtype: "auto" is bfloat16 on an accelerator, float32 on the CPU.
-        offload: "model", "sequential" or "group" keep weights off the accelerator while they are not needed.
+        memory: "auto" keeps as many of the weights where they are used as there is room for, "full" all of them, "low"
+            as few as possible, and sets `vae_tiling`; each only where `offload` does not say.
+        offload: "model", "sequential" or "group" keep weights off the accelerator while they are not needed; "disk"
+            reads them from their files as they are needed, to any device.
+        storage_dtype: "float8" or "int8" (needs torchao) keeps the transformer's matrices in a byte for each number.
         scheduler: "euler" (the release's) or "unipc".
         vae_tiling: encode and decode in the release's tiles.
         lora: files or folders, each `PATH` or `PATH:SCALE`.
@@ -54,24 +63,38 @@ def load_pipeline(
     Raises:
         UserError: for anything that cannot be loaded, with how to fix it.
     """
-    options = {"device": device, "dtype": dtype, "offload": offload, "scheduler": scheduler, "vae_tiling": vae_tiling}
-    return load(Loading(model=find_model(model), lora=lora, **options))
+    return load(
+        Loading(
+            model=find_model(model),
+            device=device,
+            dtype=dtype,
+            memory=memory,
+            offload=offload,
+            storage_dtype=storage_dtype,
+            scheduler=scheduler,
+            vae_tiling=vae_tiling,
+            lora=lora,
+        )
+    )
 
 
 def load(loading: Loading) -> SamaPipeline:
     """As `load_pipeline`, of what was found and checked already."""
-    pipe = _load_parts(_local(loading.model), getattr(torch, loading.precision))
+    local = replace(loading, model=_local(loading.model))
+    offload, dtype = local.resolved_offload, getattr(torch, loading.precision)
+    pipe = _load_parts(local, offload, dtype)
     pipe.set_progress_bar_config(disable=True)
     if loading.scheduler == "unipc":
         pipe.scheduler = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=pipe.config.default_flow_shift
         )
-    if loading.vae_tiling:
+    if loading.tiles:
         pipe.enable_vae_tiling()
     if loading.loras:
         _load_loras(pipe, loading.loras)
-    _move(pipe, loading.resolved_device, loading.offload)
-    pipe.loaded_as = loading
+    storage = {"storage_dtype": loading.storage_dtype, "dtype": dtype}
+    place(pipe, device=loading.resolved_device, offload=offload, **storage)
+    pipe.loaded_as = replace(loading, offload=offload, vae_tiling=loading.tiles, memory="full")
     return pipe
 
 
@@ -87,15 +110,22 @@ def _local(model: Model) -> Model:
     return find_model(fetched)
 
 
-def _load_parts(model: Model, dtype: torch.dtype) -> SamaPipeline:
+def _load_parts(loading: Loading, offload: str, dtype: torch.dtype) -> SamaPipeline:
     """The parts one by one, each by the class that it must have, then the pipeline around them."""
+    model, device = loading.model, torch.device(loading.resolved_device)
     configs, folder = model.configs, model.folder
     assert folder is not None
-    parts: dict[str, Any] = {
-        name: load_part(_MODEL_CLASSES[configs.components[name][1]], folder / name, config, dtype=dtype)
-        for name in WEIGHT_STEMS
-        if (config := getattr(configs, name)) is not None
-    }
+    parts: dict[str, Any] = {}
+    for name in WEIGHT_STEMS:
+        config = getattr(configs, name)
+        if config is None:
+            continue
+        cls = _MODEL_CLASSES[configs.components[name][1]]
+        if offload == "disk" and name != "vae":
+            parts[name] = stream_part(cls, folder / name, config, dtype=dtype, device=device)
+        else:
+            narrow = narrowing(loading.storage_dtype) if name == "transformer" else None
+            parts[name] = load_part(cls, folder / name, config, dtype=dtype, narrow=narrow)
     if "tokenizer" in configs.components:
         parts["tokenizer"] = load_tokenizer(folder / "tokenizer", configs.components["tokenizer"][1])
         _check_vocabulary(folder, parts["tokenizer"], configs.text_encoder)
@@ -165,19 +195,3 @@ def _load_loras(pipe: SamaPipeline, loras: list[tuple[str, float]]) -> None:
         check_finite(own, f"the LoRA {path}")
         names.append(name)
     pipe.set_adapters(names, [scale for _, scale in loras])
-
-
-def _move(pipe: SamaPipeline, device: str, offload: str) -> None:
-    if offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    elif offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device=device)
-    elif offload == "group":
-        pipe.enable_group_offload(
-            onload_device=torch.device(device),
-            offload_device=torch.device("cpu"),
-            offload_type="leaf_level",
-            use_stream=device.startswith("cuda"),
-        )
-    else:
-        pipe.to(device)

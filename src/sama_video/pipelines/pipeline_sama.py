@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.latents import KnownLatents, Tiling, decode_latents, encode_video
+from ..models.peak_memory import batches_guidance
 from ..models.presets import PipelineSettings
 from ..models.shapes import (
     TEMPORAL_FACTOR,
@@ -36,7 +37,7 @@ from ..models.shapes import (
 from ..models.source_memory import SourceMemories, SourceMemory
 from ..models.strict_loading import no_empty_warnings
 from ..models.transformer_sama import SamaTransformer3DModel
-from ..system.platforms import total_memory
+from ..system.devices import device_memory
 from .arguments import (
     as_called_back,
     check_batch,
@@ -58,9 +59,6 @@ from .tensors import Video, to_output, video_to_tensor
 
 Callback = Callable[..., dict[str, Any] | None]
 Init = TypeVar("Init", bound=Callable[..., None])
-
-# Fraction of the device's memory that one batched forward pass of both guidance branches may take.
-_BATCHED_GUIDANCE_FRACTION = 0.25
 
 
 def clean_prompt(text: str) -> str:
@@ -360,19 +358,10 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         return torch.as_tensor(self.scheduler.timesteps)
 
     def _batches_guidance(self, num_tokens: int, device: torch.device) -> bool:
-        """Whether both guidance branches go through the transformer at once; step caches want them apart.
-
-        Decided by the device's whole memory, not by what is free now, so that a seed gives the same bytes each time.
-        """
+        """Whether both guidance branches go through the transformer at once; step caches want them apart."""
         if self.transformer.is_cache_enabled:
             return False
-        on_gpu = device.type == "cuda"
-        memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else total_memory()
-        config = self.transformer.config
-        width = config.num_attention_heads * config.attention_head_dim
-        # A block holds about eight activations of the width and one of the feed-forward's, some of them in float32.
-        activations = 2 * num_tokens * (8 * width + config.ffn_dim) * 4
-        return activations < _BATCHED_GUIDANCE_FRACTION * memory
+        return batches_guidance(self.transformer.config, num_tokens, device_memory(device))
 
     def _predict(
         self,

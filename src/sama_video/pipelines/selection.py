@@ -9,9 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..models.peak_memory import UMT5_XXL, Parts, Work, demand_of
 from ..models.presets import PRESETS, PipelineSettings, Preset
-from ..models.shapes import WAN_SPATIAL_FACTOR
+from ..models.shapes import WAN_SPATIAL_FACTOR, VideoShape, fit_size
 from ..models.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, find_weight_files, first_line, read_json_object
+from ..system.devices import device_memory, free_memory
 from ..system.errors import UserError
 from ..system.files import hash_configuration, hash_file, hash_weights
 from .configuration import (
@@ -30,8 +32,15 @@ INDEX = "model_index.json"
 # The components that have weights, and how their libraries name the files.
 WEIGHT_STEMS = {"transformer": DIFFUSERS_STEM, "vae": DIFFUSERS_STEM, "text_encoder": TRANSFORMERS_STEM}
 DTYPES = ("float32", "bfloat16", "float16")
-_OFFLOADS = ("none", "model", "sequential", "group")
-_SCHEDULERS = ("euler", "unipc")
+_CHOICES = {
+    "dtype": ("auto", *DTYPES),
+    "memory": ("auto", "low", "full"),
+    "offload": ("none", "model", "sequential", "group", "disk"),
+    "storage_dtype": ("same", "float8", "int8"),
+    "scheduler": ("euler", "unipc"),
+}
+# Of what is free: a forecast is not exact, and others want some too.
+_USABLE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,21 +223,29 @@ class Loading:
     model: Model
     device: str = "auto"
     dtype: str = "auto"
+    memory: str = "auto"
     offload: str = "none"
+    storage_dtype: str = "same"
     scheduler: str = "euler"
     vae_tiling: bool = False
     lora: list[str] | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in (("dtype", ("auto", *DTYPES)), ("offload", _OFFLOADS), ("scheduler", _SCHEDULERS)):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        check_choices(**{name: getattr(self, name) for name in _CHOICES})
         if self.device != "auto":
             _check_device(self.device)
         if self.offload in ("model", "sequential") and self.resolved_device == "cpu":
             raise UserError(
-                f"`offload` {self.offload} moves weights to an accelerator, and this run is on the CPU; leave it out"
+                f"`offload` {self.offload} moves weights to an accelerator, and this run is on the CPU; leave it out, "
+                f"or use `offload` disk"
             )
+        if self.offload == "disk" and self.lora:
+            raise UserError(
+                "`offload` disk keeps no weights in memory that a LoRA could change; merge it into the model first: "
+                "sama convert LORA FOLDER --merge-into MODEL"
+            )
+        if self.offload == "disk" and self.storage_dtype != "same":
+            raise UserError("`offload` disk keeps no weights in memory, and `storage_dtype` says how; give one of them")
         for path, _ in self.loras:
             if not Path(path).exists():
                 raise UserError(f"no such LoRA: {path}; give `lora` PATH or PATH:SCALE")
@@ -254,6 +271,44 @@ class Loading:
             return self.dtype
         return "float32" if self.resolved_device == "cpu" else "bfloat16"
 
+    @property
+    def tiles(self) -> bool:
+        """Whether the VAE works in tiles."""
+        return self.vae_tiling or (self.memory == "low" and self.offload == "none")
+
+    @cached_property
+    def resolved_offload(self) -> str:
+        """What `memory` stands for where `offload` does not say; a hub id is not known well enough to choose."""
+        if self.offload != "none" or self.memory == "full" or self.model.folder is None:
+            return self.offload
+        peaks = demand_of(
+            parts_of(self.model), self._work, dtype=self.precision, storage_dtype=self.storage_dtype
+        ).peaks(on_host=self.resolved_device == "cpu")
+        if self.lora or self.storage_dtype != "same":
+            del peaks["disk"]
+        if self.memory == "low":
+            peaks = {name: peak for name, peak in peaks.items() if name in ("group", "disk")} or peaks
+        device, host = free_memory(self.resolved_device), free_memory("cpu")
+        for name, peak in peaks.items():
+            if peak.device <= _USABLE * device and peak.host <= _USABLE * host:
+                return name
+        return list(peaks)[-1]
+
+    @property
+    def _work(self) -> Work:
+        """An edit of the model's own size and length."""
+        info = self.model.info()
+        height, width = fit_size(9, 16, info.native_area, info.pixel_multiple)
+        return Work(
+            video=VideoShape(num_frames=info.native_num_frames, height=height, width=width),
+            spatial_factor=self.model.configs.vae.get("scale_factor_spatial", WAN_SPATIAL_FACTOR),
+            text_tokens=info.max_sequence_length,
+            num_semantic_tokens=info.num_semantic_tokens,
+            with_guidance=info.default_guidance_scale > 1,
+            tiles=self.tiles,
+            device_memory=device_memory(self.resolved_device),
+        )
+
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """All of it as a result's record has it: names, hashes of weights, and what "auto" became."""
@@ -268,8 +323,16 @@ class Loading:
             "dtype": self.precision,
             "device": self.resolved_device,
             "offload": self.offload,
-            "vae_tiling": self.vae_tiling,
+            "storage_dtype": self.storage_dtype,
+            "vae_tiling": self.tiles,
         }
+
+
+def check_choices(**values: str) -> None:
+    """Raises UserError for a value that an option of `Loading`'s does not have."""
+    for name, value in values.items():
+        if value not in _CHOICES[name]:
+            raise UserError(f"`{name}` must be one of {', '.join(_CHOICES[name])}, got {value!r}")
 
 
 def _lora_identity(path: Path) -> str:
@@ -293,17 +356,47 @@ def _check_device(device: str) -> None:
         raise UserError("this machine has no MPS device (Apple's GPUs) that torch can use; use `device` cpu")
 
 
-def read_preset(model: Model) -> Preset:
-    """The sizes and settings of a pipeline folder, from its configurations and the headers of its weights.
+def parts_of(model: Model) -> Parts:
+    """The sizes of a folder's parts, from its configurations and the headers of its weights.
 
     Raises:
         UserError: as `Model.configs`, and for damaged weights or a hub id, whose weights are not here.
     """
     if model.folder is None:
         raise UserError(f"{model.name} is a hub id; download it, and give its folder")
+    configs = model.configs
+    parameters = {
+        name: sum(_count(file) for file in (model.folder / name).glob("*.safetensors")) for name in WEIGHT_STEMS
+    }
+    return Parts(
+        transformer=configs.transformer,
+        vae={"_class_name": configs.components["vae"][1], **configs.vae},
+        text_encoder=configs.text_encoder,
+        parameters=parameters,
+    )
+
+
+def parts_of_preset(preset: Preset) -> Parts:
+    """Of its own weights if there are some; else with the VAE and the text encoder of the models of its kind."""
+    if preset.weights is not None:
+        return parts_of(Model(str(preset.weights), preset.weights))
+    transformer = preset.transformer
+    if transformer.get("text_dim", UMT5_XXL["d_model"]) == UMT5_XXL["d_model"]:
+        return Parts.of_wan(transformer, preset.num_parameters, preset.spatial_factor)
+    nano = parts_of(find_model("nano"))
+    return replace(nano, transformer=transformer, parameters={**nano.parameters, "transformer": preset.num_parameters})
+
+
+def read_preset(model: Model) -> Preset:
+    """The sizes and settings of a pipeline folder, from its configurations and the headers of its weights.
+
+    Raises:
+        UserError: as `Model.configs`, and for damaged weights or a hub id, whose weights are not here.
+    """
+    parts = parts_of(model)
     return Preset(
-        transformer=model.configs.transformer,
-        num_parameters=sum(_count(file) for file in (model.folder / "transformer").glob("*.safetensors")),
+        transformer=parts.transformer,
+        num_parameters=parts.parameters["transformer"],
         spatial_factor=model.configs.vae.get("scale_factor_spatial", WAN_SPATIAL_FACTOR),
         settings=PipelineSettings.of(model.configs.index),
         weights=model.folder,

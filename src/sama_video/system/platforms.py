@@ -15,11 +15,6 @@ except ImportError:  # Windows
     resource = None
 
 
-def total_memory() -> int:
-    """Bytes of main memory in this machine."""
-    return psutil.virtual_memory().total
-
-
 def peak_memory() -> int:
     """The most bytes of main memory that this process has held."""
     if resource is not None:

@@ -258,6 +258,27 @@ class ObjectiveConfig(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillationConfig(Strict):
+    """Few steps without guidance, learned from what the model itself does in many with it: see `distillation.py`.
+
+    Args:
+        num_inference_steps: of the result.
+        teacher_steps: of the teacher, for each of these.
+        guidance_scale: of the teacher.
+        everywhere: learn at any sigma, or only at those that the result's sampler asks for.
+    """
+
+    num_inference_steps: int = 4
+    teacher_steps: int = 4
+    guidance_scale: float = 5.0
+    everywhere: bool = False
+
+    def __post_init__(self) -> None:
+        _check_ranges("distillation", self, num_inference_steps=(1, 1000), teacher_steps=(1, 1000))
+        _check_ranges("distillation", self, guidance_scale=(1, _LARGEST))
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Strict):
     """AdamW, or "muon": Muon on the blocks' matrices and AdamW at `adamw_share` of the rate on all else.
 
@@ -349,6 +370,7 @@ class TrainConfig(Strict):
     data: DataConfig
     loop: LoopConfig
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    distillation: DistillationConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
@@ -363,6 +385,8 @@ class TrainConfig(Strict):
                 "model.source_attention=self is for sources that come as tokens; set model.source=token or "
                 "model.source_attention=full"
             )
+        if self.distillation is not None and self.model.train_text_encoder:
+            raise UserError("a teacher and its student read the same text; set model.train_text_encoder=false")
         if self.model.train_text_encoder and self.data.cache:
             raise UserError("a text encoder that trains cannot be cached; unset data.cache or model.train_text_encoder")
 

@@ -64,22 +64,48 @@ def flow_matching_step(
         semantic, semantic_noise: `[B, S, D]`, None without Semantic Anchoring.
         semantic_target: "velocity": the head predicts `noise - s`; "clean": it predicts `s`.
     """
-    semantic_sigma = None
+    semantic_sigma = semantic_wanted = None
     if semantic is not None:
         assert semantic_noise is not None
         semantic_sigma = noised(semantic, semantic_noise, sigma)
+        semantic_wanted = semantic_noise - semantic if semantic_target == "velocity" else semantic
+    return velocity_losses(
+        transformer,
+        latents=noised(target, noise, sigma),
+        semantic=semantic_sigma,
+        sigma=sigma,
+        source=source,
+        text=text,
+        velocity=noise - target,
+        semantic_wanted=semantic_wanted,
+        semantic_weight=semantic_weight,
+    )
+
+
+def velocity_losses(
+    transformer: SamaTransformer3DModel,
+    *,
+    latents: torch.Tensor,
+    semantic: torch.Tensor | None,
+    sigma: torch.Tensor,
+    source: torch.Tensor | None,
+    text: torch.Tensor,
+    velocity: torch.Tensor,
+    semantic_wanted: torch.Tensor | None,
+    semantic_weight: float,
+) -> StepOutput:
+    """One forward pass on noisy latents and semantic tokens, against the velocity and what the head should say."""
     output = transformer(
-        noised(target, noise, sigma),
+        latents,
         timestep=1000.0 * sigma,
         encoder_hidden_states=text,
         source_hidden_states=source,
-        semantic_hidden_states=semantic_sigma,
+        semantic_hidden_states=semantic,
     )
-    flow_loss = F.mse_loss(output.sample.float(), noise - target, reduction="none").mean(dim=(1, 2, 3, 4))
-    if semantic is None or semantic_noise is None:
+    flow_loss = F.mse_loss(output.sample.float(), velocity, reduction="none").mean(dim=(1, 2, 3, 4))
+    if semantic_wanted is None:
         return StepOutput(loss=flow_loss, flow_loss=flow_loss, semantic_loss=None, sigma=sigma)
-    wanted = semantic_noise - semantic if semantic_target == "velocity" else semantic
-    semantic_loss = F.l1_loss(output.semantic.float(), wanted, reduction="none").mean(dim=(1, 2))
+    semantic_loss = F.l1_loss(output.semantic.float(), semantic_wanted, reduction="none").mean(dim=(1, 2))
     return StepOutput(
         loss=flow_loss + semantic_weight * semantic_loss,
         flow_loss=flow_loss,

@@ -154,7 +154,7 @@ class MicroBatches:
         if source is not None:
             source = source * keeps_source.view(-1, 1, 1, 1, 1)
         if text is not None:
-            text = torch.where(keeps_text.view(-1, 1, 1), text, self._empty_text)
+            text = torch.where(keeps_text.view(-1, 1, 1), text, self.empty_text)
         if batch.semantic is not None:
             semantic_noise = torch.stack([one.semantic_noise for one in drawn if one.semantic_noise is not None])
             semantic_noise = semantic_noise.to(device)
@@ -168,5 +168,6 @@ class MicroBatches:
         )
 
     @cached_property
-    def _empty_text(self) -> torch.Tensor:
+    def empty_text(self) -> torch.Tensor:
+        """`[L, D]`, of no instruction; of text that is encoded beforehand."""
         return self._encoder.text("").to(self._parallel.device)

@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ..models.transformer_sama import SamaTransformer3DModel
+from ..system import processes
 from ..system.errors import UserError
 from ..system.precision import Precision, choose_precision
 from .config import ParallelConfig, TrainConfig
@@ -77,14 +78,13 @@ class Parallel:
             UserError: for SLURM tasks that do not know of each other, more processes than GPUs, or a number of
                 processes that `shard_size` does not divide.
         """
-        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        rank, world_size = processes.rank(), processes.world_size()
         _check_surroundings(config, world_size)
-        device = _device(int(os.environ.get("LOCAL_RANK", "0")))
+        device = processes.own_device()
         if world_size == 1:
             return cls(rank=0, world_size=1, device=device, config=config)
         timeout = timedelta(minutes=config.timeout_minutes)
-        if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+        processes.join(device, timeout)
         saving = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))  # all processes are in it
         return cls(rank=rank, world_size=world_size, device=device, config=config, saving=saving)
 
@@ -184,18 +184,6 @@ def _check_surroundings(config: ParallelConfig, world_size: int) -> None:
             f"parallel.shard_size={config.shard_size} does not divide {world_size} processes; use a divisor, or 0 for "
             "all"
         )
-
-
-def _device(local_rank: int) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"process {local_rank} of this machine has no GPU; start at most {torch.cuda.device_count()} "
-            "(torchrun --nproc-per-node)"
-        )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
 
 
 def _in_words(error: Exception) -> str:

@@ -16,6 +16,7 @@ from ..system.errors import UserError
 from .config import (
     DataConfig,
     DatasetConfig,
+    DistillationConfig,
     EngineConfig,
     LoopConfig,
     LoraConfig,
@@ -77,6 +78,19 @@ def _with_adapters(full: TrainConfig, name: str) -> TrainConfig:
         data={"image_batch_size": 16, "video_batch_size": 4, "aspect_ratios": (*ASPECT_RATIOS, 9 / 16, 16 / 9)},
         optimizer={"learning_rate": 1e-4, "final_learning_rate": 1e-5},
         loop={"num_steps": 2_000, "ema_warmup": True},
+    )
+
+
+def distillation(size: str = "") -> TrainConfig:
+    """Four steps without guidance, as a LoRA file, learned from what the model does in sixteen with it."""
+    fine_tuned = lora_finetuning(size)
+    init = f"runs/supervised_finetuning{size}/export" if size else fine_tuned.model.init
+    # Its sampler's own sigmas, all alike.
+    student = replace(fine_tuned.started_from(init), name=f"distillation{size}", distillation=DistillationConfig())
+    return student.changed(
+        data={"validation": ValidationConfig(num_inference_steps=4)},
+        objective={"sigma_sampling": "uniform", "text_dropout": 0.0},
+        loop={"validate_every": 250},
     )
 
 
@@ -210,6 +224,17 @@ def nano_gpu() -> TrainConfig:
     )
 
 
+def nano_distillation() -> TrainConfig:
+    """SAMA-Nano in two steps, learned from what it does in sixteen; its own answer to one step is better still."""
+    teacher = DistillationConfig(num_inference_steps=2, teacher_steps=8, guidance_scale=1.0)
+    return replace(nano_finetuning().started_from("nano"), name="nano_distillation", distillation=teacher).changed(
+        model={"train_text_encoder": False, "preset": "nano"},
+        objective={"sigma_sampling": "uniform"},
+        optimizer={"learning_rate": 2e-4, "final_learning_rate": 2e-5},
+        loop={"num_steps": 1_000, "validate_every": 250},
+    )
+
+
 def smoke() -> list[TrainConfig]:
     """Both stages in a minute or two on two cores, from the shipped nano: everything runs, little is learned."""
     tried = ValidationConfig(size=(64, 64), num_frames=9, num_inference_steps=2, families=_SMOKE_FAMILIES)
@@ -272,14 +297,15 @@ def roles_5b() -> TrainConfig:
     return replace(lora_finetuning("_5b"), name="roles_5b").changed(data={"datasets": (ditto,)})
 
 
+_BY_SIZE = (factorized_pretraining, supervised_finetuning, lora_pretraining, lora_finetuning, distillation)
 RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
     **{
         recipe.__name__ + size: partial(recipe, size)
-        for recipe in (factorized_pretraining, supervised_finetuning, lora_pretraining, lora_finetuning)
+        for recipe in _BY_SIZE
         for size in _SIZES
     },
     **{recipe.__name__: recipe for recipe in (nano_pictures, nano_pretraining, nano_finetuning, nano, nano_gpu, smoke)},
-    **{recipe.__name__: recipe for recipe in (nano_small, components_5b, roles_5b)},
+    **{recipe.__name__: recipe for recipe in (nano_distillation, nano_small, components_5b, roles_5b)},
 }
 
 

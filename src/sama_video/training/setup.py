@@ -18,6 +18,7 @@ from ..pipelines.scope import add_to_scope
 from ..system.errors import UserError
 from .config import TrainConfig
 from .contradictions import check_data
+from .distillation import Teacher
 from .mixture import batch_config, build_mixture, encoder_identity, tabulate_mixture, taught_by
 from .parallel import Parallel, Trainable
 from .preparation import check_semantic_width, load_semantic_encoder, prepare_transformer
@@ -32,6 +33,7 @@ class Models:
     pipe: SamaPipeline
     model: Trainable
     encoder: Encoder
+    teacher: Teacher | None = None
 
 
 def load_models(config: TrainConfig, parallel: Parallel) -> Models:
@@ -56,6 +58,8 @@ def load_models(config: TrainConfig, parallel: Parallel) -> Models:
         for block in model.blocks:
             block.compile()
     assert config.loop.precision != "auto"
+    if config.distillation is not None and config.model.lora is None and parallel.world_size > 1:
+        raise UserError("a whole teacher beside its student is for one process; set model.lora, or start one process")
     parallel.shard(model, config.loop.precision)
     model.to(parallel.device)
     encoder = Encoder(
@@ -67,7 +71,19 @@ def load_models(config: TrainConfig, parallel: Parallel) -> Models:
     )
     if config.data.cache is None:
         encoder.to(parallel.device, text=True)
-    return Models(pipe=pipe, model=model, encoder=encoder)
+    return Models(pipe=pipe, model=model, encoder=encoder, teacher=_teacher(config, pipe))
+
+
+def _teacher(config: TrainConfig, pipe: SamaPipeline) -> Teacher | None:
+    """With what it makes of the model that is exported: one that samples in few steps without guidance."""
+    distillation = config.distillation
+    if distillation is None:
+        return None
+    pipe.register_to_config(
+        default_num_inference_steps=distillation.num_inference_steps, default_guidance_scale=1.0
+    )
+    shift, has_adapters = pipe.config.default_flow_shift, config.model.lora is not None
+    return Teacher(pipe.transformer, distillation, shift, has_adapters=has_adapters)
 
 
 def _load(config: TrainConfig) -> tuple[SamaPipeline, SemanticEncoder | None]:
@@ -79,6 +95,9 @@ def _load(config: TrainConfig) -> tuple[SamaPipeline, SemanticEncoder | None]:
     if semantic_encoder is not None:
         check_semantic_width(pipe, semantic_encoder, config.model)
     prepare_transformer(pipe, config.model, config.objective, precision=config.loop.precision)
+    if config.distillation is not None and config.model.lora is not None:
+        for part in pipe.transformer.new_parts.values():  # the teacher's, too
+            part.requires_grad_(False)
     pipe.register_to_config(trained_for=add_to_scope(pipe.config.trained_for, taught_by(config.data)))
     return pipe, semantic_encoder
 

@@ -23,6 +23,7 @@ from .adapters import export_lora, lora_state
 from .attention import PlainAttention
 from .checkpoint import Checkpoints, training_state
 from .config import TrainConfig
+from .distillation import Streams, distillation_step
 from .ema import Ema
 from .interrupts import EXIT_CODES, NAMES, StopRequest, stop_requests
 from .logs.runlog import RunLog, StepMetrics
@@ -65,7 +66,7 @@ class Trainer:
         config = settle_precision(config, parallel)
         self.config, self.out, self.parallel = config, out, parallel
         models = load_models(config, parallel)
-        self.pipe, self.model, self.encoder = models.pipe, models.model, models.encoder
+        self.pipe, self.model, self.encoder, self.teacher = models.pipe, models.model, models.encoder, models.teacher
         self.loader = build_loader(config, parallel, self.encoder, out)
         self.micro_batches = MicroBatches(config, parallel, self.encoder)
         self.optimizer = Optimizer(self.model, config.optimizer, self.precision)
@@ -244,7 +245,7 @@ class Trainer:
 
     def forward_backward(self, micro: MicroBatch) -> StepOutput:
         """Gradients of one micro-batch, added to those that are there."""
-        objective, batch = self.config.objective, micro.batch
+        batch = micro.batch
         in_bfloat16, device = self.precision == "bfloat16", self.parallel.device.type
         plain = PlainAttention() if in_bfloat16 and device == "cpu" else nullcontext()
         with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
@@ -255,21 +256,39 @@ class Trainer:
                     prompts, do_classifier_free_guidance=False, device=self.parallel.device
                 )
             with plain:
-                output = flow_matching_step(
-                    self.pipe.transformer,
-                    target=batch.target.float(),
-                    source=None if batch.source is None else batch.source.float(),
-                    text=text,
-                    sigma=micro.sigma,
-                    noise=micro.noise,
-                    semantic=None if batch.semantic is None else batch.semantic.float(),
-                    semantic_noise=micro.semantic_noise,
-                    semantic_weight=objective.semantic_weight,
-                    semantic_target=objective.semantic_target,
-                )
+                output = self._objective(micro, text)
         # Sharded training averages gradients over processes; the weights already divide by all samples.
         (self.parallel.world_size * (output.loss * micro.weight).sum()).backward()
         return output
+
+    def _objective(self, micro: MicroBatch, text: torch.Tensor) -> StepOutput:
+        objective, batch = self.config.objective, micro.batch
+        source = None if batch.source is None else batch.source.float()
+        semantic = None if batch.semantic is None else batch.semantic.float()
+        if self.teacher is not None:
+            return distillation_step(
+                self.pipe.transformer,
+                self.teacher,
+                target=Streams(batch.target.float(), semantic),
+                noise=Streams(micro.noise, micro.semantic_noise),
+                sigma=micro.sigma,
+                source=source,
+                text=text,
+                empty_text=self.micro_batches.empty_text,
+                semantic_weight=objective.semantic_weight,
+            )
+        return flow_matching_step(
+            self.pipe.transformer,
+            target=batch.target.float(),
+            source=source,
+            text=text,
+            sigma=micro.sigma,
+            noise=micro.noise,
+            semantic=semantic,
+            semantic_noise=micro.semantic_noise,
+            semantic_weight=objective.semantic_weight,
+            semantic_target=objective.semantic_target,
+        )
 
     def _save_if_sound(self) -> None:
         """Weights that are not finite themselves would only bury the checkpoints before them."""

@@ -1,0 +1,188 @@
+"""Memory: what `sama info` predicts against what is measured, loading, what each way to save memory does to results.
+
+    python benchmarks/bench_memory.py [--only peaks|loading|results]
+
+Each measurement runs in a process of its own on the CPU: the system's count of resident memory at the peak, less that
+after the imports. Models have random weights in the sizes given, Wan's real autoencoder and the nano's text encoder.
+"""
+
+import argparse
+import gc
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import setting
+from diffusers import AutoencoderKLWan
+
+from sama_video.models.peak_memory import Work, demand_of
+from sama_video.models.presets import PRESETS
+from sama_video.models.shapes import VideoShape
+from sama_video.models.transformer_sama import SamaTransformer3DModel
+from sama_video.pipelines.loading import load_pipeline
+from sama_video.pipelines.pipeline_sama import SamaPipeline
+from sama_video.pipelines.selection import find_model, parts_of
+from sama_video.synth.engine import Engine
+from sama_video.synth.sprites import NANO_VOCABULARY
+from sama_video.system.devices import device_memory
+
+MIB = 2**20
+SMALL = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 4}
+WIDE = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 1}
+# Transformer, frames, height, width, options of `load_pipeline`, guidance.
+SETTINGS: tuple[tuple[str, dict[str, Any], tuple[int, int, int], dict[str, Any], float], ...] = (
+    ("1.3B's width, 4 layers", SMALL, (17, 240, 416), {}, 1.0),
+    ("the same, larger frames", SMALL, (5, 480, 832), {}, 1.0),
+    ("the same in tiles", SMALL, (5, 480, 832), {"vae_tiling": True}, 1.0),
+    ("the same, bfloat16", SMALL, (17, 240, 416), {"dtype": "bfloat16"}, 1.0),
+    ("14B's width, 1 layer, in tiles", WIDE, (9, 480, 832), {"vae_tiling": True}, 1.0),
+    ("14B's width, 1 layer, from disk", WIDE, (5, 240, 416), {"offload": "disk", "vae_tiling": True}, 1.0),
+    ("1.3B's width, guidance", SMALL, (9, 240, 416), {"vae_tiling": True}, 3.0),
+)
+
+
+def make_model(folder: Path, transformer: dict[str, Any]) -> None:
+    nano = load_pipeline("nano", device="cpu")
+    torch.manual_seed(0)
+    pipe = SamaPipeline(
+        transformer=SamaTransformer3DModel(**transformer, text_dim=192).to(torch.bfloat16),
+        vae=AutoencoderKLWan().to(torch.bfloat16),
+        text_encoder=nano.text_encoder,
+        tokenizer=nano.tokenizer,
+        max_sequence_length=48,
+        default_num_inference_steps=1,
+        default_guidance_scale=1.0,
+    )
+    pipe.save_pretrained(folder, max_shard_size="1GB")
+
+
+def status(entry: str) -> int:
+    """Bytes of an entry of this process's status; "VmHWM" is the peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
+
+
+def measure(folder: str, size: tuple[int, int, int], options: dict[str, Any], guidance: float) -> None:
+    """In a process of its own: a line of JSON."""
+    imported = status("VmRSS")
+    pipe = load_pipeline(folder, device="cpu", memory="full", **options)
+    loaded = status("VmHWM") - imported
+    gc.collect()
+    stays = status("VmRSS") - imported
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+    frames, height, width = size
+    clip = np.random.default_rng(0).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)
+    pipe(video=clip, prompt="make it red", guidance_scale=guidance, output_type="pt")
+    print(json.dumps({"loaded": loaded, "stays": stays, "edited": status("VmHWM") - imported}))
+
+
+def in_a_process(*arguments: Any) -> dict[str, float]:
+    command = [sys.executable, __file__, "--measure", json.dumps(arguments)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def peaks() -> None:
+    print("| setting | frames | predicted, MiB | measured | ratio | loading | stays |\n|---|---|---|---|---|---|---|")
+    for name, transformer, size, options, guidance in SETTINGS:
+        folder = Path(tempfile.mkdtemp(prefix="memory_"))
+        try:
+            make_model(folder, transformer)
+            result = in_a_process(str(folder), size, options, guidance)
+            work = Work(
+                video=VideoShape(num_frames=size[0], height=size[1], width=size[2]),
+                spatial_factor=8,
+                text_tokens=48,
+                num_semantic_tokens=65,
+                with_guidance=guidance > 1,
+                tiles=options.get("vae_tiling", False),
+                device_memory=device_memory("cpu"),
+            )
+            demand = demand_of(parts_of(find_model(folder)), work, dtype=options.get("dtype", "float32"))
+            predicted = demand.peaks(on_host=True)[options.get("offload", "none")].device
+        finally:
+            shutil.rmtree(folder)
+        loaded, stays, edited = (result[key] / MIB for key in ("loaded", "stays", "edited"))
+        shown = "x".join(map(str, size))
+        print(
+            f"| {name} | {shown} | {predicted / MIB:.0f} | {edited:.0f} | {predicted / MIB / edited:.2f} | {loaded:.0f} | "
+            f"{stays:.0f} |",
+            flush=True,
+        )
+
+
+@torch.no_grad()
+def results() -> None:
+    """Edits of the nano, each way against the plain run, in levels of 255."""
+    engine = Engine(split="known", vocabulary=NANO_VOCABULARY, seed=3)
+    pairs = [engine.pair(index, 17, 128, 128) for index in range(8)]
+
+    def edited(**options: Any) -> np.ndarray:
+        pipe = load_pipeline("nano", device="cpu", memory="full", **options)
+        calls = [
+            pipe(video=pair.source, prompt=pair.instruction, generator=torch.Generator().manual_seed(0)).frames[0]
+            for pair in pairs
+        ]
+        return 255 * np.stack(calls)
+
+    plain = edited()
+    print("| way | mean difference, levels | 99th percentile |\n|---|---|---|")
+    for name, options in (
+        ("--offload group", {"offload": "group"}),
+        ("--offload disk", {"offload": "disk"}),
+        ("--vae-tiling", {"vae_tiling": True}),
+        ("--dtype bfloat16", {"dtype": "bfloat16"}),
+        ("--storage-dtype float8", {"storage_dtype": "float8"}),
+        ("--storage-dtype int8", {"storage_dtype": "int8"}),
+    ):
+        try:
+            difference = np.abs(edited(**options) - plain)
+        except Exception as error:
+            print(f"| {name} | {error} | |", flush=True)
+            continue
+        print(f"| {name} | {difference.mean():.3f} | {np.percentile(difference, 99):.2f} |", flush=True)
+
+
+def loading() -> None:
+    """A model of 1.3B, in shards of a gigabyte."""
+    folder = Path(tempfile.mkdtemp(prefix="memory_"))
+    config = PRESETS["wan2.1-1.3b"].transformer
+    try:
+        make_model(folder, dict(config) | {"num_layers": 30})
+        print("| loaded as | at the peak, MiB | stays |\n|---|---|---|")
+        for options in (
+            {"dtype": "bfloat16"},
+            {},
+            {"storage_dtype": "float8", "dtype": "bfloat16"},
+            {"offload": "disk"},
+        ):
+            result = in_a_process(str(folder), (1, 64, 64), options, 1.0)
+            how = ", ".join(f"{name} {value}" for name, value in options.items()) or "float32"
+            print(f"| {how} | {result['loaded'] / MIB:.0f} | {result['stays'] / MIB:.0f} |", flush=True)
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("peaks", "loading", "results"))
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        folder, size, options, guidance = json.loads(arguments.measure)
+        measure(folder, tuple(size), options, guidance)
+        return
+    print(setting())
+    for name, part in (("peaks", peaks), ("loading", loading), ("results", results)):
+        if arguments.only in (None, name):
+            print(f"\n{name}\n")
+            part()
+
+
+if __name__ == "__main__":
+    main()
