@@ -27,7 +27,7 @@ from sama_video.models.convert_checkpoint import load_official_transformer
 from sama_video.models.official_names import TRANSFORMER_KEYS, renamer
 from sama_video.models.presets import PRESETS
 from sama_video.models.shapes import LatentShape, VideoShape
-from sama_video.models.streamed_weights import Place, stream_weights
+from sama_video.models.streamed_weights import StoredTensor, stream_weights
 from sama_video.models.strict_loading import stored_dtypes
 from sama_video.models.transformer_sama import SamaTransformer3DModel
 from sama_video.system.platforms import peak_memory
@@ -74,11 +74,11 @@ def write_shards(preset: str, folder: Path) -> int:
 def streamed(preset: str, folder: Path, dtype: torch.dtype) -> SamaTransformer3DModel:
     model = empty_model(preset)
     ours = renamer(TRANSFORMER_KEYS)
-    places = {}
+    stored = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            places |= {str(ours(key)): Place(file, key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-    stream_weights(model, places, stored_dtypes(model, dtype), torch.device("cpu"))
+            stored |= {str(ours(key)): StoredTensor(file, key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+    stream_weights(model, stored, stored_dtypes(model, dtype), torch.device("cpu"))
     return model
 
 

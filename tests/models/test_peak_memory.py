@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sama_video.models.peak_memory import Parts, Work, batches_guidance, block_work, demand_of
+from sama_video.models.peak_memory import PartSizes, Work, batches_guidance, block_work, demand_of
 from sama_video.models.presets import PRESETS
 from sama_video.models.shapes import VideoShape
 from sama_video.models.transformer_sama import SamaTransformer3DModel
@@ -21,17 +21,16 @@ FULL = Work(
     device_memory=80 * GIB,
 )
 B14 = PRESETS["wan2.1-14b"]
-PARTS = Parts.of_wan(B14.transformer, B14.num_parameters, 8)
+PARTS = PartSizes.of_wan(B14.transformer, B14.num_parameters, 8)
 
 
 def peaks(work=FULL, on_host=False, **kinds):
     return demand_of(PARTS, work, dtype="bfloat16", **kinds).peaks(on_host=on_host)
 
 
-def test_every_way_to_offload_needs_less_than_the_one_before():
-    device = [peak.device for peak in peaks().values()]
-    assert device == sorted(device, reverse=True)
-    assert len(set(device)) == 4
+def test_offloading_needs_less_on_the_device_and_from_disk_nothing_in_main_memory():
+    device = {name: peak.device for name, peak in peaks().items()}
+    assert device["none"] > device["model"] > 2 * device["disk"] > 2 * device["group"]
     host = {name: peak.host for name, peak in peaks().items()}
     assert host["none"] == host["disk"] == 0
     assert host["model"] == host["group"] > 35 * GIB  # 14B and UMT5-XXL

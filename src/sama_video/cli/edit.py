@@ -198,11 +198,11 @@ def _on_replicas(loading: "Loading", replicas: int) -> EditAll:
 def _load(loading: "Loading") -> "SamaPipeline":
     with ProgressBar() as progress, progress.waiting(f"loading {loading.model.name}"):
         from ..pipelines.loading import load
-        from ..pipelines.placement import share_sequence
+        from ..pipelines.placement import spread_sequence
 
         pipe = load(loading)
         if processes.world_size() > 1:
-            share_sequence(pipe, loading.resolved_device)
+            spread_sequence(pipe, loading.resolved_device)
     for note in pipe.lora_notes:
         remark(f"note: {note}")
     placed = pipe.loaded_as

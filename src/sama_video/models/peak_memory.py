@@ -32,7 +32,7 @@ _BATCHED_GUIDANCE_FRACTION = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class WeightSizes:
     """One part's.
 
     Args:
@@ -64,7 +64,7 @@ class Demand:
         always: frames and latents that are there in all phases.
     """
 
-    weights: Mapping[str, Weights]
+    weights: Mapping[str, WeightSizes]
     work: Mapping[str, float]
     always: float
 
@@ -85,7 +85,7 @@ class Demand:
         names = ("none", "disk") if on_host else _OFFLOADS
         return {name: Peak(device=device[name] + self.always, host=host[name]) for name in names}
 
-    def _largest(self, held: Callable[[Weights], float], but: str = "") -> float:
+    def _largest(self, held: Callable[[WeightSizes], float], but: str = "") -> float:
         return max(
             work + (0 if _PART_OF[phase] == but else held(self.weights[_PART_OF[phase]]))
             for phase, work in self.work.items()
@@ -93,7 +93,7 @@ class Demand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
+class PartSizes:
     """The configurations of a pipeline's parts and how many parameters each has.
 
     Args:
@@ -107,7 +107,7 @@ class Parts:
     parameters: Mapping[str, int]
 
     @classmethod
-    def of_wan(cls, transformer: Mapping[str, Any], num_parameters: int, spatial_factor: int) -> "Parts":
+    def of_wan(cls, transformer: Mapping[str, Any], num_parameters: int, spatial_factor: int) -> "PartSizes":
         """With the VAE and the text encoder that Wan's models of this factor come with."""
         vae = {"_class_name": "AutoencoderKLWan", **WAN_VAES[spatial_factor]}
         text = UMT5_XXL["vocab_size"] * UMT5_XXL["d_model"] + UMT5_XXL["num_layers"] * _text_block(UMT5_XXL)
@@ -138,7 +138,7 @@ class Work:
     device_memory: int
 
 
-def demand_of(parts: Parts, work: Work, *, dtype: str = "float32", storage_dtype: str = "same") -> Demand:
+def demand_of(parts: PartSizes, work: Work, *, dtype: str = "float32", storage_dtype: str = "same") -> Demand:
     """What an edit needs, in `load_pipeline`'s words for the dtypes."""
     itemsize, transformer = _BYTES[dtype], parts.transformer
     shape = LatentShape.from_video(work.video, work.spatial_factor)
@@ -153,13 +153,13 @@ def demand_of(parts: Parts, work: Work, *, dtype: str = "float32", storage_dtype
     }
     weights = {
         "transformer": _transformer_weights(parts, itemsize, storage_dtype),
-        "vae": Weights(num_bytes=parts.parameters["vae"] * itemsize, block_bytes=0, leaf_bytes=0),
+        "vae": WeightSizes(num_bytes=parts.parameters["vae"] * itemsize, block_bytes=0, leaf_bytes=0),
     }
     if parts.text_encoder is not None:
         text = parts.text_encoder
         work_of["text"] = _text_work(text, work.text_tokens, itemsize)
         embeddings, block = text["vocab_size"] * text["d_model"], _text_block(text)
-        weights["text_encoder"] = Weights(
+        weights["text_encoder"] = WeightSizes(
             num_bytes=parts.parameters["text_encoder"] * itemsize,
             block_bytes=max(block, embeddings / 2) * itemsize,  # the embeddings are read alone
             leaf_bytes=max(embeddings / 2, text["d_model"] * text["d_ff"]) * itemsize,
@@ -195,11 +195,11 @@ def _width(transformer: Mapping[str, Any]) -> int:
     return transformer["num_attention_heads"] * transformer["attention_head_dim"]
 
 
-def _transformer_weights(parts: Parts, itemsize: int, storage_dtype: str) -> Weights:
+def _transformer_weights(parts: PartSizes, itemsize: int, storage_dtype: str) -> WeightSizes:
     transformer, width = parts.transformer, _width(parts.transformer)
     block = 8 * width**2 + 2 * width * transformer["ffn_dim"]  # its matrices
     narrowed = 0 if storage_dtype == "same" else transformer["num_layers"] * block * (itemsize - 1)
-    return Weights(
+    return WeightSizes(
         num_bytes=parts.parameters["transformer"] * itemsize - narrowed,
         block_bytes=block * itemsize,
         leaf_bytes=width * transformer["ffn_dim"] * itemsize,

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from ..system.data_files import table_beside
 from ..system.errors import UserError
-from .peak_memory import Parts, Work, demand_of
+from .peak_memory import PartSizes, Work, demand_of
 from .shapes import (
     PATCH,
     SEMANTIC_GRID,
@@ -112,7 +112,7 @@ def nearest_preset(spatial_factor: int) -> str:
 def describe(
     name: str,
     preset: Preset,
-    parts: Parts,
+    parts: PartSizes,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,

@@ -24,7 +24,7 @@ _BLOCKS = ["WanTransformerBlock", "UMT5Block"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class Place(NamedTuple):
+class StoredTensor(NamedTuple):
     """Where a tensor is: a safetensors file, and its name there."""
 
     file: Path
@@ -41,14 +41,16 @@ class StreamedWeights(Mapping[str, torch.Tensor]):
     """A model's tensors by name, each read at every access, and checked at its first.
 
     Args:
-        places: of all tensors.
+        stored: of all tensors.
         dtypes: what each becomes.
         blocks: names of tensors that are asked for together, in the order in which the model does so; a thread reads
             the next block's while one is used.
     """
 
-    def __init__(self, places: Mapping[str, Place], dtypes: Mapping[str, torch.dtype], blocks: Sequence[Sequence[str]]):
-        self._places, self._dtypes, self._blocks = places, dtypes, blocks
+    def __init__(
+        self, stored: Mapping[str, StoredTensor], dtypes: Mapping[str, torch.dtype], blocks: Sequence[Sequence[str]]
+    ):
+        self._stored, self._dtypes, self._blocks = stored, dtypes, blocks
         self._block_of = {name: number for number, names in enumerate(blocks) for name in names}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="weights")
         self._ahead: dict[str, Future[torch.Tensor]] = {}
@@ -74,26 +76,26 @@ class StreamedWeights(Mapping[str, torch.Tensor]):
         return self._read(name) if ahead is None else ahead.result()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._stored)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._stored)
 
     def _read(self, name: str) -> torch.Tensor:
-        tensor = self._places[name].read(self._dtypes[name])
+        tensor = self._stored[name].read(self._dtypes[name])
         if name not in self._checked:
-            check_finite({name: tensor}, self._places[name].file)
+            check_finite({name: tensor}, self._stored[name].file)
             self._checked.add(name)
         return tensor
 
 
 def stream_weights(
-    model: nn.Module, places: Mapping[str, Place], dtypes: Mapping[str, torch.dtype], device: torch.device
+    model: nn.Module, stored: Mapping[str, StoredTensor], dtypes: Mapping[str, torch.dtype], device: torch.device
 ) -> None:
     """Let a model without storage run on `device` with weights from disk.
 
     Args:
-        places, dtypes: of every tensor of its state dict.
+        stored, dtypes: of every tensor of its state dict.
     """
     for name, _ in list(model.named_parameters(remove_duplicate=False)):
         set_module_tensor_to_device(model, name, "meta", dtype=dtypes[name])
@@ -102,7 +104,7 @@ def stream_weights(
         for prefix, block in model.named_modules()
         if type(block).__name__ in _BLOCKS
     ]
-    weights = StreamedWeights(places, dtypes, blocks)
+    weights = StreamedWeights(stored, dtypes, blocks)
     cpu_offload(model, device, state_dict=weights, preload_module_classes=_BLOCKS)  # pyright: ignore[reportArgumentType] (any mapping)
 
 
@@ -120,14 +122,14 @@ def stream_part(
             f"the weights in {folder} are in PyTorch's format, which is not read in parts; write them as safetensors: "
             f"sama convert {folder.parent} FOLDER"
         )
-    places: dict[str, Place] = {}
+    stored: dict[str, StoredTensor] = {}
     for file in weights.files:
-        places |= {key: Place(file, key) for key in read_folder_specs(WeightFiles((file,), None, True))}
+        stored |= {key: StoredTensor(file, key) for key in read_folder_specs(WeightFiles((file,), None, True))}
     with refusing(folder):
         tied: dict[str, str] = getattr(cls, "_tied_weights_keys", None) or {}
         for one, other in [*tied.items(), *((other, one) for one, other in tied.items())]:
-            if one not in places and other in places:  # one tensor under two names, stored once
-                places[one], specs[one] = places[other], specs[other]
+            if one not in stored and other in stored:  # one tensor under two names, stored once
+                stored[one], specs[one] = stored[other], specs[other]
         model: Any = checked_empty(cls, folder, specs)
-        stream_weights(model, places, stored_dtypes(model, dtype), device)
+        stream_weights(model, stored, stored_dtypes(model, dtype), device)
     return model.eval()

@@ -20,7 +20,7 @@ from ..models.weight_files import first_line, read_json_object
 from ..system.errors import UserError
 from .configuration import check_scheduler
 from .pipeline_sama import SamaPipeline
-from .placement import narrowing, place
+from .placement import move_parts, narrowing
 from .selection import WEIGHT_STEMS, Loading, Model, find_model
 
 _MODEL_CLASSES: dict[str, type[Any]] = {
@@ -92,8 +92,11 @@ def load(loading: Loading) -> SamaPipeline:
         pipe.enable_vae_tiling()
     if loading.loras:
         _load_loras(pipe, loading.loras)
+        if (narrow := narrowing(loading.storage_dtype)) is not None:  # a LoRA takes its precision from its layer
+            for name in pipe.transformer.state_dict():
+                narrow(pipe.transformer, name)
     storage = {"storage_dtype": loading.storage_dtype, "dtype": dtype}
-    place(pipe, device=loading.resolved_device, offload=offload, **storage)
+    move_parts(pipe, device=loading.resolved_device, offload=offload, **storage)
     pipe.loaded_as = replace(loading, offload=offload, vae_tiling=loading.tiles, memory="full")
     return pipe
 
@@ -124,7 +127,7 @@ def _load_parts(loading: Loading, offload: str, dtype: torch.dtype) -> SamaPipel
         if offload == "disk" and name != "vae":
             parts[name] = stream_part(cls, folder / name, config, dtype=dtype, device=device)
         else:
-            narrow = narrowing(loading.storage_dtype) if name == "transformer" else None
+            narrow = narrowing(loading.storage_dtype) if name == "transformer" and not loading.loras else None
             parts[name] = load_part(cls, folder / name, config, dtype=dtype, narrow=narrow)
     if "tokenizer" in configs.components:
         parts["tokenizer"] = load_tokenizer(folder / "tokenizer", configs.components["tokenizer"][1])

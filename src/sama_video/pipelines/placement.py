@@ -17,7 +17,7 @@ from ..system.errors import UserError
 from .pipeline_sama import SamaPipeline
 
 # Nine of ten parameters, and none of those in which a small error would show most: embeddings, norms, heads.
-_BLOCK_MATRIX = re.compile(r"blocks\.\d+\.(attn1|attn2|ffn)\..*\.weight")
+_BLOCK_MATRIX = re.compile(r"blocks\.\d+\.(attn1|attn2|ffn)\.((?!lora_).)*\.weight")
 _FLOAT8 = torch.float8_e4m3fn
 _PATIENCE = timedelta(minutes=30)  # with another process, which may be reading or writing a long clip
 
@@ -33,6 +33,7 @@ def narrowing(storage_dtype: str) -> Callable[[nn.Module, str], None] | None:
     narrow = _to_float8 if storage_dtype == "float8" else _to_int8()
 
     def narrowed(model: nn.Module, name: str) -> None:
+        """Of a LoRA's layers the matrix that it changes, not its own."""
         if _BLOCK_MATRIX.fullmatch(name) is None:
             return
         layer = model.get_submodule(name.removesuffix(".weight"))
@@ -58,7 +59,7 @@ def _to_int8() -> Callable[[nn.Linear], None]:
     return to_int8
 
 
-def place(pipe: SamaPipeline, *, device: str, offload: str, storage_dtype: str, dtype: torch.dtype) -> None:
+def move_parts(pipe: SamaPipeline, *, device: str, offload: str, storage_dtype: str, dtype: torch.dtype) -> None:
     """Move the parts, or hook them so that they are moved as they are needed."""
     transformer: Any = pipe.transformer
     if storage_dtype == "float8":  # stored so already; this widens a layer while it is used
@@ -80,7 +81,7 @@ def place(pipe: SamaPipeline, *, device: str, offload: str, storage_dtype: str, 
         pipe.to(device)
 
 
-def share_sequence(pipe: SamaPipeline, device: str) -> None:
+def spread_sequence(pipe: SamaPipeline, device: str) -> None:
     """Spread one edit over all processes that torchrun started; each must make the same calls.
 
     Raises:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..models.peak_memory import UMT5_XXL, Parts, Work, demand_of
+from ..models.peak_memory import UMT5_XXL, PartSizes, Work, demand_of
 from ..models.presets import PRESETS, PipelineSettings, Preset
 from ..models.shapes import WAN_SPATIAL_FACTOR, VideoShape, fit_size
 from ..models.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, find_weight_files, first_line, read_json_object
@@ -281,9 +281,12 @@ class Loading:
         """What `memory` stands for where `offload` does not say; a hub id is not known well enough to choose."""
         if self.offload != "none" or self.memory == "full" or self.model.folder is None:
             return self.offload
-        peaks = demand_of(
-            parts_of(self.model), self._work, dtype=self.precision, storage_dtype=self.storage_dtype
-        ).peaks(on_host=self.resolved_device == "cpu")
+        try:
+            parts = parts_of(self.model)
+        except UserError:  # damaged: loading says more
+            return self.offload
+        demand = demand_of(parts, self._work, dtype=self.precision, storage_dtype=self.storage_dtype)
+        peaks = demand.peaks(on_host=self.resolved_device == "cpu")
         if self.lora or self.storage_dtype != "same":
             del peaks["disk"]
         if self.memory == "low":
@@ -356,7 +359,7 @@ def _check_device(device: str) -> None:
         raise UserError("this machine has no MPS device (Apple's GPUs) that torch can use; use `device` cpu")
 
 
-def parts_of(model: Model) -> Parts:
+def parts_of(model: Model) -> PartSizes:
     """The sizes of a folder's parts, from its configurations and the headers of its weights.
 
     Raises:
@@ -368,7 +371,7 @@ def parts_of(model: Model) -> Parts:
     parameters = {
         name: sum(_count(file) for file in (model.folder / name).glob("*.safetensors")) for name in WEIGHT_STEMS
     }
-    return Parts(
+    return PartSizes(
         transformer=configs.transformer,
         vae={"_class_name": configs.components["vae"][1], **configs.vae},
         text_encoder=configs.text_encoder,
@@ -376,13 +379,13 @@ def parts_of(model: Model) -> Parts:
     )
 
 
-def parts_of_preset(preset: Preset) -> Parts:
+def parts_of_preset(preset: Preset) -> PartSizes:
     """Of its own weights if there are some; else with the VAE and the text encoder of the models of its kind."""
     if preset.weights is not None:
         return parts_of(Model(str(preset.weights), preset.weights))
     transformer = preset.transformer
     if transformer.get("text_dim", UMT5_XXL["d_model"]) == UMT5_XXL["d_model"]:
-        return Parts.of_wan(transformer, preset.num_parameters, preset.spatial_factor)
+        return PartSizes.of_wan(transformer, preset.num_parameters, preset.spatial_factor)
     nano = parts_of(find_model("nano"))
     return replace(nano, transformer=transformer, parameters={**nano.parameters, "transformer": preset.num_parameters})
 
