@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,14 @@ from sama_video.system.devices import device_memory
 MIB = 2**20
 SMALL = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 4}
 WIDE = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 1}
-# Transformer, frames, height, width, options of `load_pipeline`, guidance.
+# Transformer, frames, height, width, options of `load_pipeline`, guidance; the size of latents alone with "latent".
 SETTINGS: tuple[tuple[str, dict[str, Any], tuple[int, int, int], dict[str, Any], float], ...] = (
     ("1.3B's width, 4 layers", SMALL, (17, 240, 416), {}, 1.0),
-    ("the same, larger frames", SMALL, (5, 480, 832), {}, 1.0),
-    ("the same in tiles", SMALL, (5, 480, 832), {"vae_tiling": True}, 1.0),
-    ("the same, bfloat16", SMALL, (17, 240, 416), {"dtype": "bfloat16"}, 1.0),
-    ("14B's width, 1 layer, in tiles", WIDE, (9, 480, 832), {"vae_tiling": True}, 1.0),
-    ("14B's width, 1 layer, from disk", WIDE, (5, 240, 416), {"offload": "disk", "vae_tiling": True}, 1.0),
-    ("1.3B's width, guidance", SMALL, (9, 240, 416), {"vae_tiling": True}, 3.0),
+    ("the same, larger frames", SMALL, (5, 320, 576), {}, 1.0),
+    ("the same in tiles", SMALL, (5, 320, 576), {"vae_tiling": True}, 1.0),
+    ("14B's width, 1 layer, in tiles, from disk", WIDE, (5, 320, 576), {"offload": "disk", "vae_tiling": True}, 1.0),
+    ("14B's width, 1 layer, bfloat16, latents", WIDE, (17, 480, 832), {"dtype": "bfloat16", "latent": True}, 1.0),
+    ("1.3B's width, 4 layers, guidance, latents", SMALL, (17, 480, 832), {"dtype": "bfloat16", "latent": True}, 3.0),
 )
 
 
@@ -71,14 +71,19 @@ def status(entry: str) -> int:
 def measure(folder: str, size: tuple[int, int, int], options: dict[str, Any], guidance: float) -> None:
     """In a process of its own: a line of JSON."""
     imported = status("VmRSS")
+    latent = options.pop("latent", False)
     pipe = load_pipeline(folder, device="cpu", memory="full", **options)
     loaded = status("VmHWM") - imported
     gc.collect()
     stays = status("VmRSS") - imported
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     frames, height, width = size
-    clip = np.random.default_rng(0).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)
-    pipe(video=clip, prompt="make it red", guidance_scale=guidance, output_type="pt")
+    if latent:
+        source = torch.randn(1, 16, (frames + 3) // 4, height // 8, width // 8)
+        given = {"source_latents": source, "height": height, "width": width, "num_frames": frames}
+    else:
+        given = {"video": np.random.default_rng(0).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)}
+    pipe(**given, prompt="make it red", guidance_scale=guidance, output_type="latent" if latent else "pt")
     print(json.dumps({"loaded": loaded, "stays": stays, "edited": status("VmHWM") - imported}))
 
 
@@ -104,6 +109,9 @@ def peaks() -> None:
                 device_memory=device_memory("cpu"),
             )
             demand = demand_of(parts_of(find_model(folder)), work, dtype=options.get("dtype", "float32"))
+            if options.get("latent"):
+                alone = {"denoise": demand.work["denoise"]}
+                demand = replace(demand, work=alone, always=0.0)
             predicted = demand.peaks(on_host=True)[options.get("offload", "none")].device
         finally:
             shutil.rmtree(folder)

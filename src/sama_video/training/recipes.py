@@ -299,11 +299,7 @@ def roles_5b() -> TrainConfig:
 
 _BY_SIZE = (factorized_pretraining, supervised_finetuning, lora_pretraining, lora_finetuning, distillation)
 RECIPES: dict[str, Callable[[], TrainConfig | list[TrainConfig]]] = {
-    **{
-        recipe.__name__ + size: partial(recipe, size)
-        for recipe in _BY_SIZE
-        for size in _SIZES
-    },
+    **{recipe.__name__ + size: partial(recipe, size) for recipe in _BY_SIZE for size in _SIZES},
     **{recipe.__name__: recipe for recipe in (nano_pictures, nano_pretraining, nano_finetuning, nano, nano_gpu, smoke)},
     **{recipe.__name__: recipe for recipe in (nano_distillation, nano_small, components_5b, roles_5b)},
 }

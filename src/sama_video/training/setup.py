@@ -79,9 +79,7 @@ def _teacher(config: TrainConfig, pipe: SamaPipeline) -> Teacher | None:
     distillation = config.distillation
     if distillation is None:
         return None
-    pipe.register_to_config(
-        default_num_inference_steps=distillation.num_inference_steps, default_guidance_scale=1.0
-    )
+    pipe.register_to_config(default_num_inference_steps=distillation.num_inference_steps, default_guidance_scale=1.0)
     shift, has_adapters = pipe.config.default_flow_shift, config.model.lora is not None
     return Teacher(pipe.transformer, distillation, shift, has_adapters=has_adapters)
 
