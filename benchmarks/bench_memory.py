@@ -92,9 +92,9 @@ def in_a_process(*arguments: Any) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def peaks() -> None:
+def peaks(chosen: list[int] | None) -> None:
     print("| setting | frames | predicted, MiB | measured | ratio | loading | stays |\n|---|---|---|---|---|---|---|")
-    for name, transformer, size, options, guidance in SETTINGS:
+    for name, transformer, size, options, guidance in [SETTINGS[number] for number in chosen or range(len(SETTINGS))]:
         folder = Path(tempfile.mkdtemp(prefix="memory_"))
         try:
             make_model(folder, transformer)
@@ -117,11 +117,9 @@ def peaks() -> None:
             shutil.rmtree(folder)
         loaded, stays, edited = (result[key] / MIB for key in ("loaded", "stays", "edited"))
         shown = "x".join(map(str, size))
-        print(
-            f"| {name} | {shown} | {predicted / MIB:.0f} | {edited:.0f} | {predicted / MIB / edited:.2f} | {loaded:.0f} | "
-            f"{stays:.0f} |",
-            flush=True,
-        )
+        ratio = predicted / MIB / edited
+        row = f"{name} | {shown} | {predicted / MIB:.0f} | {edited:.0f} | {ratio:.2f} | {loaded:.0f} | {stays:.0f}"
+        print(f"| {row} |", flush=True)
 
 
 @torch.no_grad()
@@ -179,6 +177,7 @@ def loading() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("peaks", "loading", "results"))
+    parser.add_argument("--settings", type=int, nargs="*", help="Of the peaks, by number from 0; default: all.")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -186,7 +185,7 @@ def main() -> None:
         measure(folder, tuple(size), options, guidance)
         return
     print(setting())
-    for name, part in (("peaks", peaks), ("loading", loading), ("results", results)):
+    for name, part in (("peaks", lambda: peaks(arguments.settings)), ("loading", loading), ("results", results)):
         if arguments.only in (None, name):
             print(f"\n{name}\n")
             part()

@@ -87,4 +87,4 @@ def test_a_block_s_matrices_are_what_is_narrowed():
     width = 5120
     assert matrices == 8 * width**2 + 2 * width * 13824
     assert block_work(B14.transformer, 1, 2) > 2 * (width + 13824)
-    assert block_work(B14.transformer, 1, 4) < 2 * block_work(B14.transformer, 1, 2)
+    assert block_work(B14.transformer, 1, 4) <= 2 * block_work(B14.transformer, 1, 2)

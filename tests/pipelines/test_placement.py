@@ -101,7 +101,7 @@ def test_matrices_in_float8_take_a_byte_and_give_nearly_the_same_picture(folder)
 
 
 def test_a_lora_beside_matrices_in_float8(folder, tmp_path):
-    module = "transformer.blocks.0.attn1.to_q"
+    module = "transformer.blocks.0.attn1.to_v"
     generator = torch.Generator().manual_seed(0)
     lora = {
         f"{module}.lora_A.weight": torch.randn(2, 48, generator=generator),
@@ -109,9 +109,12 @@ def test_a_lora_beside_matrices_in_float8(folder, tmp_path):
     }
     save_file(lora, tmp_path / "lora.safetensors")
     options = {"lora": [str(tmp_path / "lora.safetensors")]}
-    narrow, plain = (load_pipeline(str(folder), storage_dtype=kind, **options) for kind in ("float8", "same"))
-    without = edited(load_pipeline(str(folder)))
-    assert np.abs(edited(narrow) - edited(plain)).mean() < 0.5 * np.abs(edited(plain) - without).mean()
+    narrow, plain = (
+        edited(load_pipeline(str(folder), storage_dtype=kind, **options))
+        - edited(load_pipeline(str(folder), storage_dtype=kind))
+        for kind in ("float8", "same")
+    )
+    assert np.corrcoef(narrow.ravel(), plain.ravel())[0, 1] > 0.95
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from sama_video.system import platforms as system
+from sama_video.system.devices import device_memory, free_memory
 
 GROWN = """
 import time, sys, subprocess
@@ -80,8 +81,9 @@ def test_all_modules_import_and_edits_with_guidance_and_training_run_without_uni
 
 def test_memory_is_what_the_system_says():
     if hasattr(os, "sysconf"):
-        assert system.total_memory() == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert system.total_memory() > system.peak_memory()
+        assert device_memory("cpu") == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert device_memory("cpu") > system.peak_memory()
+    assert device_memory("cpu") > free_memory("cpu") > 0
 
 
 @pytest.mark.parametrize("without_resource", [False, True])

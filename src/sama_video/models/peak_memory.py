@@ -22,9 +22,9 @@ WAN_VAES = {
     16: {"base_dim": 160, "decoder_base_dim": 256, "patch_size": 2, "parameters": 704_691_952},
 }
 UMT5_XXL = {"vocab_size": 256_384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64, "num_layers": 24}
-# Feature maps of the full size and the first level's width that Wan's VAE holds at its peak, a frame each; and how
-# often a clip's numbers are held by the nano's. Measured: benchmarks/bench_memory.py.
-_WAN_ENCODE_MAPS, _WAN_DECODE_MAPS = 47.0, 61.0
+# Feature maps of the full size and the first level's width that Wan's VAE holds at its peak, a frame each, tiles' sums
+# included; and how often a clip's numbers are held by the nano's. Measured: benchmarks/bench_memory.py.
+_WAN_ENCODE_MAPS, _WAN_DECODE_MAPS, _WAN_TILE_MAPS = 47.0, 62.0, 72.0
 _NANO_COPIES = 10.0
 _TILE_SIDES = (240, 416)
 # Fraction of the device's memory that one forward pass of both guidance branches may take.
@@ -180,16 +180,15 @@ def batches_guidance(transformer: Mapping[str, Any], num_tokens: int, device_mem
 def block_work(transformer: Mapping[str, Any], num_tokens: int, itemsize: int) -> float:
     """Bytes of what a forward pass of one block holds at its peak, for one guidance branch.
 
-    The more of two: in the feed-forward, its hidden layer before and after GELU and as its second matrix takes it, the
-    tokens, and terms of the modulation, which Wan computes in float32; in attention, queries, keys and values, what
-    normalises and rotates them, and the tokens. The numbers were measured on a CPU, in float32 and bfloat16, at widths
-    of 1536, 2048 and 5120.
+    The more of two: in the feed-forward, its hidden layer before and after GELU, and tokens; in attention, tokens,
+    queries, keys, values, what normalises and rotates them, and the result. In half precision, two terms of the
+    modulation on top, which Wan computes in float32; and a copy of the largest matrix, as products lay it out. The
+    numbers were measured on a CPU, at widths of 1536, 2048 and 5120.
     """
-    width = _width(transformer)
-    modulation = 2 * width * 4 if itemsize < 4 else 0
-    feed_forward = (3 * transformer["ffn_dim"] + 3 * width) * itemsize + modulation
-    attention = (13.3 * itemsize + 3.2 * 4) * width
-    return num_tokens * max(feed_forward, attention)
+    width, hidden = _width(transformer), transformer["ffn_dim"]
+    modulation = 8 * width if itemsize < 4 else 0
+    per_token = max(2 * hidden + 3.3 * width, 9 * width) * itemsize + modulation
+    return num_tokens * per_token + width * hidden * itemsize
 
 
 def _width(transformer: Mapping[str, Any]) -> int:
@@ -202,7 +201,7 @@ def _transformer_weights(parts: PartSizes, itemsize: int, storage_dtype: str) ->
     narrowed = 0 if storage_dtype == "same" else transformer["num_layers"] * block * (itemsize - 1)
     return WeightSizes(
         num_bytes=parts.parameters["transformer"] * itemsize - narrowed,
-        block_bytes=block * itemsize,
+        block_bytes=block * itemsize * min(2, transformer["num_layers"]) / 2,  # the next one is read ahead
         leaf_bytes=width * transformer["ffn_dim"] * itemsize,
     )
 
@@ -227,5 +226,5 @@ def _vae_work(vae: Mapping[str, Any], work: Work, itemsize: int, *, decodes: boo
     features = vae["base_dim"]
     if decodes:
         features = vae.get("decoder_base_dim") or features
-    maps = _WAN_DECODE_MAPS if decodes else _WAN_ENCODE_MAPS
+    maps = _WAN_TILE_MAPS if work.tiles else _WAN_DECODE_MAPS if decodes else _WAN_ENCODE_MAPS
     return maps * features * height * width / (vae.get("patch_size") or 1) ** 2 * itemsize

@@ -332,7 +332,8 @@ def _load_of_diffusers(
     odd: dict[str, torch.Tensor] = {}
     for file in weights.files:
         for key, stored in _read_tensors(file):
-            tensor = stored.to(dtypes[key])
+            # Beside views that stay, what is narrowed would stay mapped as well.
+            tensor = stored.to(dtypes[key], copy=narrow is not None)
             if not is_finite(tensor):
                 odd[key] = tensor
             set_module_tensor_to_device(model, key, "cpu", value=tensor, dtype=dtypes[key])
