@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 # Forked from a process that runs no threads: what is killed dies in its work, not while it starts.
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(

@@ -7,6 +7,7 @@ and training short: one sampling step at a small working size, two steps of trai
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from sama_video.models.transformer_sama import SamaTransformer3DModel
 from sama_video.nano.parts import train_tokenizer
 from tests import golden, tiny
 from tests.clips import write_clip
-from tests.commands import python, sama
+from tests.commands import TORCHRUN, python, sama
 from tests.evaluation.copies import write_copy
 
 ROOT = Path(__file__).parent.parent
@@ -132,6 +133,10 @@ def shortened(arguments):
 def run(command, folder):
     if command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    if command[0] == "torchrun":
+        spread = subprocess.run([*TORCHRUN, *command[1:], "--num-inference-steps", "1"], cwd=folder, check=False)
+        assert spread.returncode == 0, shlex.join(command)
         return
     assert command[0] == "sama", command
     result = sama(*command[1:], *shortened(command[1:]), cwd=folder)

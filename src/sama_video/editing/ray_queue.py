@@ -87,7 +87,8 @@ def edit_on_replicas(
             replace(task, **{name: path.absolute() for name in paths if (path := getattr(task, name)) is not None})
             for task in tasks
         ]
-        yield from ActorPool(actors).map_unordered(lambda one, given: one.edit.remote(*given), list(enumerate(whole)))
+        pool: Any = ActorPool(actors)
+        yield from pool.map_unordered(lambda one, given: one.edit.remote(*given), list(enumerate(whole)))
 
 
 def _absolute(loading: Loading) -> Loading:

@@ -49,7 +49,11 @@ def _to_float8(layer: nn.Linear) -> None:
 
 def _to_int8() -> Callable[[nn.Linear], None]:
     try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+        # Not among what is installed for development: it says a lot wherever it is there.
+        from torchao.quantization import (  # pyright: ignore[reportMissingImports]
+            Int8WeightOnlyConfig,
+            quantize_,
+        )
     except ImportError as error:
         raise UserError("`storage_dtype` int8 needs torchao: pip install 'sama-video[int8]'") from error
 
