@@ -88,6 +88,7 @@ def test_columns_are_settings_in_every_spelling():
         start=2.0,
     )
     assert with_texts(EditSettings(), {"seed": str(2**60 + 1)}).seed == 2**60 + 1
+    assert [with_texts(EditSettings(), {"fast": text}).fast for text in ("True", "0", "yes")] == [True, False, True]
     for texts, message in (
         ({"seed": "1.5"}, "seed must be a whole number, got '1.5'"),
         ({"start": "soon"}, "start must be a number"),
@@ -95,6 +96,7 @@ def test_columns_are_settings_in_every_spelling():
         ({"seed": "1", "base_seed": "2"}, "another column both give `seed`"),
         ({"num_frames": "0"}, "must be at least 1"),
         ({"detail": "much"}, "must be one of"),
+        ({"fast": "very"}, "fast must be true or false"),
     ):
         with pytest.raises(UserError, match=message):
             with_texts(EditSettings(), texts)

@@ -205,6 +205,26 @@ def test_several_steps_go_on_from_what_was_edited(pipe, monkeypatch):
     assert known == [None, None]
 
 
+def test_fast_is_few_steps_without_guidance_unless_others_are_given(pipe, monkeypatch):
+    released = replace(pipe.model_info, default_num_inference_steps=50, default_guidance_scale=5.0)
+    fast = EditSettings(fast=True).resolved(released)
+    assert (fast.num_inference_steps, fast.guidance_scale) == (4, 1.0)
+    assert EditSettings(fast=True).resolved(replace(released, default_num_inference_steps=1)).num_inference_steps == 1
+    assert EditSettings(fast=True, num_inference_steps=8, guidance_scale=2.0).resolved(released).guidance_scale == 2.0
+    assert EditSettings().resolved(released).num_inference_steps == 50
+    called = []
+    call = type(pipe).__call__
+    monkeypatch.setattr(
+        type(pipe), "__call__", lambda *given, **options: called.append(options) or call(*given, **options)
+    )
+    frames = np.zeros((5, 32, 32, 3), np.uint8)
+    [*edit_frames(pipe, frames, "make it red", EditSettings(fast=True), plan_windows(5, [], 9))]
+    assert (called[0]["num_inference_steps"], called[0]["guidance_scale"]) == (
+        1,
+        1.0,
+    )  # the nano takes no more by itself
+
+
 @pytest.mark.parametrize(("frames", "window"), [(9, 9), (10, 9), (33, 33), (100, 33), (217, 33)])
 def test_windows_cover_everything_and_overlap(frames, window):
     windows = plan_windows(frames, [], window)
