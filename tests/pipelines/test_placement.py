@@ -159,7 +159,7 @@ def room(monkeypatch):
 
 
 def test_memory_chooses_by_what_is_free(room):
-    loading = Loading(model=find_model("nano"))
+    loading = Loading(model=find_model("nano"), memory="auto")
     room(10_000)
     assert loading.resolved_offload == "none"
     assert replace(loading, memory="low").resolved_offload == "disk"

@@ -64,15 +64,10 @@ class StreamedWeights(Mapping[str, torch.Tensor]):
         ahead = self._ahead.pop(name, None)
         if number != self._current:
             self._current = number
-            left, self._ahead = (
-                self._ahead,
-                {key: self._ahead[key] for key in self._blocks[number] if key in self._ahead},
-            )
-            for key in left.keys() - self._ahead.keys():  # of a block that was skipped
-                left[key].cancel()
-            for key in self._blocks[(number + 1) % len(self._blocks)]:
-                if key not in self._ahead and len(self._blocks) > 1:
-                    self._ahead[key] = self._reader.submit(self._read, key)
+            following = self._blocks[(number + 1) % len(self._blocks)] if len(self._blocks) > 1 else ()
+            for key in self._ahead.keys() - {*self._blocks[number], *following}:  # of a block that was skipped
+                self._ahead.pop(key).cancel()
+            self._ahead |= {key: self._reader.submit(self._read, key) for key in following if key not in self._ahead}
         return self._read(name) if ahead is None else ahead.result()
 
     def __iter__(self) -> Iterator[str]:

@@ -35,7 +35,7 @@ def load_pipeline(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    memory: str = "auto",
+    memory: str = "full",
     offload: str = "none",
     storage_dtype: str = "same",
     scheduler: str = "euler",
@@ -51,8 +51,8 @@ def load_pipeline(
         model: preset, folder or hub id.
         device: "auto" takes CUDA or MPS where there is one.
         dtype: "auto" is bfloat16 on an accelerator, float32 on the CPU.
-        memory: "auto" keeps as many of the weights where they are used as there is room for, "full" all of them, "low"
-            as few as possible, and sets `vae_tiling`; each only where `offload` does not say.
+        memory: "full" keeps all weights where they are used, "auto" (the command's default) as many as there is room
+            for, "low" as few as possible, and sets `vae_tiling`; each only where `offload` does not say.
         offload: "model", "sequential" or "group" keep weights off the accelerator while they are not needed; "disk"
             reads them from their files as they are needed, to any device.
         storage_dtype: "float8" or "int8" (needs torchao) keeps the transformer's matrices in a byte for each number.

@@ -223,7 +223,7 @@ class Loading:
     model: Model
     device: str = "auto"
     dtype: str = "auto"
-    memory: str = "auto"
+    memory: str = "full"
     offload: str = "none"
     storage_dtype: str = "same"
     scheduler: str = "euler"
