@@ -227,12 +227,13 @@ def nano_gpu() -> TrainConfig:
 def nano_distillation() -> TrainConfig:
     """SAMA-Nano in two steps, learned from what it does in sixteen; its own answer to one step is better still."""
     teacher = DistillationConfig(num_inference_steps=2, teacher_steps=8, guidance_scale=1.0)
-    return replace(nano_finetuning().started_from("nano"), name="nano_distillation", distillation=teacher).changed(
-        model={"train_text_encoder": False, "preset": "nano"},
+    student = nano_finetuning().changed(
+        model={"init": "nano", "train_text_encoder": False, "preset": "nano"},
         objective={"sigma_sampling": "uniform"},
         optimizer={"learning_rate": 2e-4, "final_learning_rate": 2e-5},
         loop={"num_steps": 1_000, "validate_every": 250},
     )
+    return replace(student, name="nano_distillation", distillation=teacher)
 
 
 def smoke() -> list[TrainConfig]:
