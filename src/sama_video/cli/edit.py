@@ -207,8 +207,10 @@ def _load(loading: "Loading") -> "SamaPipeline":
         remark(f"note: {note}")
     placed = pipe.loaded_as
     if placed is not None and placed.offload != loading.offload:
-        chosen = f"--memory {loading.memory} chose --offload {placed.offload}"
-        remark(f"note: {chosen} for the memory that is free now; results are the same")
+        tiled = " and --vae-tiling" if placed.vae_tiling and not loading.vae_tiling else ""
+        remark(
+            f"note: --memory {loading.memory} chose --offload {placed.offload}{tiled} for the memory that is free now"
+        )
     return pipe
 
 
