@@ -1,11 +1,12 @@
 """A queue of edits over several devices by Ray: each actor holds a model of its own, and takes the next when free."""
 
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..pipelines.selection import Loading, Model
+from ..pipelines.selection import Loading
 from ..system.errors import UserError
 from ..system.files import folder_made
 from ..system.ray_session import ray_session
@@ -26,8 +27,8 @@ class EditTask:
 class _Replica:
     """An actor: a model, and one edit after the other."""
 
-    def __init__(self, loading: Loading, num_threads: int):
-        self.loading, self.num_threads, self.pipe = loading, num_threads, None
+    def __init__(self, loading: Loading, num_threads: int, folder: Path):
+        self.loading, self.num_threads, self.folder, self.pipe = loading, num_threads, folder, None
 
     def load(self) -> UserError | None:
         """Why the model cannot be loaded, if so."""
@@ -36,6 +37,10 @@ class _Replica:
         from ..pipelines.loading import load
 
         torch.set_num_threads(self.num_threads)
+        try:
+            os.chdir(self.folder)  # paths, and records of them, are as the command has them
+        except OSError as error:
+            return UserError(f"a replica cannot work in {self.folder} ({error.strerror}); all machines must see it")
         try:
             self.pipe = load(self.loading)
         except UserError as error:
@@ -78,25 +83,9 @@ def edit_on_replicas(
             raise UserError(f"there are {gpus} GPUs for {replicas} replicas; give `replicas` {gpus}")
         cores = max(1, int(ray.cluster_resources()["CPU"]) // replicas)
         actor: Any = ray.remote(num_gpus=1 if gpus else 0, num_cpus=cores)(_Replica)
-        actors = [actor.remote(_absolute(loading), cores) for _ in range(min(replicas, len(tasks)))]
+        actors = [actor.remote(loading, cores, Path.cwd()) for _ in range(min(replicas, len(tasks)))]
         for error in ray.get([one.load.remote() for one in actors]):
             if error is not None:
                 raise error
-        paths = {"video", "output", "compare"}
-        whole = [
-            replace(task, **{name: path.absolute() for name in paths if (path := getattr(task, name)) is not None})
-            for task in tasks
-        ]
         pool: Any = ActorPool(actors)
-        yield from pool.map_unordered(lambda one, given: one.edit.remote(*given), list(enumerate(whole)))
-
-
-def _absolute(loading: Loading) -> Loading:
-    """Actors may start in another folder."""
-    folder = loading.model.folder
-    lora = [f"{Path(path).absolute()}:{scale}" for path, scale in loading.loras]
-    return replace(
-        loading,
-        model=loading.model if folder is None else Model(loading.model.name, folder.absolute()),
-        lora=lora or None,
-    )
+        yield from pool.map_unordered(lambda one, given: one.edit.remote(*given), list(enumerate(tasks)))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .shapes import LatentShape, VideoShape, semantic_tokens
+from .shapes import PATCH, RELEASE_TILE, SEMANTIC_GRID, LatentShape, VideoShape, semantic_tokens
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OFFLOADS = ("none", "model", "group", "disk")
@@ -19,14 +19,14 @@ _PART_OF = {"text": "text_encoder", "encode": "vae", "denoise": "transformer", "
 # Where nobody says otherwise: the parts that Wan's models come with.
 WAN_VAES = {
     8: {"base_dim": 96, "parameters": 126_892_531},
-    16: {"base_dim": 160, "decoder_base_dim": 256, "patch_size": 2, "parameters": 704_691_952},
+    16: {"base_dim": 160, "decoder_base_dim": 256, "patch_size": 2, "parameters": 704_688_668},
 }
 UMT5_XXL = {"vocab_size": 256_384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_heads": 64, "num_layers": 24}
 # Feature maps of the full size and the first level's width that Wan's VAE holds at its peak, a frame each, tiles' sums
-# included; and how often a clip's numbers are held by the nano's. Measured: benchmarks/bench_memory.py.
+# included (benchmarks/bench_memory.py); and how often a clip's numbers are held by the nano's as it decodes, measured
+# with 17 frames of 256x256 and of 512x512.
 _WAN_ENCODE_MAPS, _WAN_DECODE_MAPS, _WAN_TILE_MAPS = 47.0, 62.0, 72.0
-_NANO_COPIES = 10.0
-_TILE_SIDES = (240, 416)
+_NANO_COPIES = 15.0
 # Fraction of the device's memory that one forward pass of both guidance branches may take.
 _BATCHED_GUIDANCE_FRACTION = 0.25
 
@@ -142,8 +142,10 @@ def demand_of(parts: PartSizes, work: Work, *, dtype: str = "float32", storage_d
     """What an edit needs, in `load_pipeline`'s words for the dtypes."""
     itemsize, transformer = _BYTES[dtype], parts.transformer
     shape = LatentShape.from_video(work.video, work.spatial_factor)
-    semantic = semantic_tokens(work.num_semantic_tokens, work.video.num_frames, transformer.get("semantic_grid", 8))
-    num_tokens = 2 * shape.num_tokens(transformer.get("patch_size", (1, 2, 2))) + semantic
+    semantic = semantic_tokens(
+        work.num_semantic_tokens, work.video.num_frames, transformer.get("semantic_grid", SEMANTIC_GRID)
+    )
+    num_tokens = 2 * shape.num_tokens(transformer.get("patch_size", PATCH)) + semantic
     branches = 2 if work.with_guidance and batches_guidance(transformer, num_tokens, work.device_memory) else 1
     frame = 3 * work.video.num_frames * work.video.height * work.video.width * 4  # the clip in float32
     work_of = {
@@ -173,7 +175,7 @@ def batches_guidance(transformer: Mapping[str, Any], num_tokens: int, device_mem
     Decided by the device's whole memory, not by what is free now, so that a seed gives the same bytes each time.
     """
     # A block holds about eight activations of the width and one of the feed-forward's, some of them in float32.
-    activations = 2 * num_tokens * (8 * _width(transformer) + transformer["ffn_dim"]) * 4
+    activations = 2 * num_tokens * (8 * width_of(transformer) + transformer["ffn_dim"]) * 4
     return activations < _BATCHED_GUIDANCE_FRACTION * device_memory
 
 
@@ -185,18 +187,19 @@ def block_work(transformer: Mapping[str, Any], num_tokens: int, itemsize: int) -
     modulation on top, which Wan computes in float32; and a copy of the largest matrix, as products lay it out. The
     numbers were measured on a CPU, at widths of 1536, 2048 and 5120.
     """
-    width, hidden = _width(transformer), transformer["ffn_dim"]
+    width, hidden = width_of(transformer), transformer["ffn_dim"]
     modulation = 8 * width if itemsize < 4 else 0
     per_token = max(2 * hidden + 3.3 * width, 9 * width) * itemsize + modulation
     return num_tokens * per_token + width * hidden * itemsize
 
 
-def _width(transformer: Mapping[str, Any]) -> int:
+def width_of(transformer: Mapping[str, Any]) -> int:
+    """Of a token."""
     return transformer["num_attention_heads"] * transformer["attention_head_dim"]
 
 
 def _transformer_weights(parts: PartSizes, itemsize: int, storage_dtype: str) -> WeightSizes:
-    transformer, width = parts.transformer, _width(parts.transformer)
+    transformer, width = parts.transformer, width_of(parts.transformer)
     block = 8 * width**2 + 2 * width * transformer["ffn_dim"]  # its matrices
     narrowed = 0 if storage_dtype == "same" else transformer["num_layers"] * block * (itemsize - 1)
     return WeightSizes(
@@ -220,7 +223,8 @@ def _vae_work(vae: Mapping[str, Any], work: Work, itemsize: int, *, decodes: boo
     """Wan's VAE works on four frames at a time, in tiles or on whole frames; the nano's on the whole clip."""
     height, width = work.video.height, work.video.width
     if work.tiles:
-        height, width = (min(side, tile) for side, tile in zip((height, width), _TILE_SIDES, strict=True))
+        tile = (side * work.spatial_factor for side in RELEASE_TILE)
+        height, width = (min(side, most) for side, most in zip((height, width), tile, strict=True))
     if vae["_class_name"] != "AutoencoderKLWan":
         return _NANO_COPIES * 3 * work.video.num_frames * height * width * itemsize if decodes else 0
     features = vae["base_dim"]

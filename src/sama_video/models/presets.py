@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from ..system.data_files import table_beside
 from ..system.errors import UserError
-from .peak_memory import PartSizes, Work, demand_of
+from .peak_memory import PartSizes, Work, demand_of, width_of
 from .shapes import (
     PATCH,
     SEMANTIC_GRID,
@@ -95,13 +95,9 @@ def preset_of(transformer: Mapping[str, Any]) -> str | None:
     sizes = ("num_layers", "ffn_dim", "in_channels", "out_channels", "text_dim")
     for name, preset in PRESETS.items():
         own = {"text_dim": _WAN_TEXT_DIM} | dict(preset.transformer)
-        if all(transformer[size] == own[size] for size in sizes) and _width_of(transformer) == _width_of(own):
+        if all(transformer[size] == own[size] for size in sizes) and width_of(transformer) == width_of(own):
             return name
     return None
-
-
-def _width_of(transformer: Mapping[str, Any]) -> int:
-    return transformer["num_attention_heads"] * transformer["attention_head_dim"]
 
 
 def nearest_preset(spatial_factor: int) -> str:
@@ -165,7 +161,7 @@ def describe(
     where = "shipped with the package" if name in PRESETS else f"in {preset.weights}"
     return [
         f"{'preset' if name in PRESETS else 'model':12} {name}",
-        f"transformer  {preset.num_parameters:,} parameters, width {_width_of(model)}, {model['num_layers']} layers",
+        f"transformer  {preset.num_parameters:,} parameters, width {width_of(model)}, {model['num_layers']} layers",
         f"clip         {width}x{height}, {frames} frames",
         f"latents      {model['in_channels']} channels, {shape.frames} x {shape.height} x {shape.width}",
         f"tokens       {2 * per_clip + semantic:,} = source {per_clip:,} + semantic {semantic} + target {per_clip:,}",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 TEMPORAL_FACTOR = 4
 WAN_SPATIAL_FACTOR = 8  # pixels per latent of Wan2.1's VAE, and of one that does not say
 PATCH = (1, 2, 2)  # latent frames, rows and columns of a token, in every model of Wan's kin
+RELEASE_TILE = (30, 52)  # latent rows and columns that the release's VAE works on at a time
 SEMANTIC_GRID = 8  # regions a side of an anchor frame, one local semantic token each: M = 64 (paper section 4.1)
 
 

@@ -26,6 +26,7 @@ from ..models.latents import KnownLatents, Tiling, decode_latents, encode_video
 from ..models.peak_memory import batches_guidance
 from ..models.presets import PipelineSettings
 from ..models.shapes import (
+    RELEASE_TILE,
     TEMPORAL_FACTOR,
     WAN_SPATIAL_FACTOR,
     LatentShape,
@@ -186,7 +187,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         with no_empty_warnings():
             return super().to(*args, **kwargs)
 
-    def enable_vae_tiling(self, tile_size: tuple[int, int] = (30, 52), tile_stride: tuple[int, int] = (15, 26)) -> None:
+    def enable_vae_tiling(
+        self, tile_size: tuple[int, int] = RELEASE_TILE, tile_stride: tuple[int, int] = (15, 26)
+    ) -> None:
         """Encode the source and decode the result in tiles as the release does (latent units, see `Tiling`)."""
         self.vae_tiling = Tiling(size=(tile_size[0], tile_size[1]), stride=(tile_stride[0], tile_stride[1]))
 
@@ -434,14 +437,6 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             return guided(positive, negative), None
         return guided(positive, negative), guided(semantic, semantic_negative)
 
-    def _semantic_velocity(
-        self, predicted: torch.Tensor | None, semantic_latents: torch.Tensor | None, sigma: torch.Tensor
-    ) -> torch.Tensor | None:
-        """The semantic head's prediction as a velocity: `noise - s = (s_sigma - s) / sigma` where it predicts `s`."""
-        if predicted is None or semantic_latents is None or self.transformer.config.semantic_prediction == "velocity":
-            return predicted
-        return (semantic_latents - predicted.float()) / sigma
-
     def _source_memories(
         self, source_latents: torch.Tensor | None, latents: torch.Tensor, refresh: int
     ) -> SourceMemories:
@@ -561,7 +556,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                     tensors["prompt_embeds"], tensors["negative_prompt_embeds"], batched,
                 )  # fmt: skip
                 require_finite(velocity, "the transformer", self.transformer.dtype)
-                semantic_velocity = self._semantic_velocity(predicted, semantic, scheduler.sigmas[index])
+                semantic_velocity = self.transformer.semantic_velocity(predicted, semantic, scheduler.sigmas[index])
                 tensors["latents"], tensors["semantic_latents"] = self._step(
                     scheduler, velocity, semantic_velocity, timestep, latents, semantic, noise
                 )

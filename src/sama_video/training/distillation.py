@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..models.latents import noised
 from ..models.transformer_sama import SamaTransformer3DModel
 from .config import DistillationConfig
 from .losses import StepOutput, velocity_losses
@@ -136,9 +137,7 @@ def _velocity(
         source_hidden_states=source,
         semantic_hidden_states=state.semantic,
     )
-    semantic = output.semantic
-    if semantic is not None and teacher.config.semantic_prediction == "clean":
-        semantic = (state.semantic - semantic.float()) / sigma.view(-1, 1, 1)
+    semantic = teacher.semantic_velocity(output.semantic, state.semantic, sigma.view(-1, 1, 1))
     return Streams(output.sample.float(), None if semantic is None else semantic.float())
 
 
@@ -161,7 +160,10 @@ def distillation_step(
         sigma: `[B]`, which say the arcs and, with `everywhere`, where on them.
     """
     first, last = teacher.arc_of(sigma)
-    begin = target.plus(noise.plus(target, -1.0), first)  # (1 - a) x_0 + a noise
+    semantic = None
+    if target.semantic is not None and noise.semantic is not None:
+        semantic = noised(target.semantic, noise.semantic, first)
+    begin = Streams(noised(target.latents, noise.latents, first), semantic)
     lines = teacher.lines(begin, first, last, source, text, empty_text)
     at, asked = first, begin
     if teacher.config.everywhere:
