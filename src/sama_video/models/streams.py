@@ -92,3 +92,12 @@ def check_streams(
             f"semantic_hidden_states must be [{len(hidden_states)}, S, {config.semantic_dim}], "
             f"got {tuple(semantic_hidden_states.shape)}"
         )
+
+
+def velocity_of_tokens(
+    prediction: Prediction, predicted: torch.Tensor | None, semantic: torch.Tensor | None, sigma: torch.Tensor
+) -> torch.Tensor | None:
+    """The semantic head's prediction as a velocity: `noise - s = (s_sigma - s) / sigma` where it predicts `s`."""
+    if predicted is None or semantic is None or prediction == "velocity":
+        return predicted
+    return (semantic - predicted.float()) / sigma

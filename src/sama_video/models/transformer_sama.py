@@ -351,14 +351,6 @@ class SamaTransformer3DModel(WanTransformer3DModel):
         sizes = {"f": shape[2] // pf, "h": shape[3] // ph, "w": shape[4] // pw}
         return rearrange(patches, "b (f h w) (pf ph pw c) -> b c (f pf) (h ph) (w pw)", pf=pf, ph=ph, pw=pw, **sizes)
 
-    def semantic_velocity(
-        self, predicted: torch.Tensor | None, semantic_latents: torch.Tensor | None, sigma: torch.Tensor
-    ) -> torch.Tensor | None:
-        """The semantic head's prediction as a velocity: `noise - s = (s_sigma - s) / sigma` where it predicts `s`."""
-        if predicted is None or semantic_latents is None or self.config.semantic_prediction == "velocity":
-            return predicted
-        return (semantic_latents - predicted.float()) / sigma
-
     def remember_source(
         self, source_hidden_states: torch.Tensor, hidden_states: torch.Tensor, memory: SourceMemory
     ) -> None:

@@ -36,6 +36,7 @@ from ..models.shapes import (
     semantic_tokens,
 )
 from ..models.source_memory import SourceMemories, SourceMemory
+from ..models.streams import velocity_of_tokens
 from ..models.strict_loading import no_empty_warnings
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..system.devices import device_memory
@@ -556,7 +557,9 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                     tensors["prompt_embeds"], tensors["negative_prompt_embeds"], batched,
                 )  # fmt: skip
                 require_finite(velocity, "the transformer", self.transformer.dtype)
-                semantic_velocity = self.transformer.semantic_velocity(predicted, semantic, scheduler.sigmas[index])
+                semantic_velocity = velocity_of_tokens(
+                    self.transformer.config.semantic_prediction, predicted, semantic, scheduler.sigmas[index]
+                )
                 tensors["latents"], tensors["semantic_latents"] = self._step(
                     scheduler, velocity, semantic_velocity, timestep, latents, semantic, noise
                 )

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 
 from ..models.latents import noised
+from ..models.streams import velocity_of_tokens
 from ..models.transformer_sama import SamaTransformer3DModel
 from .config import DistillationConfig
 from .losses import StepOutput, velocity_losses
@@ -137,7 +138,8 @@ def _velocity(
         source_hidden_states=source,
         semantic_hidden_states=state.semantic,
     )
-    semantic = teacher.semantic_velocity(output.semantic, state.semantic, sigma.view(-1, 1, 1))
+    prediction = teacher.config.semantic_prediction
+    semantic = velocity_of_tokens(prediction, output.semantic, state.semantic, sigma.view(-1, 1, 1))
     return Streams(output.sample.float(), None if semantic is None else semantic.float())
 
 
