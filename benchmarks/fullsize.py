@@ -77,13 +77,15 @@ def write_shards(preset: str, folder: Path) -> int:
 
 
 def streamed(preset: str, folder: Path, dtype: torch.dtype) -> SamaTransformer3DModel:
-    model = empty_model(preset)
-    ours = renamer(TRANSFORMER_KEYS)
-    stored = {}
+    model, ours, stored = empty_model(preset), renamer(TRANSFORMER_KEYS), {}
+    dtypes = stored_dtypes(model, dtype)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
-            stored |= {str(ours(key)): StoredTensor(file, key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
-    stream_weights(model, stored, stored_dtypes(model, dtype), torch.device("cpu"))
+            names = {str(ours(key)): key for key in opened.keys()}  # noqa: SIM118 (not a dict)
+        stored |= {name: StoredTensor(file, key, dtypes[name]) for name, key in names.items()}
+    stream_weights(model, stored, torch.device("cpu"))
     return model
 
 

@@ -101,6 +101,36 @@ def file_with_differences(tmp_path):
     return tmp_path / "lora.safetensors", own
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_lora_counts_alike_where_the_weights_stay_on_disk(dtype, pipe, tmp_path):
+    folder, (file, own) = tmp_path / "model", file_with_differences(tmp_path)
+    pipe.save_pretrained(folder)
+    plain, streamed = (
+        load_pipeline(str(folder), dtype=dtype, lora=[f"{file}:0.5"], offload=offload) for offload in ("none", "disk")
+    )
+    assert all(weight.is_meta for weight in streamed.transformer.parameters())
+    clip = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    first, second = (
+        one(video=clip, prompt="x", num_inference_steps=1, output_type="pt", generator=torch.Generator().manual_seed(0))
+        for one in (plain, streamed)
+    )
+    assert torch.equal(first.frames, second.frames)
+    if dtype == "float32":
+        close(output(streamed.transformer), changed(pipe, 0.5 * ALPHA / RANK, own, 0.5))
+    with pytest.raises(ValueError, match="cannot be scaled while they are offloaded"):
+        streamed.set_adapters("lora_0", 1.0)
+    with pytest.raises(ValueError, match="give the LoRA files to load_pipeline"):
+        streamed.load_lora_weights(file)
+
+
+def test_low_rank_changes_of_weights_on_disk_can_be_scaled(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    save_file(named(NAMINGS["ComfyUI"][0], alpha=ALPHA), tmp_path / "lora.safetensors")
+    streamed = load_pipeline(str(tmp_path / "model"), lora=[str(tmp_path / "lora.safetensors")], offload="disk")
+    streamed.set_adapters("lora_0", 0.5)
+    close(output(streamed.transformer), changed(pipe, 0.5 * ALPHA / RANK))
+
+
 def test_differences_count_as_much_as_their_adapter(pipe, tmp_path):
     file, own = file_with_differences(tmp_path)
     before, base = output(pipe.transformer), weights(pipe.transformer)

@@ -4,7 +4,7 @@ accelerate's hooks ask for the tensors; here is where they come from. A model ne
 and reads its files once per forward pass.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,33 +24,36 @@ _BLOCKS = ["WanTransformerBlock", "UMT5Block"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
+def without_adapters(name: str) -> str:
+    """A parameter's name as it was before adapters wrapped its layer."""
+    return name.replace(".base_layer.", ".")
+
+
 class StoredTensor(NamedTuple):
-    """Where a tensor is: a safetensors file, and its name there."""
+    """Where a tensor is: a safetensors file, its name there, and what it becomes."""
 
     file: Path
     name: str
+    dtype: torch.dtype
 
-    def read(self, dtype: torch.dtype) -> torch.Tensor:
+    def read(self) -> torch.Tensor:
         """A copy that does not depend on the file, so that no page of the file stays mapped."""
         with safe_open(self.file, framework="pt") as opened:
             stored = opened.get_tensor(self.name)
-            return stored.to(dtype) if stored.dtype != dtype else stored.clone()
+            return stored.to(self.dtype) if stored.dtype != self.dtype else stored.clone()
 
 
 class StreamedWeights(Mapping[str, torch.Tensor]):
     """A model's tensors by name, each read at every access, and checked at its first.
 
     Args:
-        stored: of all tensors.
-        dtypes: what each becomes.
+        tensors: where each is, or itself where it is in memory.
         blocks: names of tensors that are asked for together, in the order in which the model does so; a thread reads
             the next block's while one is used.
     """
 
-    def __init__(
-        self, stored: Mapping[str, StoredTensor], dtypes: Mapping[str, torch.dtype], blocks: Sequence[Sequence[str]]
-    ):
-        self._stored, self._dtypes, self._blocks = stored, dtypes, blocks
+    def __init__(self, tensors: Mapping[str, StoredTensor | torch.Tensor], blocks: Sequence[Sequence[str]]):
+        self._tensors, self._blocks = tensors, blocks
         self._block_of = {name: number for number, names in enumerate(blocks) for name in names}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="weights")
         self._ahead: dict[str, Future[torch.Tensor]] = {}
@@ -71,45 +74,30 @@ class StreamedWeights(Mapping[str, torch.Tensor]):
         return self._read(name) if ahead is None else ahead.result()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len(self._tensors)
 
     def _read(self, name: str) -> torch.Tensor:
-        tensor = self._stored[name].read(self._dtypes[name])
+        stored = self._tensors[name]
+        if isinstance(stored, torch.Tensor):
+            return stored
+        tensor = stored.read()
         if name not in self._checked:
-            check_finite({name: tensor}, self._stored[name].file)
+            check_finite({name: tensor}, stored.file)
             self._checked.add(name)
         return tensor
 
 
-def stream_weights(
-    model: nn.Module, stored: Mapping[str, StoredTensor], dtypes: Mapping[str, torch.dtype], device: torch.device
-) -> None:
-    """Let a model without storage run on `device` with weights from disk.
-
-    Args:
-        stored, dtypes: of every tensor of its state dict.
-    """
-    for name, _ in list(model.named_parameters(remove_duplicate=False)):
-        set_module_tensor_to_device(model, name, "meta", dtype=dtypes[name])
-    blocks = [
-        [f"{prefix}.{name}" for name, _ in block.named_parameters()]
-        for prefix, block in model.named_modules()
-        if type(block).__name__ in _BLOCKS
-    ]
-    weights = StreamedWeights(stored, dtypes, blocks)
-    cpu_offload(model, device, state_dict=weights, preload_module_classes=_BLOCKS)  # pyright: ignore[reportArgumentType] (any mapping)
-
-
-def stream_part(
-    cls: type[Model], folder: Path, config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device
-) -> Model:
-    """As `load_part`, and the weights stay on disk: those that are not finite are refused as they are read.
+def empty_part(
+    cls: type[Model], folder: Path, config: Mapping[str, Any], *, dtype: torch.dtype
+) -> tuple[Model, dict[str, StoredTensor]]:
+    """As `load_part`, without storage, and where its tensors are, for `stream_weights`.
 
     Raises:
-        UserError: as `load_part`, and for weights in PyTorch's format.
+        UserError: as `load_part`, and for weights in PyTorch's format. Those that are not finite are refused as they
+            are read.
     """
     weights, specs = find_weights(cls, folder, config)
     if not weights.is_safetensors:
@@ -117,14 +105,43 @@ def stream_part(
             f"the weights in {folder} are in PyTorch's format, which is not read in parts; write them as safetensors: "
             f"sama convert {folder.parent} FOLDER"
         )
-    stored: dict[str, StoredTensor] = {}
-    for file in weights.files:
-        stored |= {key: StoredTensor(file, key) for key in read_folder_specs(WeightFiles((file,), None, True))}
+    files = {key: file for file in weights.files for key in read_folder_specs(WeightFiles((file,), None, True))}
+    names = {key: key for key in files}
     with refusing(folder):
         tied: dict[str, str] = getattr(cls, "_tied_weights_keys", None) or {}
         for one, other in [*tied.items(), *((other, one) for one, other in tied.items())]:
-            if one not in stored and other in stored:  # one tensor under two names, stored once
-                stored[one], specs[one] = stored[other], specs[other]
+            if one not in names and other in names:  # one tensor under two names, stored once
+                names[one], specs[one] = names[other], specs[other]
         model: Any = checked_empty(cls, folder, specs)
-        stream_weights(model, stored, stored_dtypes(model, dtype), device)
-    return model.eval()
+        dtypes = stored_dtypes(model, dtype)
+    stored = {name: StoredTensor(files[key], key, dtypes[name]) for name, key in names.items()}
+    for name, tensor in stored.items():
+        set_module_tensor_to_device(model, name, "meta", dtype=tensor.dtype)
+    return model.eval(), stored
+
+
+def read_into(model: nn.Module, stored: Mapping[str, StoredTensor], names: Iterable[str]) -> None:
+    """Read some of a model's parameters into memory, to stay there."""
+    for name in names:
+        tensor = stored[name].read()
+        check_finite({name: tensor}, stored[name].file)
+        set_module_tensor_to_device(model, name, "cpu", value=tensor, dtype=tensor.dtype)
+
+
+def stream_weights(model: nn.Module, stored: Mapping[str, StoredTensor], device: torch.device) -> None:
+    """Let a model run on `device` with weights from disk; parameters that have storage already keep it.
+
+    Args:
+        stored: of every tensor without storage, by the names that they have without adapters.
+    """
+    tensors = {
+        name: stored[without_adapters(name)] if parameter.is_meta else parameter.detach()
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
+    blocks = [
+        [f"{prefix}.{name}" for name, _ in block.named_parameters()]
+        for prefix, block in model.named_modules()
+        if type(block).__name__ in _BLOCKS
+    ]
+    weights: Any = StreamedWeights(tensors, blocks)
+    cpu_offload(model, device, state_dict=weights, preload_module_classes=_BLOCKS)

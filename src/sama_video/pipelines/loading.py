@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
 from ..models.official_names import FULL_KEYS
 from ..models.presets import PipelineSettings
-from ..models.streamed_weights import stream_part
+from ..models.streamed_weights import StoredTensor, empty_part
 from ..models.strict_loading import check_finite, load_part, quiet_libraries
 from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import first_line, read_json_object
@@ -82,7 +82,7 @@ def load(loading: Loading) -> SamaPipeline:
     """As `load_pipeline`, of what was found and checked already."""
     local = replace(loading, model=_local(loading.model))
     offload, dtype = local.resolved_offload, getattr(torch, loading.precision)
-    pipe = _load_parts(local, offload, dtype)
+    pipe, stored = _load_parts(local, offload, dtype)
     pipe.set_progress_bar_config(disable=True)
     if loading.scheduler == "unipc":
         pipe.scheduler = UniPCMultistepScheduler(
@@ -91,12 +91,13 @@ def load(loading: Loading) -> SamaPipeline:
     if loading.tiles:
         pipe.enable_vae_tiling()
     if loading.loras:
+        pipe.stored_weights = stored.get("transformer", {})
         _load_loras(pipe, loading.loras)
         if (narrow := narrowing(loading.storage_dtype)) is not None:  # a LoRA takes its precision from its layer
             for name in pipe.transformer.state_dict():
                 narrow(pipe.transformer, name)
     storage = {"storage_dtype": loading.storage_dtype, "dtype": dtype}
-    move_parts(pipe, device=loading.resolved_device, offload=offload, **storage)
+    move_parts(pipe, device=loading.resolved_device, offload=offload, stored=stored, **storage)
     pipe.loaded_as = replace(loading, offload=offload, vae_tiling=loading.tiles, memory="full")
     return pipe
 
@@ -113,19 +114,25 @@ def _local(model: Model) -> Model:
     return find_model(fetched)
 
 
-def _load_parts(loading: Loading, offload: str, dtype: torch.dtype) -> SamaPipeline:
-    """The parts one by one, each by the class that it must have, then the pipeline around them."""
-    model, device = loading.model, torch.device(loading.resolved_device)
-    configs, folder = model.configs, model.folder
+def _load_parts(
+    loading: Loading, offload: str, dtype: torch.dtype
+) -> tuple[SamaPipeline, dict[str, dict[str, StoredTensor]]]:
+    """The parts one by one, each by the class that it must have, then the pipeline around them.
+
+    Returns:
+        the pipeline, and where the weights are of those parts that leave them on disk.
+    """
+    configs, folder = loading.model.configs, loading.model.folder
     assert folder is not None
     parts: dict[str, Any] = {}
+    stored: dict[str, dict[str, StoredTensor]] = {}
     for name in WEIGHT_STEMS:
         config = getattr(configs, name)
         if config is None:
             continue
         cls = _MODEL_CLASSES[configs.components[name][1]]
         if offload == "disk" and name != "vae":
-            parts[name] = stream_part(cls, folder / name, config, dtype=dtype, device=device)
+            parts[name], stored[name] = empty_part(cls, folder / name, config, dtype=dtype)
         else:
             narrow = narrowing(loading.storage_dtype) if name == "transformer" and not loading.loras else None
             parts[name] = load_part(cls, folder / name, config, dtype=dtype, narrow=narrow)
@@ -136,7 +143,7 @@ def _load_parts(loading: Loading, offload: str, dtype: torch.dtype) -> SamaPipel
         parts["scheduler"] = _load_scheduler(folder / "scheduler", configs.components["scheduler"][1])
     pipe = SamaPipeline(**parts, **vars(PipelineSettings.of(configs.index)))
     pipe.register_to_config(_name_or_path=str(folder))
-    return pipe
+    return pipe, stored
 
 
 def load_tokenizer(folder: Path, class_name: str = "AutoTokenizer") -> PreTrainedTokenizerBase:
@@ -193,7 +200,7 @@ def _load_loras(pipe: SamaPipeline, loras: list[tuple[str, float]]) -> None:
             raise UserError(f"{path}: {error}") from error
         except Exception as error:  # whatever a library says of what came from outside
             raise UserError(f"the LoRA {path} does not fit this model ({first_line(error)})") from error
-        weights = pipe.transformer.named_parameters()
+        weights = ((key, value) for key, value in pipe.transformer.named_parameters() if not value.is_meta)
         own = {key: value for key, value in weights if f".{name}." in key or key.startswith(FULL_KEYS)}
         check_finite(own, f"the LoRA {path}")
         names.append(name)

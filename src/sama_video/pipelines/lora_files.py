@@ -11,9 +11,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from accelerate.utils import set_module_tensor_to_device
+from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from diffusers.loaders import WanLoraLoaderMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, _fetch_state_dict
 from peft.tuners.lora import LoraLayer
@@ -23,6 +26,7 @@ from torch import nn
 from ..models.checkpoint_files import StateDict, header_entry, read_weights
 from ..models.lora_namings import convert_lora_state
 from ..models.shapes import SEMANTIC_GRID
+from ..models.streamed_weights import StoredTensor, read_into, without_adapters
 from ..models.weight_files import listed, read_json_object
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
@@ -110,7 +114,7 @@ def _parameter_of(key: str, parameters: Mapping[str, torch.Tensor]) -> str:
 
 def _own_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
     """By the names that they have without adapters."""
-    return {name.replace(".base_layer.", "."): value for name, value in transformer.named_parameters()}
+    return {without_adapters(name): value for name, value in transformer.named_parameters()}
 
 
 class FullParts:
@@ -124,13 +128,24 @@ class FullParts:
         self.base: StateDict = {}
         self.changes: dict[str, FullChanges] = {}
 
-    def add(self, transformer: nn.Module, adapter: str, state: StateDict) -> None:
-        """Raises ValueError for weights that the model does not have."""
+    def add(self, transformer: nn.Module, adapter: str, state: StateDict, stored: Mapping[str, StoredTensor]) -> None:
+        """Of parameters without storage, those that change are read from where they are `stored`.
+
+        Raises ValueError for weights that the model does not have.
+        """
         parameters = _own_parameters(transformer)
         changes = FullChanges.of(state, parameters)
+        read_into(transformer, stored, [name for name in changes.names if parameters[name].is_meta])
+        parameters = _own_parameters(transformer)
         for key in changes.names - self.base.keys():
             self.base[key] = parameters[key].detach().clone()
         self.changes[adapter] = changes
+
+    def are_offloaded(self, transformer: nn.Module) -> bool:
+        """Whether hooks bring them in from copies, so that changes to them are lost."""
+        parameters = _own_parameters(transformer) if self.base else {}
+        empty = any(parameters[name].is_meta for name in self.base)
+        return empty or (bool(self.base) and _is_group_offload_enabled(transformer))
 
     @torch.no_grad()
     def mix(self, transformer: nn.Module, scales: Mapping[str, float]) -> None:
@@ -147,6 +162,16 @@ class FullParts:
                 if changes is not None and key in changes.differences:
                     mixed = mixed + scale * changes.differences[key].to(base.device, torch.float32)
             parameters[key].copy_(mixed)
+
+
+def _fill(transformer: nn.Module, adapter: str, low_rank: StateDict) -> None:
+    """Give an adapter's layers without storage their matrices, in the precision that peft chose for them."""
+    parameters = dict(transformer.named_parameters())
+    for key, value in low_rank.items():
+        module, _, matrix = key.removeprefix(TRANSFORMER).rpartition(".lora_")
+        kind, _, leaf = matrix.partition(".")
+        name = f"{module}.lora_{kind}.{adapter}.{leaf}"
+        set_module_tensor_to_device(transformer, name, "cpu", value=value, dtype=parameters[name].dtype)
 
 
 def _fetched(repository: str, **kwargs: Any) -> tuple[StateDict, dict[str, Any], dict[str, Any]]:
@@ -179,6 +204,7 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
     full_parts: FullParts
     own_streams: dict[str, Any]
     lora_notes: list[str]
+    stored_weights: Mapping[str, StoredTensor] = MappingProxyType({})  # of a transformer that has not read them
 
     def forget_adapters(self) -> None:
         """What the model is now is its own."""
@@ -213,16 +239,22 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
 
         Raises:
             UserError: for a file that is no LoRA of this model's modules.
-            ValueError: for full parts of other sizes, or streams that other loaded adapters were not trained with.
+            ValueError: for full parts of other sizes, streams that other loaded adapters were not trained with, or a
+                model whose weights stay on disk.
         """
-        low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", False)
+        if self.loaded_as is not None and self.loaded_as.offload == "disk":
+            raise ValueError(
+                "weights that stay on disk take no more adapters; give the LoRA files to "
+                "load_pipeline(..., offload='disk', lora=[...])"
+            )
+        low_cpu_mem_usage = kwargs.pop("low_cpu_mem_usage", bool(self.stored_weights))
         lora = _read_lora(pretrained_model_name_or_path_or_dict, **kwargs)
         adapter_name = adapter_name or f"default_{len(self._adapters())}"
         full = {key.removeprefix(TRANSFORMER): value for key, value in lora.state.items() if ".lora_" not in key}
         low_rank = {key: value for key, value in lora.state.items() if ".lora_" in key}
         self._put_streams({key.removeprefix(PREFIX): value for key, value in lora.metadata.items()})
         try:
-            self.full_parts.add(self.transformer, adapter_name, full)
+            self.full_parts.add(self.transformer, adapter_name, full, self.stored_weights)
             self._check_low_rank(low_rank)
             self.load_lora_into_transformer(
                 low_rank or self._no_low_rank(),
@@ -232,13 +264,24 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
                 low_cpu_mem_usage=low_cpu_mem_usage,
                 hotswap=hotswap,
             )
+            if self.stored_weights:  # peft has put the matrices where their layers' weights are: nowhere
+                _fill(self.transformer, adapter_name, low_rank)
         except Exception:
             self._settle()
             raise
         self.lora_notes += lora.notes
         self._mix_full_parts()
 
+    def check_full_parts(self) -> None:
+        """Raises ValueError if weights that have to change are offloaded."""
+        if self.full_parts.are_offloaded(self.transformer):
+            raise ValueError(
+                "this LoRA holds weights that cannot be scaled while they are offloaded: set its scale before "
+                "offloading (`load_pipeline(..., lora=['PATH:SCALE'])`, or `set_adapters`)"
+            )
+
     def set_adapters(self, adapter_names: list[str] | str, adapter_weights: Any = None) -> None:
+        self.check_full_parts()
         super().set_adapters(adapter_names, adapter_weights)
         self._mix_full_parts()
 
@@ -246,10 +289,12 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
         """The model without adapters; those that are fused are taken out of the weights."""
         if self._is_fused:
             self.unfuse_lora()
+        self.check_full_parts()
         super().disable_lora()
         self._mix_full_parts()
 
     def enable_lora(self) -> None:
+        self.check_full_parts()
         super().enable_lora()
         self._mix_full_parts()
 

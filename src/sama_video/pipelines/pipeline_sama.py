@@ -17,7 +17,6 @@ import ftfy
 import torch
 from diffusers import AutoencoderKLWan, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.hooks.group_offloading import _is_group_offload_enabled
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
@@ -513,11 +512,7 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         if scale == 1 or not layers:
             yield
             return
-        if self.full_parts.base and _is_offloaded(self.transformer):
-            raise ValueError(
-                "this LoRA holds weights that a call cannot scale while they are offloaded: "
-                "leave attention_kwargs out and use `set_adapters(names, scales)` before offloading"
-            )
+        self.check_full_parts()
         before = [dict(layer.scaling) for layer in layers]
         try:
             for layer in layers:
@@ -741,11 +736,6 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         if not return_dict:
             return (frames,)
         return SamaPipelineOutput(frames=frames, semantic_latents=semantic_latents)
-
-
-def _is_offloaded(module: torch.nn.Module) -> bool:
-    """Whether hooks bring its weights in from copies, so that changes to them are lost."""
-    return _is_group_offload_enabled(module) or any(weight.is_meta for weight in module.parameters())
 
 
 # `DiffusionPipeline.from_pretrained` looks the class of a saved pipeline up by its name, among diffusers' own.

@@ -4,7 +4,7 @@ All but `storage_dtype` leave results as they are.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from diffusers import ContextParallelConfig
 from torch import nn
 
+from ..models.streamed_weights import StoredTensor, stream_weights
 from ..system import processes
 from ..system.errors import UserError
 from .pipeline_sama import SamaPipeline
@@ -63,8 +64,16 @@ def _to_int8() -> Callable[[nn.Linear], None]:
     return to_int8
 
 
-def move_parts(pipe: SamaPipeline, *, device: str, offload: str, storage_dtype: str, dtype: torch.dtype) -> None:
-    """Move the parts, or hook them so that they are moved as they are needed."""
+def move_parts(
+    pipe: SamaPipeline,
+    *,
+    device: str,
+    offload: str,
+    stored: Mapping[str, Mapping[str, StoredTensor]],
+    storage_dtype: str,
+    dtype: torch.dtype,
+) -> None:
+    """Move the parts, or hook them so that they are moved, or read from where they are `stored`, as they are needed."""
     transformer: Any = pipe.transformer
     if storage_dtype == "float8":  # stored so already; this widens a layer while it is used
         transformer.enable_layerwise_casting(_FLOAT8, dtype)
@@ -79,7 +88,9 @@ def move_parts(pipe: SamaPipeline, *, device: str, offload: str, storage_dtype: 
             offload_type="leaf_level",
             use_stream=device.startswith("cuda"),
         )
-    elif offload == "disk":  # the others read their weights where they are needed
+    elif offload == "disk":
+        for name, tensors in stored.items():
+            stream_weights(pipe.components[name], tensors, torch.device(device))
         pipe.vae.to(device)
     else:
         pipe.to(device)

@@ -239,11 +239,6 @@ class Loading:
                 f"`offload` {self.offload} moves weights to an accelerator, and this run is on the CPU; leave it out, "
                 f"or use `offload` disk"
             )
-        if self.offload == "disk" and self.lora:
-            raise UserError(
-                "`offload` disk keeps no weights in memory that a LoRA could change; merge it into the model first: "
-                "sama convert LORA FOLDER --merge-into MODEL"
-            )
         if self.offload == "disk" and self.storage_dtype != "same":
             raise UserError("`offload` disk keeps no weights in memory, and `storage_dtype` says how; give one of them")
         for path, _ in self.loras:
@@ -287,7 +282,7 @@ class Loading:
             return self.offload
         demand = demand_of(parts, self._work, dtype=self.precision, storage_dtype=self.storage_dtype)
         peaks = demand.peaks(on_host=self.resolved_device == "cpu")
-        if self.lora or self.storage_dtype != "same":
+        if self.storage_dtype != "same":
             del peaks["disk"]
         if self.memory == "low":
             peaks = {name: peak for name, peak in peaks.items() if name in ("group", "disk")} or peaks
