@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import setting
+from common import resident, setting
 
-from sama_video.editing import EditSettings, edit_frames, plan_windows
+from sama_video.editing import EditSettings, edit_frames, edit_video, plan_windows
 from sama_video.media.metrics import score_edit
 from sama_video.pipelines.loading import load_pipeline
 from sama_video.synth.engine import Engine, render_draft
@@ -60,14 +60,15 @@ def quality(count: int, steps: int | None) -> None:
     print(f"change of the error from frame to frame, at borders over elsewhere: median {np.median(ratios):.2f}")
 
 
+def edit_file(clip: str, result: str) -> None:
+    """In a process of its own: prints MiB at the peak."""
+    edit_video(load_pipeline("nano"), clip, "Make it black and white", result)
+    print(resident("VmHWM") / 2**20)
+
+
 def peak_memory(clip: Path) -> float:
     """MiB of a process that edits a file."""
-    program = (
-        "import resource, sys; from sama_video import edit_video, load_pipeline; "
-        "edit_video(load_pipeline('nano'), sys.argv[1], 'Make it black and white', sys.argv[2]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-    )
-    command = [sys.executable, "-c", program, str(clip), str(clip.with_suffix(".out.mp4"))]
+    command = [sys.executable, __file__, "--edit", str(clip), str(clip.with_suffix(".out.mp4"))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -90,10 +91,17 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--only", choices=["memory", "quality"])
+    parser.add_argument("--edit", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.edit is not None:
+        edit_file(*arguments.edit)
+        return
     print(setting())
-    memory(arguments.minutes)
-    quality(arguments.count, arguments.steps)
+    if arguments.only != "quality":
+        memory(arguments.minutes)
+    if arguments.only != "memory":
+        quality(arguments.count, arguments.steps)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import setting
+from common import resident, setting
 from diffusers import AutoencoderKLWan
 
 from sama_video.models.peak_memory import Work, demand_of
@@ -62,20 +62,14 @@ def make_model(folder: Path, transformer: dict[str, Any]) -> None:
     pipe.save_pretrained(folder, max_shard_size="1GB")
 
 
-def status(entry: str) -> int:
-    """Bytes of an entry of this process's status; "VmHWM" is the peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
-
-
 def measure(folder: str, size: tuple[int, int, int], options: dict[str, Any], guidance: float) -> None:
     """In a process of its own: a line of JSON."""
-    imported = status("VmRSS")
+    imported = resident("VmRSS")
     latent = options.pop("latent", False)
     pipe = load_pipeline(folder, device="cpu", memory="full", **options)
-    loaded = status("VmHWM") - imported
+    loaded = resident("VmHWM") - imported
     gc.collect()
-    stays = status("VmRSS") - imported
+    stays = resident("VmRSS") - imported
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     frames, height, width = size
     if latent:
@@ -84,7 +78,7 @@ def measure(folder: str, size: tuple[int, int, int], options: dict[str, Any], gu
     else:
         given = {"video": np.random.default_rng(0).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)}
     pipe(**given, prompt="make it red", guidance_scale=guidance, output_type="latent" if latent else "pt")
-    print(json.dumps({"loaded": loaded, "stays": stays, "edited": status("VmHWM") - imported}))
+    print(json.dumps({"loaded": loaded, "stays": stays, "edited": resident("VmHWM") - imported}))
 
 
 def in_a_process(*arguments: Any) -> dict[str, float]:

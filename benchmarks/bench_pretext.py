@@ -5,7 +5,6 @@ Memory is the growth of a fresh process's resident set to its peak during one ca
 """
 
 import functools
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from common import compare, report, setting
+from common import compare, report, resident, setting
 
 from sama_video.data.pretext import TRANSFORMS, disturb, speed_perturbation
 
 SHAPE = (81, 480, 832, 3)
 SHORT, LENGTHS, DRAWS = 17, (9, 17, 33, 49, 81), 300
-KIB = 1024
 
 
 def clip() -> torch.Tensor:
@@ -65,13 +63,6 @@ PILLOW = {
 def frame_by_frame(task: str, video: torch.Tensor) -> torch.Tensor:
     frames = [PIL.Image.fromarray(frame) for frame in video.numpy()]
     return torch.from_numpy(np.stack([np.asarray(frame) for frame in PILLOW[task](frames)]))
-
-
-def resident(which: str) -> int:
-    """Bytes of this process: "VmRSS" now, "VmHWM" at most since the last reset."""
-    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * KIB
 
 
 def extra_copies(task: str) -> float:

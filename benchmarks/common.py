@@ -6,11 +6,21 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 
 def setting() -> str:
     versions = " ".join(f"{name} {metadata.version(name)}" for name in ("torch", "diffusers", "av"))
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
+
+
+def resident(entry: str) -> int:
+    """Bytes of this process alone, on Linux: "VmRSS" now, "VmHWM" at its peak.
+
+    `getrusage` begins with what the process held that started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{entry}:"))
 
 
 def compare(ours: Callable[[], object], baseline: Callable[[], object], rounds: int = 7) -> tuple[float, float, float]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from common import setting
+from common import resident, setting
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -34,12 +34,6 @@ from sama_video.system.precision import choose_precision
 
 SHARD_BYTES = 5 * 2**30
 GIB = 2**30
-
-
-def peak_memory() -> int:
-    """Bytes, of this process alone: `getrusage` begins with what the process held that started this one."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def empty_model(preset: str) -> SamaTransformer3DModel:
@@ -100,7 +94,7 @@ def resident(preset: str, folder: Path, dtype: torch.dtype) -> SamaTransformer3D
 @torch.no_grad()
 def step(preset: str, folder: Path, how: str, video: VideoShape, dtype: torch.dtype, out: Path) -> None:
     """In a process of its own: the velocity to `out`, and a line of JSON."""
-    imported = peak_memory()
+    imported = resident("VmHWM")
     model = {"streamed": streamed, "resident": resident}[how](preset, folder, dtype)
     shape = LatentShape.from_video(video, PRESETS[preset].spatial_factor)
     channels = PRESETS[preset].transformer["in_channels"]
@@ -119,7 +113,7 @@ def step(preset: str, folder: Path, how: str, video: VideoShape, dtype: torch.dt
     )
     seconds = time.perf_counter() - started
     save_file({"velocity": velocity.float().contiguous(), "semantic": semantic.float().contiguous()}, out)
-    print(json.dumps({"seconds": seconds, "peak": peak_memory(), "imported": imported}))
+    print(json.dumps({"seconds": seconds, "peak": resident("VmHWM"), "imported": imported}))
 
 
 def main() -> None:
