@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import resident, setting
+from common import own_memory, setting
 
 from sama_video.editing import EditSettings, edit_frames, edit_video, plan_windows
 from sama_video.media.metrics import score_edit
@@ -63,7 +63,7 @@ def quality(count: int, steps: int | None) -> None:
 def edit_file(clip: str, result: str) -> None:
     """In a process of its own: prints MiB at the peak."""
     edit_video(load_pipeline("nano"), clip, "Make it black and white", result)
-    print(resident("VmHWM") / 2**20)
+    print(own_memory("VmHWM") / 2**20)
 
 
 def peak_memory(clip: Path) -> float:

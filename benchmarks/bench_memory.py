@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import resident, setting
+from common import own_memory, setting
 from diffusers import AutoencoderKLWan
 
 from sama_video.models.peak_memory import Work, demand_of
@@ -64,12 +64,12 @@ def make_model(folder: Path, transformer: dict[str, Any]) -> None:
 
 def measure(folder: str, size: tuple[int, int, int], options: dict[str, Any], guidance: float) -> None:
     """In a process of its own: a line of JSON."""
-    imported = resident("VmRSS")
+    imported = own_memory("VmRSS")
     latent = options.pop("latent", False)
     pipe = load_pipeline(folder, device="cpu", memory="full", **options)
-    loaded = resident("VmHWM") - imported
+    loaded = own_memory("VmHWM") - imported
     gc.collect()
-    stays = resident("VmRSS") - imported
+    stays = own_memory("VmRSS") - imported
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     frames, height, width = size
     if latent:
@@ -78,7 +78,7 @@ def measure(folder: str, size: tuple[int, int, int], options: dict[str, Any], gu
     else:
         given = {"video": np.random.default_rng(0).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)}
     pipe(**given, prompt="make it red", guidance_scale=guidance, output_type="latent" if latent else "pt")
-    print(json.dumps({"loaded": loaded, "stays": stays, "edited": resident("VmHWM") - imported}))
+    print(json.dumps({"loaded": loaded, "stays": stays, "edited": own_memory("VmHWM") - imported}))
 
 
 def in_a_process(*arguments: Any) -> dict[str, float]:

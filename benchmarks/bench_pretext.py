@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from common import compare, report, resident, setting
+from common import compare, own_memory, report, setting
 
 from sama_video.data.pretext import TRANSFORMS, disturb, speed_perturbation
 
@@ -70,9 +70,9 @@ def extra_copies(task: str) -> float:
     video = clip()
     ours(task, video[:9, :32, :32].contiguous())
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = resident("VmRSS")
+    before = own_memory("VmRSS")
     ours(task, video)
-    return (resident("VmHWM") - before) / video.nbytes
+    return (own_memory("VmHWM") - before) / video.nbytes
 
 
 def shuffled(video: torch.Tensor, seed: int, *, keep_last_frame: bool) -> torch.Tensor:

@@ -14,7 +14,7 @@ def setting() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}"
 
 
-def resident(entry: str) -> int:
+def own_memory(entry: str) -> int:
     """Bytes of this process alone, on Linux: "VmRSS" now, "VmHWM" at its peak.
 
     `getrusage` begins with what the process held that started this one.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from common import resident, setting
+from common import own_memory, setting
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -94,7 +94,7 @@ def resident(preset: str, folder: Path, dtype: torch.dtype) -> SamaTransformer3D
 @torch.no_grad()
 def step(preset: str, folder: Path, how: str, video: VideoShape, dtype: torch.dtype, out: Path) -> None:
     """In a process of its own: the velocity to `out`, and a line of JSON."""
-    imported = resident("VmHWM")
+    imported = own_memory("VmHWM")
     model = {"streamed": streamed, "resident": resident}[how](preset, folder, dtype)
     shape = LatentShape.from_video(video, PRESETS[preset].spatial_factor)
     channels = PRESETS[preset].transformer["in_channels"]
@@ -113,7 +113,7 @@ def step(preset: str, folder: Path, how: str, video: VideoShape, dtype: torch.dt
     )
     seconds = time.perf_counter() - started
     save_file({"velocity": velocity.float().contiguous(), "semantic": semantic.float().contiguous()}, out)
-    print(json.dumps({"seconds": seconds, "peak": resident("VmHWM"), "imported": imported}))
+    print(json.dumps({"seconds": seconds, "peak": own_memory("VmHWM"), "imported": imported}))
 
 
 def main() -> None:
