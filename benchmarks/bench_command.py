@@ -29,7 +29,7 @@ def answers(folder: Path) -> dict[str, list[str]]:
     return {
         "a missing file": ["edit", str(folder / "none.mp4"), "make it sepia"],
         "--dry-run": [*edit, "--dry-run"],
-        "-o x.gif": [*edit, "-o", str(folder / "x.gif")],
+        "-o x.avi": [*edit, "-o", str(folder / "x.avi")],
         "an existing output": [*edit, "-o", str(folder / "taken.mp4")],
         "wrong columns": ["edit", "--manifest", str(folder / "odd.csv")],
         "a wrong option value": [*edit, "--num-frames", "0"],

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_columns_are_settings_in_every_spelling():
     assert [with_texts(EditSettings(), {"fast": text}).fast for text in ("True", "0", "yes")] == [True, False, True]
     for texts, message in (
         ({"seed": "1.5"}, "seed must be a whole number, got '1.5'"),
-        ({"start": "soon"}, "start must be a number"),
+        ({"start": "soon"}, "start: 'soon' is no time; give seconds or mm:ss"),
         ({"size": "big"}, "size must be WIDTHxHEIGHT"),
         ({"seed": "1", "base_seed": "2"}, "another column both give `seed`"),
         ({"num_frames": "0"}, "must be at least 1"),
@@ -108,9 +109,11 @@ def test_a_row_s_own_settings_are_used_and_other_columns_named(sama):
         "clip.mp4,x,a.mp4,5,2,2.0,sad,clip.mp4\nclip.mp4,x,b.mp4,,,,,\n"
     )
     assert sama("--seed", 3) == 0, sama.stderr
-    assert sama.stderr.count("columns not used: mask, mood") == 1
+    assert sama.stderr.count("columns not used: mood") == 1
     assert sama.record("a.mp4")["settings"]["seed"] == 5
     assert sama.record("a.mp4")["settings"]["guidance_scale"] == 2.0
+    assert Path(sama.record("a.mp4")["mask"]["path"]).name == "clip.mp4"
+    assert sama.record("b.mp4")["mask"] is None
     assert sama.record("a.mp4")["source"]["num_frames"] == 2
     assert sama.record("b.mp4")["settings"]["seed"] == 3
     assert sama.record("b.mp4")["source"]["num_frames"] == 3
@@ -126,13 +129,13 @@ def test_bad_rows_do_not_stop_the_others_and_are_tried_again(sama):
     os.truncate(sama.folder / "cut.mp4", 500)
     sama.manifest(
         "video,prompt,output,seed\nnone.mp4,x,a.mp4,\nclip.mp4,x,b.mp4,\ncut.mp4,x,c.mp4,\nclip.mp4,x,d.mp4,many\n"
-        "clip.mp4,,e.mp4,\nclip.mp4,x,f.gif,\nclip.mp4,x,sub/g.mp4,\n"
+        "clip.mp4,,e.mp4,\nclip.mp4,x,f.avi,\nclip.mp4,x,sub/g.mp4,\n"
     )
     assert sama() == 1
     assert "5 of 7 rows of jobs.csv failed" in sama.stderr
     assert sama.written == ["b.mp4", "b.mp4.json", "jobs.failures.jsonl", "sub"]
     assert list(sama.failures) == [1, 3, 4, 5, 6]
-    for row, words in {1: "no such video", 3: "cut.mp4", 4: "seed must be a whole", 5: "lacks", 6: ".gif"}.items():
+    for row, words in {1: "no such video", 3: "cut.mp4", 4: "seed must be a whole", 5: "lacks", 6: ".avi"}.items():
         assert words in sama.failures[row]
     before = (sama.out / "b.mp4").stat().st_mtime_ns
     sama.manifest("video,prompt,output,seed\nclip.mp4,x,a.mp4,\nclip.mp4,x,b.mp4,\nclip.mp4,x,sub/g.mp4,\n")

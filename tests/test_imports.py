@@ -19,7 +19,7 @@ LAYERS = (
     {"pipelines"},
     {"data"},
     {"curation", "editing", "training"},
-    {"evaluation", "nano"},
+    {"evaluation", "nano", "service"},
     {"cli"},
 )
 

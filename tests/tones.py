@@ -13,6 +13,7 @@ import numpy as np
 from sama_video.video import (
     Frame,
     Picture,
+    PictureCoding,
     Piece,
     VideoReader,
     VideoWriter,
@@ -102,7 +103,7 @@ def carry(source: Path, output: Path, start: float = 0.0, num_frames: int | None
         from_start=begin == 0,
     )
     time_base = regular_time_base(times, reader.info.fps)
-    look = Picture(size=(48, 64), fps=reader.info.fps, time_base=time_base, crf=16)
+    look = Picture(size=(48, 64), fps=reader.info.fps, time_base=time_base, coding=PictureCoding())
     with carry_tracks(source, output, look, piece) as tracks:
         with VideoWriter(output, 48, 64, reader.info.fps, time_base=time_base, tracks=tracks) as writer:
             for time, frame in zip(times, frames, strict=True):
@@ -115,7 +116,7 @@ def carry_beside(source: Path, output: Path, num_frames: int) -> list[str]:
     with av.open(str(source)) as container:
         first = next(container.decode(container.streams.video[0]))
         piece = Piece(origin=(first.pts or 0) * first.time_base)
-    look = Picture(size=(48, 64), fps=FPS, time_base=1 / FPS, crf=16)
+    look = Picture(size=(48, 64), fps=FPS, time_base=1 / FPS, coding=PictureCoding())
     with carry_tracks(source, output, look, piece) as tracks:
         with VideoWriter(output, 48, 64, FPS, time_base=1 / FPS, tracks=tracks) as writer:
             for index in range(num_frames):

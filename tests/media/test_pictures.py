@@ -171,7 +171,7 @@ def test_animated_pictures_are_clips(suffix, tmp_path):
     assert later[0].pixels.shape == (48, 64, 3)
     with pytest.raises(UserError, match="shows nothing at 1 s"):
         next(reader.frames(start=1.0))
-    assert result_suffix(path) == ".mp4"
+    assert result_suffix(path) == (".mp4" if suffix in ("png", "avif") else f".{suffix}")
 
 
 def test_one_frame_of_an_animated_kind_is_a_picture(tmp_path):
@@ -232,7 +232,7 @@ def test_content_counts_not_the_name(tmp_path):
     with pytest.raises(UserError, match="is not an image that can be read"):
         VideoReader(tmp_path / "eps.png")
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(20))
-    with pytest.raises(UserError, match="is a picture in HEIC"):
+    with pytest.raises(UserError, match="is not an image that can be read"):
         VideoReader(tmp_path / "photo.heic")
     PIL.Image.fromarray(picture(3)).save(tmp_path / "a.png")
     (tmp_path / "named.mp4").write_bytes((tmp_path / "a.png").read_bytes())

@@ -219,7 +219,7 @@ def test_a_writer_that_fails_is_found_out_before_the_first_step(tmp_path, monkey
     def without_h264(*_):
         raise av.codec.codec.UnknownCodecError("libx264")
 
-    monkeypatch.setattr("sama_video.media.writer._add_pictures", without_h264)
+    monkeypatch.setattr("sama_video.media.codecs.PictureCoding.add_stream", without_h264)
     with pytest.raises(UserError, match=r"MP4 with pictures of 64x48 .* cannot be written \(libx264\)"):
         edit_video(pipe, source, "make it red", tmp_path / "out.mp4", progress=lambda phase, *_: steps.append(phase))
     assert "editing" not in steps

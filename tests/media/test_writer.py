@@ -9,7 +9,7 @@ import pytest
 from sama_video.editing import EditSettings, check_edit, edit_video
 from sama_video.pipelines.selection import find_model
 from sama_video.system.errors import UserError
-from sama_video.video import Frame, VideoReader, VideoWriter, check_picture_size
+from sama_video.video import Frame, PictureCoding, VideoReader, VideoWriter
 from tests import tiny
 from tests.clips import picture, write_clip
 from tests.tones import Sound, heard, noise, shift_and_likeness, write_pictures_and_sounds
@@ -56,7 +56,7 @@ def test_times_on_a_grid_stay_exact(suffix, tmp_path):
 
 
 def test_sizes_that_h264_does_not_have(tmp_path):
-    check_picture_size(16384, 16384)
+    PictureCoding().check_size(16384, 16384)
     for size in ((16386, 64), (64, 16385), (0, 64)):
         with pytest.raises(UserError, match=r"at most 16384 pixels a side; use `output_size` model"):
             VideoWriter(tmp_path / "a.mp4", *size, Fraction(25))
@@ -134,7 +134,7 @@ def test_quality_0_keeps_every_pixel(tmp_path):
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (5, 48, 63, 3), dtype=np.uint8)
     times = [Fraction(number * number, 25) for number in range(5)]
-    with VideoWriter(tmp_path / "a.mp4", 48, 63, Fraction(25), crf=0) as writer:
+    with VideoWriter(tmp_path / "a.mp4", 48, 63, Fraction(25), coding=PictureCoding(crf=0)) as writer:
         for pixels, time in zip(frames, times, strict=True):
             writer.write(Frame(pixels, time, Fraction(1, 25)))
     read = list(VideoReader(tmp_path / "a.mp4").frames())

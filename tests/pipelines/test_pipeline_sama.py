@@ -418,7 +418,7 @@ def test_a_lora_scale_that_cannot_act_is_refused():
         else:
             cpu = torch.device("cpu")
             pipe.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
-        with pytest.raises(ValueError, match="use `set_adapters"):
+        with pytest.raises(ValueError, match="set its scale before offloading"):
             run(pipe, attention_kwargs={"scale": 0.5})
         assert run(pipe, attention_kwargs={"scale": 1}).frames.shape == (1, 5, 32, 48, 3)
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,14 +50,22 @@ def edit(
     guidance_end: options.GuidanceEnd = 1.0,
     source_refresh: options.SourceRefresh = 1,
     seed: Annotated[int, typer.Option()] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="So many results, of this seed and those after it, and a sheet of all.")
+    ] = 1,
     height: Annotated[int | None, typer.Option(help="Working height; default: the source's aspect ratio.")] = None,
     width: Annotated[int | None, typer.Option(help="Working width.")] = None,
     max_pixels: options.MaxPixels = None,
     max_source_pixels: Annotated[
         int | None, typer.Option(help="Refuse sources with more pixels a frame; default: 67108864.")
     ] = None,
-    start: Annotated[float, typer.Option(help="Seconds into the source.")] = 0.0,
+    start: options.Start = 0.0,
+    end: options.End = None,
     num_frames: Annotated[int | None, typer.Option(help="Edit so many frames; default: all.")] = None,
+    strength: options.Strength = None,
+    mask: options.Mask = None,
+    box: options.Box = None,
+    feather: Annotated[int | None, typer.Option(help="Pixels of soft edge inside the region; default: 2 %.")] = None,
     fit: Annotated[
         str, typer.Option(help="resize, crop or pad to the working size; release: as the authors' code cuts.")
     ] = "resize",
@@ -63,8 +73,9 @@ def edit(
     detail: Annotated[
         str | None, typer.Option(help="source brings back the source's resolution, none resizes plainly.")
     ] = None,
+    codec: options.Codec = None,
     crf: Annotated[
-        int, typer.Option(help="x264 quality, lower is better; 0 loses nothing (RGB, not for browsers).")
+        int, typer.Option(help="x264's scale of quality, lower is better; 0 loses nothing (not for browsers).")
     ] = 16,
     lora: options.Lora = None,
     scheduler: Annotated[str, typer.Option(help="euler (the release's) or unipc.")] = "euler",
@@ -77,6 +88,7 @@ def edit(
     replicas: Annotated[
         int, typer.Option(min=1, help="With --manifest: so many edits at once, each on a device of its own, by Ray.")
     ] = 1,
+    keep_going: Annotated[bool, typer.Option(help="With --manifest: edit the other rows when one fails.")] = True,
     compare: Annotated[bool, typer.Option(help="Also write source and result side by side.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done, and stop.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing result.")] = False,
@@ -86,19 +98,21 @@ def edit(
     given = locals()
     _check_given_once(given)
 
-    from ..editing import EditSettings, check_edit
+    from ..editing import EditSettings, check_edit, seeded, seeds_sheet_of
     from ..pipelines.selection import Loading, find_model
 
     # Files, then the model's configuration, then the device: only the last may need torch.
     settings = options.made_of(given, EditSettings)
     if replicas > 1 and manifest is None:
         raise UserError("--replicas edits many videos at once; give them as a --manifest")
+    if seeds > 1 and manifest is not None:
+        raise UserError("--seeds makes many results of one video; in a --manifest give each row a seed of its own")
     if manifest is not None:
         if processes.world_size() > 1:
             raise UserError("torchrun spreads one edit over its processes; for a --manifest give --replicas instead")
         folder = output or manifest.parent
         rows = read_rows(manifest, folder, settings, column_map or [], compare=compare, allow_outside=allow_outside)
-        batch = EditBatch(manifest=manifest, folder=folder, rows=rows, overwrite=overwrite)
+        batch = EditBatch(manifest=manifest, folder=folder, rows=rows, overwrite=overwrite, keep_going=keep_going)
         batch.check_files()
         found = find_model(model)
         info = found.info(lora)
@@ -117,31 +131,48 @@ def edit(
     video, prompt = video or video_option, prompt if prompt is not None else prompt_option
     if video is None or prompt is None:
         raise UserError('give a video and an instruction: sama edit clip.mp4 "make it black and white"')
-    job = Job(
+    whole = Job(
         video=video, prompt=prompt, output=output or default_output(video), settings=settings, with_compare=compare
     )
-    source = check_files(job, overwrite=overwrite, makes_folder=False)
+    jobs, sheet = [whole], None
+    if seeds > 1:
+        ways = seeded(whole.output, settings, seeds)
+        jobs = [replace(whole, output=path, settings=way, row=row) for row, (path, way) in enumerate(ways, start=1)]
+        sheet = seeds_sheet_of(whole.output)
+    for job in jobs:
+        source = check_files(job, overwrite=overwrite, makes_folder=False, sheet=sheet)
     found = find_model(model)
     info = found.info(lora)
     _note_haste(fast, lora, info)
-    plan = check_edit(source, job.prompt, job.output, settings, info, compare=compare)
+    plan = check_edit(source, prompt, whole.output, settings, info, compare=compare)
     if processes.world_size() > 1 and device == "auto":
         given["device"] = str(processes.own_device())
     loading = options.made_of(given, Loading, model=found)
     _warn(plan)
     if dry_run:
-        _describe(job, plan)
+        for job in jobs:
+            _describe(job, plan)
     else:
-        _edit_one(job, loading, plan)
+        _edit_one(jobs, loading, plan, sheet)
 
 
-def _edit_one(job: Job, loading: "Loading", plan: "EditPlan") -> None:
-    sweep(job.output.parent)
+def _edit_one(jobs: Sequence[Job], loading: "Loading", plan: "EditPlan", sheet: Path | None) -> None:
+    """One video; with several seeds also a `sheet` of their results."""
+    from ..editing import write_seeds_sheet
+
+    sweep(jobs[0].output.parent)
+    done = 0
     try:
-        with _in_its_place(job) as own:
-            _run(_load(loading), own, plan)
+        pipe = _load(loading)
+        for job in jobs:
+            with _in_its_place(job) as own:
+                _run(pipe, own, replace(plan, settings=job.settings))
+            done += 1
+        if sheet is not None and processes.rank() == 0:
+            write_seeds_sheet(plan, [job.output for job in jobs], sheet)
+            say(f"all of them: {sheet}")
     except KeyboardInterrupt as stop:
-        stop.add_note("stopped; nothing was written")
+        stop.add_note(f"stopped after {done} of {len(jobs)} results" if done else "stopped; nothing was written")
         raise
 
 
@@ -262,6 +293,7 @@ def _run(pipe: "SamaPipeline", job: Job, plan: "EditPlan | None" = None, *, shee
             contact_sheet=sheet,
             progress=progress,
             plan=plan,
+            command=shlex.join(["sama", *sys.argv[1:]]),
         )
     for note in record["notes"]:
         if plan is None or note not in plan.notes:

@@ -13,7 +13,7 @@ import typer
 from ..system.errors import UserError
 from ..system.files import check_folder, folder_made, is_about_a_full_disk, sweep, written_aside
 from .console import FAILED, remark, say, sentence, show_trace
-from .options import option_of, parse_size
+from .options import option_of, parse_size, parse_time
 from .progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ EditAll = Callable[[Sequence["Job"]], Iterator[tuple["Job", Exception | None]]]
 # Failures named in one sentence; all are in the record of failures.
 _SHOWN_FAILURES = 3
 # Of a row's fields, what an edit has no use for, and what one would expect to do something.
-_UNUSED_FIELDS = ("tgt_video", "ref_image", "mask")
+_UNUSED_FIELDS = ("tgt_video", "ref_image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +127,12 @@ def _job(row: "Row", number: int, folder: Path, settings: "EditSettings", allow_
         raise UserError(f"it names {row.src_video}; fetch it and name the local file")
     video = Path(row.src_video)
     output = row.extra.get("output", f"{number:04d}_{default_output(video).name}")
+    texts = {name: text for name, text in row.extra.items() if setting_of(name)}
     return Job(
         video=video,
         prompt=row.prompt,
         output=_below(folder, output, allow_outside),
-        settings=with_texts(settings, {name: text for name, text in row.extra.items() if setting_of(name)}),
+        settings=with_texts(settings if row.mask is None else replace(settings, mask=row.mask), texts),
         row=number,
     )
 
@@ -192,7 +193,11 @@ def _values(column: str, text: str) -> dict[str, Any]:
     if bool in kinds:
         return {setting: _truth(column, text)}
     try:
+        if setting in ("start", "end"):
+            return {setting: parse_time(text)}
         return {setting: _whole(text) if int in kinds else float(text) if float in kinds else text}
+    except typer.BadParameter as error:
+        raise UserError(f"{column}: {error}") from error
     except ValueError as error:
         raise UserError(f"{column} must be a {'whole ' if int in kinds else ''}number, got {text!r}") from error
 
@@ -282,12 +287,14 @@ class EditBatch:
         folder: where results and the record of failures go.
         rows: what the manifest asks for; those that fail leave its jobs.
         overwrite: make results again that are there.
+        keep_going: a row that fails does not stop the others.
     """
 
     manifest: Path
     folder: Path
     rows: Rows
     overwrite: bool
+    keep_going: bool = True
     _sources: "dict[int, VideoReader]" = field(default_factory=dict)
 
     @property
@@ -365,6 +372,9 @@ class EditBatch:
                     done += 1
                 else:
                     self._fail(job, error)
+                    if not self.keep_going:
+                        remark(f"sama: stopped after {done} of {len(jobs)} edits; the same command resumes")
+                        return
         except (KeyboardInterrupt, UserError) as stop:
             if isinstance(stop, KeyboardInterrupt) or is_about_a_full_disk(stop):
                 stop.add_note(f"stopped after {done} of {len(jobs)} edits; the same command resumes")
@@ -397,8 +407,8 @@ class EditBatch:
         raise typer.Exit(FAILED)
 
 
-def check_files(job: Job, *, overwrite: bool, makes_folder: bool) -> "VideoReader":
-    """The opened source, with all checked of an edit's files that can be without a model.
+def check_files(job: Job, *, overwrite: bool, makes_folder: bool, sheet: Path | None = None) -> "VideoReader":
+    """The opened source, with all checked of an edit's files that can be without a model; a `sheet` is one of them.
 
     Raises:
         UserError: for what does not do.
@@ -409,10 +419,10 @@ def check_files(job: Job, *, overwrite: bool, makes_folder: bool) -> "VideoReade
     reader = VideoReader(job.video, job.settings.max_source_pixels)
     check_output_suffix(job.output, reader.info.is_image)
     if makes_folder and not job.output.parent.is_dir():
-        check_names(job.output, job.compare)
+        check_names(job.output, job.compare, sheet)
         check_folder(job.output.parent)
     else:
-        check_outputs(job.video, job.output, job.compare, overwrite=overwrite)
+        check_outputs(job.video, job.output, job.compare, sheet, overwrite=overwrite)
     return reader
 
 

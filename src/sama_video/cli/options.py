@@ -7,6 +7,19 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+
+def parse_time(text: str | float) -> float:
+    """Seconds of "75.5", "1:15.5" or "0:01:15.5".
+
+    Raises:
+        typer.BadParameter: for anything else.
+    """
+    found = re.fullmatch(r"\s*(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d+)?)\s*", str(text))
+    if found is None or (found[2] is not None and float(found[3]) >= 60) or (found[1] and int(found[2]) >= 60):
+        raise typer.BadParameter(f"{text!r} is no time; give seconds or mm:ss, such as 75.5 or 1:15.5")
+    return 3600 * int(found[1] or 0) + 60 * int(found[2] or 0) + float(found[3])
+
+
 # Of SAMA's edits, by 'sama edit' and 'sama eval predict'.
 ModelName = Annotated[str, typer.Option(help="Preset, local folder or hub id.")]
 Lora = Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE; may be given again.")]
@@ -24,7 +37,18 @@ Memory = Annotated[str, typer.Option(help="auto, full or low: how much of the we
 Offload = Annotated[str, typer.Option(help="none, model, sequential, group or disk.")]
 StorageDtype = Annotated[str, typer.Option(help="same, float8 or int8: how the transformer's matrices are kept.")]
 VaeTiling = Annotated[bool, typer.Option(help="Encode and decode in tiles, for large frames.")]
+Start = Annotated[float, typer.Option(help="Into the source, seconds or mm:ss.", parser=parse_time, metavar="TIME")]
+End = Annotated[float | None, typer.Option(help="Where to stop, likewise.", parser=parse_time, metavar="TIME")]
 ColumnMap = Annotated[list[str] | None, typer.Option(help="FIELD=COLUMN of the manifest; repeatable.")]
+
+Strength = Annotated[
+    float | None, typer.Option(help="0 is the source, 1 the edit, more goes beyond; default: 1, or as the words say.")
+]
+Mask = Annotated[str | None, typer.Option(help="Picture or clip: edit where it is white.", metavar="FILE")]
+Box = Annotated[str | None, typer.Option(help="Edit inside of it alone; pixels or percent.", metavar="X,Y,W,H")]
+Codec = Annotated[
+    str | None, typer.Option(help="h264, hevc, prores, vp9, gif, webp or apng; default: by the result's suffix.")
+]
 
 Made = TypeVar("Made")
 

@@ -10,8 +10,10 @@ import itertools
 import json
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +24,10 @@ import torch
 from ..media.detail import fits, resize_plainly
 from ..media.tracks import Tracks
 from ..system.files import written_aside
+from ..system.platforms import give_back_memory
 from ..system.workers import Progress, silent
 from ..video import (
+    ON_WHITE,
     Frame,
     Picture,
     Piece,
@@ -35,6 +39,7 @@ from ..video import (
     write_image,
 )
 from .plan import EditPlan, check_edit, check_outputs
+from .preview import PREVIEW_INPUTS, ShowPreview, preview_of
 from .record import FileState, sidecar_of
 from .settings import EditSettings
 from .source_stream import Survey, cropped, frames_at_model_size, survey, to_pixels, to_tensor
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
     from ..pipelines.pipeline_sama import SamaPipeline
 
 _CONTACT_COLUMNS = 6
+_WINDOWS_BETWEEN_TRIMS = 4  # often enough to hold no more, seldom enough to cost no time
+_DESCRIBING_TAGS = ("comment", "description", "synopsis")  # that all containers have
 
 
 def edit_frames(
@@ -53,6 +60,8 @@ def edit_frames(
     settings: EditSettings,
     windows: Sequence[Window],
     progress: Progress = silent,
+    strength: float = 1.0,
+    show_preview: ShowPreview | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Edit a stream of frames `[h, w, 3]` window by window, cross-faded where two windows overlap.
 
@@ -61,6 +70,8 @@ def edit_frames(
 
     Args:
         windows: which frames go through the model together; they cover all of `frames`.
+        strength: how far an edit goes from its source, see `EditSettings`.
+        show_preview: called after every step with small frames of what the window is heading for.
 
     Yields:
         Source and edit of one frame after the other, float32 `[3, h, w]` in 0..1.
@@ -72,14 +83,20 @@ def edit_frames(
     for number, window in enumerate(windows):
         held += itertools.islice(frames, window.stop - window.start - len(held))
 
-        def report(_pipe: object, step: int, _timestep: object, _tensors: dict, done: int = number * steps) -> dict:
+        window_frames = np.stack(held)
+
+        def report(
+            _pipe: object, step: int, _timestep: object, tensors: dict, done: int = number * steps, source=window_frames
+        ) -> dict:
             progress("editing", done + step + 1, steps * len(windows))
+            if show_preview is not None:
+                show_preview(preview_of(tensors, source))
             return {}
 
         # With one step the model could not see them, and a hard edge would be where they end.
         known = None if faded is None or steps == 1 else faded[: (len(faded) - 1) // 4 * 4 + 1]
         output = pipe(
-            video=np.stack(held),
+            video=window_frames,
             known_frames=known,
             prompt=prompt,
             negative_prompt=settings.negative_prompt,
@@ -92,6 +109,7 @@ def edit_frames(
             generator=torch.Generator("cpu").manual_seed(settings.seed),
             output_type="pt",
             callback_on_step_end=report,
+            callback_on_step_end_tensor_inputs=PREVIEW_INPUTS if show_preview is not None else [],
         )
         edited = output.frames[0].cpu()
         if faded is not None:
@@ -100,7 +118,10 @@ def edit_frames(
         following = windows[number + 1] if number + 1 < len(windows) else None
         num_settled = len(held) - (0 if following is None else following.overlap)
         for source, edit in zip(held[:num_settled], edited, strict=False):
-            yield to_tensor(source), edit
+            original = to_tensor(source)
+            yield original, edit if strength == 1 else torch.lerp(original, edit, strength).clamp_(0.0, 1.0)
+        if number % _WINDOWS_BETWEEN_TRIMS == 0:
+            give_back_memory()
         held, faded = held[num_settled:], edited[num_settled:] if num_settled < len(held) else None
 
 
@@ -124,6 +145,8 @@ def edit_video(
     contact_sheet: Path | None = None,
     progress: Progress = silent,
     plan: EditPlan | None = None,
+    command: str | None = None,
+    show_preview: ShowPreview | None = None,
 ) -> dict:
     """Edit one file.
 
@@ -134,6 +157,8 @@ def edit_video(
         contact_sheet: where to write a picture of both at a few times, if anywhere.
         progress: called as (phase, done, of).
         plan: what `check_edit` said of this very edit; its source is not opened again.
+        command: what was typed to ask for it, for the record.
+        show_preview: called after every step, see `edit_frames`.
 
     Returns:
         What the JSON file holds.
@@ -149,9 +174,12 @@ def edit_video(
         reader = plan.source
     check_outputs(video, output, compare, contact_sheet, overwrite=True)
 
+    started, date = time.monotonic(), datetime.now(UTC)
+
     # 1. See what is there; say what source and weights are, as they are now
     clip = survey(reader, plan, progress)
-    notes = [*plan.notes, *reader.notes, *_damage_notes(reader, clip, settings), *_model_notes(pipe)]
+    seen = [note for note in reader.notes if note != ON_WHITE or not plan.keeps_alpha]
+    notes = [*plan.notes, *seen, *_damage_notes(reader, clip, settings), *_model_notes(pipe)]
     source, model = _identities(video, pipe, progress)
 
     with contextlib.ExitStack() as stack:
@@ -162,9 +190,11 @@ def edit_video(
         # 3. Edit window by window, bring every frame back to the output size and write it
         windows = plan_windows(clip.num_frames, clip.cuts, plan.window)
         frames = frames_at_model_size(reader, plan, clip.num_frames)
-        pairs = edit_frames(pipe, frames, prompt, settings, windows, progress)
+        pairs = edit_frames(pipe, frames, prompt, settings, windows, progress, plan.strength, show_preview)
         sidecar = _sidecar(prompt, video, plan, clip, windows, pipe, notes, source, model)
         sidecar["others"] = [path.name for path in (compare, contact_sheet) if path is not None]
+        sidecar |= {"date": date.isoformat(timespec="seconds"), "command": command}
+        _describe_in(tracks, sidecar)
 
         def aside(path: Path | None) -> Path | None:
             return None if path is None else stack.enter_context(written_aside(path))
@@ -174,6 +204,7 @@ def edit_video(
         files = _Files(result=result, compare=aside(compare), contact_sheet=aside(contact_sheet))
         aside_json = stack.enter_context(written_aside(sidecar_of(output)))
         _write_result(reader, plan, clip, pairs, files, tracks, progress)
+        sidecar["seconds_taken"] = round(time.monotonic() - started, 3)
         # A kill between the renames leaves the new record beside the result before it.
         sidecar["result"] = {"size": result.stat().st_size}
         aside_json.write_text(json.dumps(sidecar, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -199,8 +230,7 @@ def _model_notes(pipe: "SamaPipeline") -> list[str]:
 
 def _damage_notes(reader: VideoReader, clip: Survey, settings: EditSettings) -> list[str]:
     announced = reader.info.num_frames
-    wanted = min(announced, settings.num_frames or announced)
-    if reader.damaged or (settings.start == 0 and clip.num_frames < 0.98 * wanted):
+    if reader.damaged or (settings.start == 0 and not clip.goes_on and clip.num_frames < 0.98 * announced):
         of = f" of {announced}" if announced else ""
         return [f"{reader.path.name} is damaged or cut off: {clip.num_frames}{of} frames decoded and were edited"]
     return []
@@ -210,11 +240,12 @@ def _other_tracks(reader: VideoReader, plan: EditPlan, clip: Survey, output: Pat
     """Sound, subtitles and the rest, tried out with the writer of the result."""
     if reader.origin is None:
         return Tracks()
-    fps, settings = plan.info.fps, plan.settings
-    picture = Picture(size=plan.output_size, fps=fps, time_base=regular_time_base(clip.times, fps), crf=settings.crf)
+    fps = plan.info.fps
+    time_base = regular_time_base(clip.times, fps)
+    picture = Picture(size=plan.output_size, fps=fps, time_base=time_base, coding=plan.coding)
     check_times(clip.times, picture.time_base)
     # Sound that outlasts the pictures stays, unless the clip was cut.
-    to_the_end = not reader.damaged and (settings.num_frames is None or clip.num_frames < settings.num_frames)
+    to_the_end = not reader.damaged and not clip.goes_on
     piece = Piece(
         origin=reader.origin + clip.begin,
         end=None if to_the_end else clip.times[-1] + clip.durations[-1],
@@ -234,28 +265,31 @@ def _write_result(
 ) -> None:
     num_frames = clip.num_frames
     bring_back = _with_detail(edits) if plan.detail == "source" else _plainly(edits, plan.canvas)
-    shown = {round(i * (num_frames - 1) / max(1, _CONTACT_COLUMNS - 1)) for i in range(_CONTACT_COLUMNS)}
+    shown = shown_on_sheet(num_frames)
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def results() -> Iterator[tuple[Frame, Frame]]:
         full = reader.frames(plan.settings.start, num_frames)
-        for index, (frame, enlarged) in enumerate(zip(full, bring_back, strict=True)):
-            source, result = _at_output_size(frame.pixels, plan, enlarged)
+        weights = itertools.repeat(None, num_frames) if plan.region is None else plan.region.weights(clip.times)
+        for index, (frame, enlarged, weight) in enumerate(zip(full, bring_back, weights, strict=True)):
+            source, result, alpha = _at_output_size(frame, plan, enlarged, weight)
             if index in shown:
                 pairs.append((source, result))
+            both = np.concatenate([source, result], axis=1)
+            alpha_of_both = None if alpha is None else np.concatenate([alpha, alpha], axis=1)
             timing = {"time": clip.times[index], "duration": clip.durations[index]}
-            yield Frame(result, **timing), Frame(np.concatenate([source, result], axis=1), **timing)
+            yield Frame(result, alpha=alpha, **timing), Frame(both, alpha=alpha_of_both, **timing)
             progress("writing", index + 1, num_frames)
 
     if plan.info.is_image:
         result, side_by_side = next(results())
-        write_image(files.result, result.pixels)
+        write_image(files.result, result.pixels, result.alpha, tracks.metadata.get("comment", ""))
         if files.compare is not None:
-            write_image(files.compare, side_by_side.pixels)
+            write_image(files.compare, side_by_side.pixels, side_by_side.alpha)
     else:
         _write_videos(results(), plan, clip, files, tracks)
     if files.contact_sheet is not None:
-        write_image(files.contact_sheet, draw_contact_sheet(pairs))
+        write_image(files.contact_sheet, draw_contact_sheet(list(zip(*pairs, strict=True))))
 
 
 def _write_videos(
@@ -267,7 +301,7 @@ def _write_videos(
     with contextlib.ExitStack() as stack:
 
         def writer(path: Path, columns: int) -> VideoWriter:
-            options = {"crf": plan.settings.crf, "time_base": time_base, "tracks": tracks}
+            options = {"coding": plan.coding, "time_base": time_base, "tracks": tracks}
             return stack.enter_context(VideoWriter(path, height, columns * width, fps, **options))
 
         single = writer(files.result, 1)
@@ -292,26 +326,43 @@ def _plainly(edits: Iterator[tuple[torch.Tensor, torch.Tensor]], canvas: tuple[i
         yield lambda _, edit=edit: resize_plainly(edit, canvas)
 
 
-def _at_output_size(pixels: np.ndarray, plan: EditPlan, enlarged: _Enlarged) -> tuple[np.ndarray, np.ndarray]:
-    """Source and result of one frame, both uint8 at the output size."""
-    source = to_tensor(cropped(pixels, plan.area))
+def _at_output_size(
+    frame: Frame, plan: EditPlan, enlarged: _Enlarged, weight: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Source, result and opacity of one frame, uint8 at the output size.
+
+    Args:
+        weight: of the edit, `[H, W]` at the source's size; None for 1.
+    """
+
+    def on_canvas(plane: np.ndarray) -> torch.Tensor:
+        return resize_plainly(torch.from_numpy(cropped(plane, plan.area)).float()[None], plan.canvas)
+
+    source = to_tensor(cropped(frame.pixels, plan.area))
     result = enlarged(source)
     source = resize_plainly(source, plan.canvas)
+    if weight is not None:
+        result = torch.lerp(source, result, on_canvas(weight))
+    alpha = on_canvas(frame.alpha / 255) if frame.alpha is not None and plan.keeps_alpha else None
     height, width = plan.output_size
     top, left = (plan.canvas[0] - height) // 2, (plan.canvas[1] - width) // 2
     inside = (slice(None), slice(top, top + height), slice(left, left + width))
-    return to_pixels(source[inside]), to_pixels(result[inside])
+    opacity = None if alpha is None else to_pixels(alpha[inside])[..., 0]
+    return to_pixels(source[inside]), to_pixels(result[inside]), opacity
 
 
-def draw_contact_sheet(pairs: list[tuple[np.ndarray, np.ndarray]], row_height: int = 180) -> np.ndarray:
-    """Sources above results, times from left to right."""
-    rows = []
-    for which in (0, 1):
-        pictures = [pair[which] for pair in pairs]
-        height, width = pictures[0].shape[:2]
-        size = (row_height, max(1, round(width * row_height / height)))
-        rows.append(np.concatenate([to_pixels(resize_plainly(to_tensor(p), size)) for p in pictures], axis=1))
-    return np.concatenate(rows)
+def shown_on_sheet(num_frames: int) -> set[int]:
+    """Which of a clip's frames a contact sheet shows."""
+    return {round(i * (num_frames - 1) / max(1, _CONTACT_COLUMNS - 1)) for i in range(_CONTACT_COLUMNS)}
+
+
+def draw_contact_sheet(rows: Sequence[Sequence[np.ndarray]], row_height: int = 180) -> np.ndarray:
+    """Clips one above the other, times from left to right; all in the aspect ratio of the last."""
+    height, width = rows[-1][0].shape[:2]
+    size = (row_height, max(1, round(width * row_height / height)))
+    return np.concatenate(
+        [np.concatenate([to_pixels(resize_plainly(to_tensor(p), size)) for p in row], axis=1) for row in rows]
+    )
 
 
 def _sidecar(
@@ -325,7 +376,7 @@ def _sidecar(
     source: FileState,
     model: dict,
 ) -> dict:
-    resolved = replace(plan.settings.resolved(pipe.model_info), detail=plan.detail)
+    resolved, mask = replace(plan.settings.resolved(pipe.model_info), detail=plan.detail), plan.settings.mask
     return {
         "prompt": prompt,
         "source": {
@@ -339,6 +390,8 @@ def _sidecar(
         },
         "model_size": {"height": plan.model_size[0], "width": plan.model_size[1]},
         "output_size": {"height": plan.written_size[0], "width": plan.written_size[1]},
+        "strength": plan.strength,
+        "mask": None if mask is None else {"path": mask, **asdict(FileState.of(Path(mask)))},
         "windows": [window.start for window in windows],
         "cuts": clip.cuts,
         "settings": asdict(resolved),
@@ -353,6 +406,17 @@ def _sidecar(
             "platform": platform.platform(),
         },
     }
+
+
+def _describe_in(tracks: Tracks, sidecar: dict) -> None:
+    """What made a result, in its file's own metadata, where the source leaves room: nothing that changes if it is made
+    again."""
+    asked = {name: value for name, value in sidecar["settings"].items() if value != getattr(EditSettings(), name)}
+    made = {"prompt": sidecar["prompt"], "model": sidecar["model"].get("name"), "settings": asked}
+    made |= {"source_sha256": sidecar["source"]["sha256"], "sama-video": sidecar["versions"]["sama-video"]}
+    free = next((tag for tag in _DESCRIBING_TAGS if tag not in tracks.metadata), None)
+    if free is not None:
+        tracks.metadata[free] = json.dumps({"sama": made}, ensure_ascii=False)
 
 
 def _version(distribution: str) -> str:

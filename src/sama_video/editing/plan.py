@@ -1,18 +1,22 @@
 """What an edit will do, decided and checked before a model is loaded. Imports no torch."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..models.shapes import fit_size, nearest_multiple, release_size
-from ..pipelines.scope import scope_note
+from ..pipelines.scope import degree_asked, scope_note
 from ..pipelines.selection import ModelInfo
+from ..synth.reading import is_weak
 from ..system.errors import UserError
 from ..system.files import longest_name
-from ..video import VideoInfo, VideoReader, check_output_suffix, check_picture_size
+from ..video import PictureCoding, VideoInfo, VideoReader, check_output_suffix, holds_alpha
 from .record import read_sidecar, sidecar_of
-from .settings import EditSettings
+from .settings import STRONG_STRENGTH, WEAK_STRENGTH, EditSettings
+
+if TYPE_CHECKING:
+    from .region import Region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,10 @@ class EditPlan:
         output_size: (height, width) of the result: the canvas without borders added by "pad".
         detail: whether the source's own resolution comes back.
         window: frames per pass of the model (4k+1).
+        strength: how far the result goes from the source.
+        region: where the source is edited; None for everywhere.
+        coding: of the result's pictures.
+        keeps_alpha: the result says how opaque it is.
         notes: what the user should know before the model runs.
         source: opened and checked; None for a plan of sizes alone.
     """
@@ -40,14 +48,18 @@ class EditPlan:
     output_size: tuple[int, int]
     detail: Literal["source", "none"]
     window: int
+    strength: float = 1.0
+    region: "Region | None" = None
+    coding: PictureCoding = field(default_factory=PictureCoding)
+    keeps_alpha: bool = False
     notes: tuple[str, ...] = ()
     source: VideoReader | None = None
 
     @property
     def written_size(self) -> tuple[int, int]:
-        """(height, width) of the file: H.264 has even sides, so odd ones grow by one."""
-        height, width = self.output_size
-        return self.output_size if self.info.is_image else (height + height % 2, width + width % 2)
+        """(height, width) of the file: where a codec has even sides alone, odd ones grow by one."""
+        (height, width), multiple = self.output_size, 1 if self.info.is_image else self.coding.multiple
+        return height + -height % multiple, width + -width % multiple
 
 
 def plan_edit(info: VideoInfo, settings: EditSettings, model: ModelInfo) -> EditPlan:
@@ -168,6 +180,32 @@ def check_edit(
     plan = plan_edit(reader.info, settings, model)
     if not reader.info.is_image:
         height, width = plan.output_size
-        check_picture_size(height, 2 * width if compare else width)
-    note = scope_note(prompt.strip(), model.trained_for or {})
-    return replace(plan, notes=() if note is None else (note,), source=reader)
+        coding = PictureCoding.of(output, settings.codec, settings.crf, has_alpha=reader.info.has_alpha)
+        coding.check_size(height, 2 * width if compare else width)
+        plan = replace(plan, coding=coding, keeps_alpha=coding.alpha)
+    elif settings.codec is not None:
+        raise UserError("`codec` is for videos, and the source is a picture; leave it out")
+    else:
+        plan = replace(plan, keeps_alpha=reader.info.has_alpha and holds_alpha(output))
+    if settings.mask is not None or settings.box is not None:
+        from .region import Region
+
+        plan = replace(plan, region=Region(settings, reader.info))
+    trained_for = model.trained_for or {}
+    strength, notes = settings.strength, [scope_note(prompt.strip(), trained_for)]
+    if strength is None and (words := degree_asked(prompt, trained_for)) is not None:
+        strength = WEAK_STRENGTH if is_weak(words) else STRONG_STRENGTH
+        notes.append(f'"{words}" is taken for a strength of {strength:g}')
+    strength = 1.0 if strength is None else strength
+    return replace(plan, strength=strength, notes=tuple(filter(None, notes)), source=reader)
+
+
+def seeded(output: Path, settings: EditSettings, count: int) -> list[tuple[Path, EditSettings]]:
+    """Where the results of `count` seeds go, from the settings' own on: `night_seed3.mp4`; and their settings."""
+    ways = [replace(settings, seed=settings.seed + index) for index in range(count)]
+    return [(output.with_name(f"{output.stem}_seed{way.seed}{output.suffix}"), way) for way in ways]
+
+
+def seeds_sheet_of(output: Path) -> Path:
+    """Where the sheet of an edit with several seeds is: `night_seeds.png` for `night.mp4`."""
+    return output.with_name(f"{output.stem}_seeds.png")

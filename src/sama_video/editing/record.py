@@ -12,6 +12,9 @@ _IDENTITY = (
     "prompt", "source", "settings", "weights", "configuration", "lora", "scheduler", "dtype", "storage_dtype",
     "vae_tiling",
 )  # fmt: skip
+# What is chosen by the plan when nothing was asked for follows from the rest, and what `fast` stands for is among it; a
+# limit changes no result; a mask counts by what it holds.
+_NO_IDENTITY = ("detail", "fast", "max_source_pixels", "mask")
 # Records of version 0.1.0 do not say these: what they do not say is taken to be the same.
 LATER = ("configuration", "storage_dtype")
 
@@ -71,15 +74,16 @@ def differences(record: dict, video: Path, prompt: str, settings: EditSettings, 
     changed = [name for name in now if now[name] != before.get(name) and name not in unsaid]
     if not _is_unchanged(record["source"], video):
         changed.insert(0, "source")
+    masks = (record.get("mask"), settings.mask)
+    if masks != (None, None) and (None in masks or not _is_unchanged(masks[0], Path(masks[1]))):
+        changed.append("mask")
     return changed
 
 
 def _identity(record: dict) -> dict:
-    # What is chosen by the plan when nothing was asked for follows from the rest, and what `fast` stands for is among
-    # it; a limit changes no result.
     # A setting that was not there yet has done nothing.
     settings = {**asdict(EditSettings()), **record["settings"]}
-    settings = {key: value for key, value in settings.items() if key not in ("detail", "fast", "max_source_pixels")}
+    settings = {key: value for key, value in settings.items() if key not in _NO_IDENTITY}
     flat = {**record["model"], "prompt": record.get("prompt")}
     return {**settings, **{name: flat.get(name) for name in _IDENTITY if name not in ("settings", "source")}}
 

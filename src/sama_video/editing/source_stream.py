@@ -13,7 +13,7 @@ import torch
 
 from ..media.shots import changes, find_cuts
 from ..system.workers import Progress, silent
-from ..video import Frame, VideoReader
+from ..video import TIME_TOLERANCE, Frame, VideoReader
 from .plan import EditPlan
 
 _SURVEYED = 64  # pixels of a side that frames are converted at to find cuts
@@ -23,13 +23,15 @@ _SURVEYED = 64  # pixels of a side that frames are converted at to find cuts
 class Survey:
     """What the part of a source that is edited holds, without its pixels.
 
-    Times count from the first frame, which the source shows at `begin`; `cuts` are the frames that begin another shot.
+    Times count from the first frame, which the source shows at `begin`; `cuts` are the frames that begin another shot;
+    the source `goes_on` where the edit was told to end before it.
     """
 
     begin: Fraction
     times: list[Fraction]
     durations: list[Fraction]
     cuts: list[int]
+    goes_on: bool
 
     @property
     def num_frames(self) -> int:
@@ -40,17 +42,23 @@ def survey(reader: VideoReader, plan: EditPlan, progress: Progress = silent) -> 
     """Decode all that is edited once: what is damaged and where it is cut is known before the model runs."""
     settings = plan.settings
     wanted = settings.num_frames or plan.info.num_frames
-    times, durations = [], []
+    times, durations, goes_on = [], [], False
 
     def passing() -> Iterator[np.ndarray]:
+        nonlocal goes_on
         for frame in reader.frames(settings.start, settings.num_frames, _coarse_size(plan)):
+            if settings.end is not None and times and frame.time + TIME_TOLERANCE >= settings.end:
+                goes_on = True
+                return
             times.append(frame.time)
             durations.append(frame.duration)
             progress("reading", len(times), max(len(times), wanted))
             yield frame.pixels
+        goes_on = len(times) == settings.num_frames
 
-    cuts = find_cuts(list(changes(passing())))
-    return Survey(begin=times[0], times=[time - times[0] for time in times], durations=durations, cuts=cuts)
+    cuts, begin = find_cuts(list(changes(passing()))), times[0]
+    times = [time - begin for time in times]
+    return Survey(begin=begin, times=times, durations=durations, cuts=cuts, goes_on=goes_on)
 
 
 def _coarse_size(plan: EditPlan) -> tuple[int, int]:

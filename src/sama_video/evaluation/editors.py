@@ -103,8 +103,10 @@ class PipelineEditor:
         from ..editing import edit_video
 
         pipe = self.pipe
-        # yuv420p's coarser colours would count as errors of the editor's.
-        settings = self.edit if item.target is None else replace(self.edit, crf=_LOSSLESS)
+        settings = self.edit
+        if item.target is not None:
+            # yuv420p's coarser colours would count as errors of the editor's; a target shows how much is asked.
+            settings = replace(settings, crf=_LOSSLESS, strength=1.0)
         try:
             edit_video(pipe, item.source, item.instruction, output, settings)
         except (UserError, RuntimeError, MemoryError) as error:  # torch says RuntimeError where memory ends

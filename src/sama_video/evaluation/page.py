@@ -5,7 +5,6 @@ Nothing is loaded from anywhere but the page's own folder, where videos are as a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..media.metrics import METRICS
 from ..system.files import written_aside
-from ..video import VideoReader, VideoWriter, write_image
+from ..video import PictureCoding, VideoReader, VideoWriter, write_image
 from .aggregate import TaskScores, overall_scores
 from .benchmark import Item
 from .scored import ScoredRun
@@ -109,7 +108,7 @@ def _write_playable(file: Path, stem: Path) -> Path:
         write_image(path, next(reader.frames(size=size)).pixels)
         return path
     path = stem.with_suffix(".mp4")
-    with VideoWriter(path, *size, reader.info.fps, crf=20, time_base=Fraction(1, 90000)) as writer:
+    with VideoWriter(path, *size, reader.info.fps, coding=PictureCoding(crf=20)) as writer:
         for frame in reader.frames(size=size):
             writer.write(frame)
     return path

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
 
 from ..system.errors import UserError
@@ -47,17 +46,20 @@ class Animation:
         self.notes: list[str] = []
         self.durations: list[Fraction] = []
         height = width = 0
-        for pixels, duration, announced in self._decode(None):
-            height, width = pixels.shape[:2]
+        has_alpha = False
+        for frame, announced in self._decode(None):
+            (height, width), duration = frame.pixels.shape[:2], frame.duration
+            has_alpha |= frame.alpha is not None
             self.durations.append(duration)
             num_frames = announced
         if not self.durations:
             raise UserError(f"{path} holds no frame that can be decoded; is the download complete?")
         rate = named_rate(len(self.durations) / sum(self.durations, Fraction(0)))
-        self.info = VideoInfo(height, width, rate, num_frames, has_audio=False, is_image=False)
+        self.info = VideoInfo(height, width, rate, num_frames, has_audio=False, is_image=False, has_alpha=has_alpha)
 
-    def _decode(self, size: tuple[int, int] | None) -> Iterator[tuple[np.ndarray, Fraction, int]]:
-        """Pixels, duration and the number of frames announced, of all frames that decode."""
+    def _decode(self, size: tuple[int, int] | None) -> Iterator[tuple[Frame, int]]:
+        """All frames that decode, each with the number of frames announced."""
+        time = Fraction(0)
         with reading(self.path, BROKEN), open_picture(self.path, self.kind, self.max_pixels) as image:
             first, last = _first(image), getattr(image, "n_frames", 1)
             for index in range(first, last):
@@ -69,9 +71,11 @@ class Animation:
                         raise
                     self.damaged = f"does not decode after {index - first} frames ({error or type(error).__name__})"
                     return
-                pixels, notes = pixels_of(image.copy(), size)
+                pixels, alpha, notes = pixels_of(image.copy(), size)
                 self.notes.extend(note for note in notes if note not in self.notes)
-                yield pixels, self._duration(image), last - first
+                duration = self._duration(image)
+                yield Frame(pixels, time, duration, alpha), last - first
+                time += duration
 
     def _duration(self, image: PIL.Image.Image) -> Fraction:
         milliseconds = image.info.get("duration") or 0
@@ -84,11 +88,9 @@ class Animation:
 
     def frames(self, start: Fraction, size: tuple[int, int] | None) -> Iterator[Frame]:
         """Frames from the one shown at `start` seconds on, resized to `size` (height, width)."""
-        time = Fraction(0)
-        for pixels, duration, _ in self._decode(size):
-            if time + duration > start:
-                yield Frame(pixels, time, duration)
-            time += duration
+        for frame, _ in self._decode(size):
+            if frame.time + frame.duration > start:
+                yield frame
 
     def times(self) -> Iterator[Fraction]:
         """Times of all frames."""

@@ -21,9 +21,11 @@ from av.subtitles.stream import SubtitleStream
 
 from ..system.errors import UserError
 from ..system.files import FULL
+from .codecs import PictureCoding
 from .containers import (
     CONTAINER_NAMES,
     COPIED_SUBTITLES,
+    LOSSY_SOUND,
     QUICKTIME_LANGUAGES,
     WRITTEN_SUBTITLES,
     container_of,
@@ -57,12 +59,12 @@ _USUAL_HANDLERS = {"SoundHandler", "SubtitleHandler", "VideoHandler"}
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What the pictures of a result are like: (height, width), frames a second, the clock of their times."""
+    """What a result's pictures are like: (height, width), frames a second, the clock of their times, the encoding."""
 
     size: tuple[int, int]
     fps: Fraction
     time_base: Fraction
-    crf: int
+    coding: PictureCoding
 
 
 class _LeftOut(Exception):
@@ -214,8 +216,10 @@ class _Carrier:
     def _sound(self, stream: av.AudioStream, packets: list[av.Packet], codec: str, label: str) -> Track:
         if not packets:
             raise _LeftOut("it is empty")
-        problem = None
-        for way in sound_codecs(codec, self.container):
+        ways, problem = sound_codecs(codec, self.container), None
+        if not ways:
+            raise _LeftOut(f"{CONTAINER_NAMES[self.container]} holds no sound")
+        for way in ways:
             try:
                 if way == "copy":
                     track, remarks = self._copied_sound(stream, packets, label), []
@@ -264,15 +268,15 @@ class _Carrier:
         problem: str | None,
     ) -> tuple[Track, list[str]]:
         stream.codec_context.flush_buffers()
-        sound = encode_again(DecodedSound(stream, packets, all_channels=way != "aac"), way, self.piece)
+        sound = encode_again(DecodedSound(stream, packets, all_channels=way not in LOSSY_SOUND), way, self.piece)
         if sound is None:
             raise _LeftOut("nothing of it is heard in this piece")
         track = self._track(stream, "sound", label, sound.packets, encoded_stream(sound))
         remarks = []
         if sound.broken:
             remarks.append(f"{sound.broken} of {len(packets)} packets of {label} could not be decoded; they are silent")
-        if way == "aac":
-            remarks.append(f"{label} was encoded again as AAC{self._why(codec, problem)}")
+        if way in LOSSY_SOUND:
+            remarks.append(f"{label} was encoded again as {LOSSY_SOUND[way]}{self._why(codec, problem)}")
         kept = len(av.AudioLayout(sound.encoding.layout).channels)
         if kept < sound.channels:
             remarks.append(f"the {sound.channels} channels of {label} became {kept}")
@@ -289,7 +293,7 @@ class _Carrier:
 
     def _subtitle(self, stream: SubtitleStream, packets: list[av.Packet], codec: str, label: str) -> Track:
         copied = codec in COPIED_SUBTITLES[self.container]
-        if not copied and codec not in TEXT_CODECS:
+        if not copied and (codec not in TEXT_CODECS or self.container not in WRITTEN_SUBTITLES):
             others = holders(codec, "subtitle")
             raise _LeftOut(
                 f"{CONTAINER_NAMES[self.container]} cannot hold it" + (f"; use -o x{others[-1]}" if others else "")
@@ -387,7 +391,7 @@ def _rehearse(tracks: Tracks, container: str, picture: Picture) -> None:
     """
     height, width = picture.size
     black = np.zeros((height, width, 3), np.uint8)
-    options = {"crf": picture.crf, "time_base": picture.time_base, "tracks": tracks}
+    options = {"coding": picture.coding, "time_base": picture.time_base, "tracks": tracks}
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"rehearsal{container}"

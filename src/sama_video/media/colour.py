@@ -141,10 +141,10 @@ def _matrix_of(frame: av.VideoFrame) -> Colorspace:
 
 @dataclass(frozen=True)
 class Rgb:
-    """Pixels uint8 `[H, W, 3]`; whether some of them were transparent, so that white shows through."""
+    """Pixels uint8 `[H, W, 3]`, on white where they are transparent; opacity `[H, W]`, None where all are opaque."""
 
     pixels: np.ndarray
-    is_transparent: bool
+    alpha: np.ndarray | None
 
 
 def to_rgb(frame: av.VideoFrame, size: tuple[int, int], coding: Coding) -> Rgb:
@@ -156,7 +156,7 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int], coding: Coding) -> Rgb:
     matrix = _matrix_of(frame)
     if any(component.is_alpha for component in frame.format.components):
         return _composited(frame, matrix, coding, size)
-    return Rgb(_opaque(frame, matrix, coding, size), is_transparent=False)
+    return Rgb(_opaque(frame, matrix, coding, size), alpha=None)
 
 
 def _opaque(frame: av.VideoFrame, matrix: Colorspace, coding: Coding, size: tuple[int, int]) -> np.ndarray:
@@ -182,18 +182,28 @@ def _composited(frame: av.VideoFrame, matrix: Colorspace, coding: Coding, size: 
     rgba = _scaled(frame, "rgba", (frame.height, frame.width), matrix)
     alpha = rgba[..., 3:]
     if alpha.min() == 255:
-        return Rgb(_opaque(frame, matrix, coding, size), is_transparent=False)
+        return Rgb(_opaque(frame, matrix, coding, size), alpha=None)
     pixels = rgba[..., :3]
     if not coding.is_usual:
         pixels = to_sdr(_scaled(frame, "rgb48le", (frame.height, frame.width), matrix), coding)
     on_white = av.VideoFrame.from_ndarray(composite_on_white(pixels, alpha), format="rgb24")
-    return Rgb(_scaled(on_white, "rgb24", size, Colorspace.ITU709), is_transparent=True)
+    opacity = av.VideoFrame.from_ndarray(np.ascontiguousarray(alpha[..., 0]), format="gray")
+    return Rgb(
+        _scaled(on_white, "rgb24", size, Colorspace.ITU709), alpha=_scaled(opacity, "gray", size, Colorspace.ITU709)
+    )
 
 
 def composite_on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """C = alpha C + (1 - alpha) white, uint8 `[H, W, 3]` from the same and `[H, W, 1]`, rounded."""
     weighted = pixels.astype(np.uint16) * alpha + (255 - alpha.astype(np.uint16)) * 255
     return ((weighted + 127) // 255).astype(np.uint8)
+
+
+def off_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """C' = (C - (1 - alpha) white) / alpha, the inverse of `composite_on_white` as far as there is one."""
+    opacity = np.maximum(alpha, 1).astype(np.float32) / 255
+    colours = (pixels - (1 - opacity) * 255) / opacity
+    return np.where(alpha == 255, pixels, np.clip(np.round(colours), 0, 255).astype(np.uint8))
 
 
 def to_sdr(signal: np.ndarray, coding: Coding) -> np.ndarray:

@@ -3,6 +3,7 @@
 More than FFmpeg's writers take: they write 24-bit PCM and Vorbis into MP4, which other players do not read.
 """
 
+from collections import defaultdict
 from pathlib import Path
 
 from ..system.data_files import table_beside
@@ -11,11 +12,16 @@ _TABLES = table_beside(__file__)
 # By suffix.
 CONTAINER_NAMES: dict[str, str] = _TABLES["names"]
 VIDEO_SUFFIXES = set(CONTAINER_NAMES)
-_COPIED_SOUND: dict[str, list[str]] = _TABLES["copied_sound"]
-_PCM_SOUND: dict[str, list[str]] = _TABLES["pcm_sound"]
-COPIED_SUBTITLES: dict[str, list[str]] = _TABLES["copied_subtitles"]
+PICTURE_CODECS: dict[str, list[str]] = _TABLES["pictures"]
+_ENCODED_SOUND: dict[str, str] = _TABLES["encoded_sound"]
+# What a container holds none of is not in these.
+_COPIED_SOUND: dict[str, list[str]] = defaultdict(list, _TABLES["copied_sound"])
+_PCM_SOUND: dict[str, list[str]] = defaultdict(list, _TABLES["pcm_sound"])
+COPIED_SUBTITLES: dict[str, list[str]] = defaultdict(list, _TABLES["copied_subtitles"])
 WRITTEN_SUBTITLES: dict[str, str] = _TABLES["written_subtitles"]
 QUICKTIME_LANGUAGES: dict[str, str] = _TABLES["quicktime_languages"]
+# What `encoded_sound` names, as people know it.
+LOSSY_SOUND = {"aac": "AAC", "libopus": "Opus"}
 _LOSSLESS_SOUND = {"flac", "alac"}  # that FFmpeg encodes
 _TELEPHONE_SOUND = {"pcm_mulaw", "pcm_alaw", "pcm_vidc"}
 
@@ -26,7 +32,10 @@ def container_of(path: Path) -> str:
 
 
 def sound_codecs(codec: str, container: str) -> list[str]:
-    """How a track of `codec` may be written, the best first: "copy", or the codec that it is encoded by."""
+    """How a track of `codec` may be written, the best first: "copy", or the codec that it is encoded by.
+
+    Nothing where a container holds no sound.
+    """
     copied = codec in _COPIED_SOUND[container]
     # Lossless sound loses nothing when it is encoded again, and then begins at the very sample.
     ways = [codec] if copied and codec in _LOSSLESS_SOUND else []
@@ -35,7 +44,7 @@ def sound_codecs(codec: str, container: str) -> list[str]:
     known = _PCM_SOUND[container]
     if codec in known or (known and codec.startswith("pcm_") and codec not in _TELEPHONE_SOUND):
         ways.append(_pcm(codec, container))
-    return [*ways, "aac"]
+    return [*ways, *([_ENCODED_SOUND[container]] if container in _ENCODED_SOUND else [])]
 
 
 def _pcm(codec: str, container: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from ..system.errors import UserError
 from .colour import REFERENCE_WHITE, coding_of, find_white, to_rgb
 from .decoding import Decoded, Decoder, choose_stream
-from .frames import Frame, VideoInfo
+from .frames import ON_WHITE, Frame, VideoInfo
 from .opening import MAX_SOURCE_PIXELS, Part, check_pixels, joined_matroska, open_container, reading
 from .timing import Clock, Timeline, join_timelines, read_timeline
 
@@ -63,6 +63,7 @@ class Film:
                 num_frames=self.timeline.num_frames if counts else 0,
                 has_audio=any(stream.codec_context is not None for stream in decoder.container.streams.audio),
                 is_image=False,
+                has_alpha=any(component.is_alpha for component in first.frame.format.components),
             )
             is_hdr = coding_of(first.frame).is_hdr
         self.white = find_white(self._probes()) if is_hdr else REFERENCE_WHITE
@@ -125,9 +126,10 @@ class Film:
                     f"the picture changes its size from {self.coded_size[1]}x{self.coded_size[0]} to "
                     f"{frame.width}x{frame.height}: all frames were resized to the first"
                 )
-            yield Frame(self._pixels(frame, (height, width)), time, decoded.duration or 1 / self.info.fps)
+            pixels, alpha = self._pixels(frame, (height, width))
+            yield Frame(pixels, time, decoded.duration or 1 / self.info.fps, alpha)
 
-    def _pixels(self, frame: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
+    def _pixels(self, frame: av.VideoFrame, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
         turned, coding = bool(frame.rotation % 180), coding_of(frame, self.white)
         with reading(self.path, "cannot be read: {}"):
             try:
@@ -136,10 +138,13 @@ class Film:
                 raise UserError(f"{self.path} cannot be read: {error}") from error
         if coding.note is not None:
             self._note(coding.note)
-        if rgb.is_transparent:
-            self._note("transparent parts shown on white")
-        pixels = np.rot90(rgb.pixels, k=frame.rotation // 90) if frame.rotation else rgb.pixels
-        return np.ascontiguousarray(pixels)
+        if rgb.alpha is not None:
+            self._note(ON_WHITE)
+
+        def upright(array: np.ndarray) -> np.ndarray:
+            return np.ascontiguousarray(np.rot90(array, k=frame.rotation // 90) if frame.rotation else array)
+
+        return upright(rgb.pixels), None if rgb.alpha is None else upright(rgb.alpha)
 
     def times(self) -> Iterator[Fraction]:
         """Times of all frames, decoded but not converted."""

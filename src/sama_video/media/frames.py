@@ -5,14 +5,21 @@ from fractions import Fraction
 
 import numpy as np
 
+# A reader's note.
+ON_WHITE = "transparent parts shown on white"
+
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture: `pixels` uint8 `[H, W, 3]`, shown at `time` seconds for `duration` seconds."""
+    """One picture: `pixels` uint8 `[H, W, 3]`, shown at `time` seconds for `duration` seconds.
+
+    `alpha` uint8 `[H, W]` is how opaque it is, its pixels then as they show on white; None where all is opaque.
+    """
 
     pixels: np.ndarray
     time: Fraction
     duration: Fraction
+    alpha: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class VideoInfo:
         num_frames: that are shown, as far as the file tells without decoding it; 0 if it does not say.
         has_audio: whether there is sound.
         is_image: a single picture.
+        has_alpha: some of its pixels may be transparent.
     """
 
     height: int
@@ -33,6 +41,7 @@ class VideoInfo:
     num_frames: int
     has_audio: bool
     is_image: bool
+    has_alpha: bool = False
 
 
 # Rates that files mean when they say nearly so.

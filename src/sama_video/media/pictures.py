@@ -8,18 +8,21 @@ import io
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
 import PIL.ImageOps
+import PIL.PngImagePlugin
 
 from ..system.errors import UserError
-from .colour import composite_on_white
-from .frames import Frame, VideoInfo
+from .colour import composite_on_white, off_white
+from .frames import ON_WHITE, Frame, VideoInfo
 from .opening import MAX_SOURCE_PIXELS, check_pixels, reading
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+_ALPHA_SUFFIXES = {".png", ".webp", ".tif", ".tiff"}
 
 # Kind, offset, first bytes.
 SIGNATURES = (
@@ -38,6 +41,7 @@ SIGNATURES = (
     ("ICO", 0, b"\0\0\1\0"),
     *(("PPM", 0, b"P%d%c" % (number, space)) for number in range(1, 7) for space in b"\n \t\r"),
 )
+_HEIC = "HEIF"
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 _MOTION_JPEG_SUFFIXES = {".mjpg", ".mjpeg"}
 # How much finer than asked for a JPEG is decoded where it is made smaller while it is decoded.
@@ -49,12 +53,12 @@ def picture_kind(path: Path) -> str | None:
     """Pillow's name of a picture file's format; None for a file that is no picture by its content.
 
     Raises:
-        UserError: for one that is named like a picture and is none, and for a photo in HEIC.
+        UserError: for one that is named like a picture and is none.
     """
     with open(path, "rb") as stream:
         head = stream.read(32)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS and b"avif" not in head:
-        raise UserError(f"{path} is a picture in HEIC, which cannot be read; save it as JPEG or PNG first")
+        return _HEIC
     found = next((kind for kind, offset, magic in SIGNATURES if head[offset:].startswith(magic)), None)
     if (found == "WEBP" and head[:4] != b"RIFF") or (found == "JPEG" and path.suffix.lower() in _MOTION_JPEG_SUFFIXES):
         found = None
@@ -67,6 +71,10 @@ def picture_kind(path: Path) -> str | None:
 
 def open_picture(path: Path, kind: str, max_pixels: int | None) -> PIL.Image.Image:
     """A picture with its header read and its size checked; call inside `reading`."""
+    if kind == _HEIC:
+        import pillow_heif  # a library for phones' photos alone
+
+        pillow_heif.register_heif_opener()
     try:
         image = PIL.Image.open(path, formats=[kind])
     except PIL.Image.DecompressionBombError as error:
@@ -88,29 +96,33 @@ class Still:
         self.path, self.kind, self.max_pixels = path, kind, max_pixels
         self.damaged: str | None = None
         self.notes: list[str] = []
-        height, width = self._read(None).shape[:2]
-        self.info = VideoInfo(height, width, Fraction(0), 1, has_audio=False, is_image=True)
+        pixels, alpha = self._read(None)
+        height, width = pixels.shape[:2]
+        has_alpha = alpha is not None
+        self.info = VideoInfo(height, width, Fraction(0), 1, has_audio=False, is_image=True, has_alpha=has_alpha)
 
-    def _read(self, size: tuple[int, int] | None) -> np.ndarray:
+    def _read(self, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray | None]:
         with reading(self.path, BROKEN), open_picture(self.path, self.kind, self.max_pixels) as image:
             pages = getattr(image, "n_frames", 1)
-            pixels, notes = pixels_of(image, size)
+            pixels, alpha, notes = pixels_of(image, size)
         if self.kind == "TIFF" and pages > 1:
             notes.append(f"only the first of {pages} pages was read")
         self.notes.extend(note for note in notes if note not in self.notes)
-        return pixels
+        return pixels, alpha
 
     def frames(self, start: Fraction, size: tuple[int, int] | None) -> Iterator[Frame]:
         """The picture, as if it were shown at all times; resized to `size` (height, width)."""
         del start
-        yield Frame(self._read(size), Fraction(0), Fraction(0))
+        pixels, alpha = self._read(size)
+        yield Frame(pixels, Fraction(0), Fraction(0), alpha)
 
     def times(self) -> Iterator[Fraction]:
         yield Fraction(0)
 
 
-def pixels_of(image: PIL.Image.Image, size: tuple[int, int] | None) -> tuple[np.ndarray, list[str]]:
-    """Pixels of an opened picture, at `size` (height, width) or its own, and what was done to them."""
+def pixels_of(image: PIL.Image.Image, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Pixels of an opened picture, at `size` (height, width) or its own; their opacity `[H, W]`, None where all are
+    opaque; and what was done to them."""
     notes: list[str] = []
     if size is not None:
         longest = _DRAFT_MARGIN * max(size)
@@ -131,11 +143,11 @@ def pixels_of(image: PIL.Image.Image, size: tuple[int, int] | None) -> tuple[np.
         image = image.convert("RGB")
     image = _to_srgb(image, profile, notes)
     pixels = np.array(image.convert("RGB"))
-    weights = None if alpha is None else np.array(alpha)[..., None]
-    if weights is not None and weights.min() < 255:
-        notes.append("transparent parts shown on white")
-        pixels = composite_on_white(pixels, weights)
-    return pixels, notes
+    opacity = None if alpha is None else np.array(alpha)
+    if opacity is None or opacity.min() == 255:
+        return pixels, None, notes
+    notes.append(ON_WHITE)
+    return composite_on_white(pixels, opacity[..., None]), opacity, notes
 
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -179,6 +191,23 @@ def _to_srgb(image: PIL.Image.Image, profile: bytes | None, notes: list[str]) ->
     return converted or image
 
 
-def write_image(path: Path, pixels: np.ndarray) -> None:
-    """uint8 `[H, W, 3]` to a picture file, in the format of its suffix."""
-    PIL.Image.fromarray(pixels).save(path, quality=95)
+def holds_alpha(path: Path) -> bool:
+    """Whether a picture file of this name can say how opaque its pixels are."""
+    return path.suffix.lower() in _ALPHA_SUFFIXES
+
+
+def write_image(path: Path, pixels: np.ndarray, alpha: np.ndarray | None = None, comment: str = "") -> None:
+    """A frame's uint8 `[H, W, 3]` and opacity `[H, W]` to a picture file, in the format of its suffix.
+
+    Args:
+        comment: kept in PNG and JPEG files.
+    """
+    if alpha is not None and holds_alpha(path):
+        pixels = np.dstack([off_white(pixels, alpha[..., None]), alpha])
+    options: dict[str, Any] = {"quality": 95}
+    if comment and path.suffix.lower() == ".png":
+        options["pnginfo"] = PIL.PngImagePlugin.PngInfo()
+        options["pnginfo"].add_itxt("Comment", comment)
+    elif comment and path.suffix.lower() in (".jpg", ".jpeg"):
+        options["comment"] = comment.encode()
+    PIL.Image.fromarray(pixels).save(path, **options)

@@ -24,6 +24,7 @@ FAR = Fraction(1, 2)
 # Seconds by which containers round times: Matroska, FLV and ASF count milliseconds.
 _ROUNDED = Fraction(2, 1000)
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_OPUS_LAYOUTS = ("mono", "stereo", "5.1")
 _AAC_LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1")
 # What a file means that only says how many channels it has: the order that WAV and its kin use.
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
@@ -58,6 +59,10 @@ def _encoding_of(codec: str, frame: av.AudioFrame) -> Encoding:
     format = av.codec.Codec(codec, "w").audio_formats[0].name
     if codec in ("flac", "alac") and not frame.format.name.startswith(("s16", "u8")):
         format = format.replace("16", "32")
+    if codec == "libopus":
+        layout = next((name for name in _OPUS_LAYOUTS if name == aac_layout(frame.layout)), "stereo")
+        count = len(av.AudioLayout(layout).channels)
+        return Encoding(codec=codec, rate=48_000, layout=layout, format=format, bit_rate=count * 96_000)
     if codec != "aac":
         return Encoding(codec=codec, rate=frame.sample_rate, layout=frame.layout.name, format=format, bit_rate=0)
     rate = next((rate for rate in _AAC_RATES if rate >= frame.sample_rate), _AAC_RATES[-1])

@@ -1,4 +1,4 @@
-"""Video files out: frames with exact times -> H.264 with the tracks that go with them."""
+"""Video files out: frames with exact times -> encoded pictures with the tracks that go with them."""
 
 import contextlib
 import itertools
@@ -9,17 +9,17 @@ from pathlib import Path
 import av
 import numpy as np
 import PIL.Image
-from av.codec.context import Flags
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from ..system.errors import UserError
+from .codecs import PictureCoding
 from .containers import VIDEO_SUFFIXES
 from .pictures import IMAGE_SUFFIXES
 from .reader import Frame
 from .tracks import Tracks, TracksWriter
 
-BT709 = 1
-LONGEST_SIDE = 16384  # of x264
+_WITH_TIMESCALES = (".mp4", ".m4v", ".mov")
+# Animated pictures are shown again and again, as everybody expects of them.
+_FOR_EVER = {".gif": {"loop": "0"}, ".webp": {"loop": "0"}, ".apng": {"plays": "0"}}
 
 
 def check_output_suffix(path: Path, is_image: bool) -> None:
@@ -32,19 +32,19 @@ def check_output_suffix(path: Path, is_image: bool) -> None:
 
 
 class VideoWriter:
-    """Writes H.264 yuv420p with given times, and the tracks that go with it; RGB where nothing may be lost.
+    """Writes pictures with given times, and the tracks that go with them.
 
-    Odd sides grow by one repeated row or column, since yuv420p has none.
+    Odd sides grow by one repeated row or column where the codec has none.
 
     Args:
         path: where to write (already aside; see `written_aside`).
         height, width: of the frames.
         fps: announced average rate.
-        crf: x264's quality, lower is better; 0 keeps every pixel, in RGB, which browsers do not play.
+        coding: how they are encoded; None for the usual way of the file's kind.
         tracks: sound, subtitles and the rest (see `carry_tracks`), None for none.
 
     Raises:
-        UserError: for a size that H.264 does not have, and for frames whose times do not increase.
+        UserError: for a size that the codec does not have, and for frames whose times do not increase.
     """
 
     def __init__(
@@ -54,19 +54,24 @@ class VideoWriter:
         width: int,
         fps: Fraction,
         *,
-        crf: int = 16,
+        coding: PictureCoding | None = None,
         time_base: Fraction = Fraction(1, 90000),
         tracks: Tracks | None = None,
     ):
-        check_picture_size(height, width)
-        self.pad = (height % 2, width % 2)
+        coding = coding or PictureCoding.of(path)
+        coding.check_size(height, width)
+        self.pad = (-height % coding.multiple, -width % coding.multiple)
         self.time_base = time_base
         # A whole number of the track's ticks per tick of ours keeps every time exact.
         ticks = str(time_base.denominator * max(1, -(-10_000 // time_base.denominator)))
-        options = {"movflags": "+faststart", "video_track_timescale": ticks} if path.suffix != ".mkv" else {}
+        suffix = path.suffix.lower()
+        options = {"movflags": "+faststart", "video_track_timescale": ticks} if suffix in _WITH_TIMESCALES else {}
+        options |= _FOR_EVER.get(suffix, {})
         # "file:" keeps a colon in the name from being read as a protocol.
         self.container = av.open(f"file:{path}", "w", options=options)
-        self.stream = _add_pictures(self.container, height + self.pad[0], width + self.pad[1], fps, crf, time_base)
+        size = (height + self.pad[0], width + self.pad[1])
+        self.stream = coding.add_stream(self.container, *size, fps, time_base)
+        self.converter = coding.converter(self.stream)
         self.lead = tracks.lead if tracks is not None else Fraction(0)
         self.tracks = TracksWriter(tracks or Tracks(), self.container)
         self._last: Fraction | None = None
@@ -76,15 +81,10 @@ class VideoWriter:
         if self._last is not None:
             check_times([self._last, frame.time], self.time_base)
         self._last = frame.time
-        pixels = frame.pixels
-        if any(self.pad):
-            pixels = np.pad(pixels, ((0, self.pad[0]), (0, self.pad[1]), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        if self.stream.pix_fmt == "yuv420p":
-            picture = picture.reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=Interpolation.BICUBIC, threads=1
-            )
-        picture.pts, picture.time_base = pts, self.time_base
+        grown = ((0, self.pad[0]), (0, self.pad[1]))
+        pixels = np.pad(frame.pixels, (*grown, (0, 0)), mode="edge")
+        alpha = None if frame.alpha is None else np.pad(frame.alpha, grown, mode="edge")
+        picture = self.converter.convert(pixels, alpha, pts, self.time_base)
         picture.duration = max(1, round(frame.duration / self.time_base))
         self._mux(self.stream.encode(picture))
 
@@ -118,34 +118,6 @@ def check_times(times: Sequence[Fraction], time_base: Fraction) -> None:
                 f"the frames' times do not increase: one at {float(one):.6f} s is followed by one at "
                 f"{float(other):.6f} s; give the clip even times first: ffmpeg -i CLIP -fps_mode cfr EVEN.mp4"
             )
-
-
-def _add_pictures(
-    container: av.container.OutputContainer, height: int, width: int, fps: Fraction, crf: int, time_base: Fraction
-) -> av.VideoStream:
-    encoding = {"crf": str(crf), "preset": "veryfast"}
-    if time_base != 1 / fps:
-        encoding["bf"] = "0"  # MP4 sums durations in decoding order: reordered frames of unequal length blur them
-    stream = container.add_stream("libx264" if crf else "libx264rgb", rate=fps, options=encoding)
-    stream.height, stream.width = height, width
-    stream.pix_fmt = "yuv420p" if crf else "rgb24"
-    context = stream.codec_context
-    context.time_base = time_base
-    context.flags |= Flags.frame_duration  # the last picture lasts as long as it did
-    if not crf:
-        return stream
-    context.color_primaries = context.color_trc = context.colorspace = BT709
-    context.color_range = ColorRange.MPEG
-    return stream
-
-
-def check_picture_size(height: int, width: int) -> None:
-    """Raises UserError for pictures that H.264 cannot hold."""
-    if not (0 < height <= LONGEST_SIDE and 0 < width <= LONGEST_SIDE):
-        raise UserError(
-            f"a video of {width}x{height} cannot be written: H.264 holds at most {LONGEST_SIDE} pixels a side; "
-            "use `output_size` model, or scale the source down first"
-        )
 
 
 def regular_time_base(frames_times: list[Fraction], fps: Fraction) -> Fraction:

@@ -101,6 +101,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         "semantic_latents",
         "prompt_embeds",
         "negative_prompt_embeds",
+        "source_latents",
+        "predicted_latents",
     ]
     # Of the call that runs, or the last one; diffusers' callbacks read and set them.
     _guidance_scale: float | None = None
@@ -561,7 +563,10 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                 if known is not None:
                     tensors["latents"] = known.put_into(tensors["latents"], scheduler.sigmas[index + 1])
                 if callback is not None:
-                    seen = {name: tensors[name] for name in callback_inputs}
+                    known_of_step = {"source_latents": source_latents}
+                    if "predicted_latents" in callback_inputs:  # z_0 = z_sigma - sigma v
+                        known_of_step["predicted_latents"] = latents - sigma * velocity
+                    seen = {name: (tensors | known_of_step)[name] for name in callback_inputs}
                     changed = callback(self, index, timestep, seen) or {}
                     tensors |= as_called_back(tensors, changed)
                 progress_bar.update()
@@ -621,7 +626,8 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
             output_type: "np", "pt", "pil" or "latent".
             return_dict: False returns `(frames,)`.
             callback_on_step_end: called as `(pipeline, step, timestep, tensors)`, may return replaced tensors; also
-                diffusers' `PipelineCallback`, which names its tensors itself. It can stop the steps
+                diffusers' `PipelineCallback`, which names its tensors itself. "source_latents" and "predicted_latents"
+                (where the step is heading) it can see and not replace. It can stop the steps
                 (`pipeline._interrupt = True`) and change guidance (`pipeline._guidance_scale = 1.0`), and sees the
                 scheduler of this call as `pipeline.scheduler`.
             num_videos_per_prompt: results per prompt, of different noise.

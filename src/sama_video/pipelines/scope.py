@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from ..synth.reading import read, things_like
+from ..synth.reading import degree_of, read, things_like
 
 TrainedFor = Mapping[str, Sequence[str]]
 
@@ -68,6 +68,14 @@ def reasons_outside(prompt: str, trained_for: TrainedFor) -> Iterator[str]:
     yield from (f"it was not taught to {EDITS[one]}" for one in reading.families if one not in families)
     if None in reading.kinds and not (untaught or reading.unknown):
         yield "this is no edit that it knows"
+
+
+def degree_asked(prompt: str, trained_for: TrainedFor) -> str | None:
+    """The words of an instruction that ask for little or much of a look; None if there are none, or if nobody says
+    what the model was taught: it may know these words."""
+    if _FAMILIES not in trained_for or set(read(prompt).families) != {"global_style"}:
+        return None
+    return degree_of(prompt)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -35,7 +35,9 @@ from .instructions import (
 )
 from .sprites import COLOURS, sprites
 
-_PLAIN = {topic: frozenset(words.split()) for topic, words in table_beside(__file__).items()}
+_TABLE = table_beside(__file__)
+_PLAIN = {topic: frozenset(words.split()) for topic, words in _TABLE.items() if isinstance(words, str)}
+_WEAK, _STRONG = (tuple(phrases) for phrases in (_TABLE["weak"], _TABLE["strong"]))
 FUNCTION_WORDS = _PLAIN["function"]
 _VERBS = frozenset(("have", "let", "make", "want")).union(
     *(_PLAIN[topic] for topic in ("local_add", "local_remove", "replace", "acts"))
@@ -95,6 +97,18 @@ def read(instruction: str) -> Reading:
         things=tuple(dict.fromkeys(filter(None, names))),
         unknown=tuple(dict.fromkeys(token for token in tokens if not _is_known(token))),
     )
+
+
+def degree_of(instruction: str) -> str | None:
+    """The first words that ask for little ("slightly") or much ("a lot") of what is asked."""
+    words = f" {' '.join(words_of(instruction))} "
+    found = [(words.index(f" {phrase} "), phrase) for phrase in (*_WEAK, *_STRONG) if f" {phrase} " in words]
+    return min(found)[1] if found else None
+
+
+def is_weak(degree: str) -> bool:
+    """Whether words that `degree_of` found ask for little."""
+    return degree in _WEAK
 
 
 def things_like(name: str) -> list[str]:

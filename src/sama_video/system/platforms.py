@@ -1,5 +1,6 @@
 """What operating systems do in different ways, once: memory, processes with all that they start, folders on disk."""
 
+import ctypes
 import os
 import shlex
 import signal
@@ -22,6 +23,17 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     held = psutil.Process().memory_info()
     return getattr(held, "peak_wset", held.rss)  # Windows' name for it
+
+
+def give_back_memory() -> None:
+    """Let the system have what glibc's allocator keeps of freed memory; elsewhere without effect.
+
+    Blocks of many sizes leave holes that no block fits: a long run would hold more and more of them.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 def kill_group(process: "subprocess.Popen[bytes]") -> None:
