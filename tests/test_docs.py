@@ -4,6 +4,7 @@ Commands on weights that cannot ship run on tiny stand-ins of the same formats, 
 and training short: one sampling step at a small working size, two steps of training.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -26,6 +27,7 @@ from tests import golden, tiny
 from tests.clips import write_clip
 from tests.commands import TORCHRUN, python, sama
 from tests.evaluation.copies import write_copy
+from tests.service.test_serving import serving
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -130,10 +132,28 @@ def shortened(arguments):
     return []
 
 
+def run_curl(block, folder):
+    """Requests to a service, with the id that the first one gave in the place of ID."""
+    with serving(folder / "jobs", "tiny", cwd=folder) as (client, _):
+        job_id = ""
+        for command in commands(block):
+            address = str(client._http.base_url).removeprefix("http://").rstrip("/")
+            asked = [part.replace("localhost:8000", address).replace("ID", job_id) for part in command]
+            answer = subprocess.run(
+                [*asked, "--fail", "--silent"], cwd=folder, check=True, capture_output=True, text=True
+            )
+            job_id = job_id or json.loads(answer.stdout)["id"]
+        assert client.job(job_id)["state"] == "done"
+    assert (folder / "clip_edited.mp4").exists()
+
+
 def run(command, folder):
     if command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
+    if command[:2] == ["sama", "serve"]:
+        with serving(folder / "unused", "tiny", cwd=folder):
+            return
     if command[0] == "torchrun":
         spread = subprocess.run([*TORCHRUN, *command[1:], "--num-inference-steps", "1"], cwd=folder, check=False)
         assert spread.returncode == 0, shlex.join(command)
@@ -146,6 +166,9 @@ def run(command, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("bash"))
 def test_commands(block, place):
+    if block.startswith("curl "):
+        run_curl(block, place)
+        return
     for command in commands(block):
         needed = (command[1] == "edit" and "sama-14b" in command) or command[1:4] == [
             "data",

@@ -18,6 +18,7 @@ from .edit import demo, edit
 from .evaluate import eval_app
 from .models import convert, info
 from .options import ALIASES, parse_size
+from .serve import serve
 from .train import train_app
 
 
@@ -89,7 +90,7 @@ def sama(
 
 
 app.command(epilog=_other_names())(edit)
-for command in (demo, info, convert):
+for command in (demo, info, convert, serve):
     app.command()(command)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")

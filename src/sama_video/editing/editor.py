@@ -411,8 +411,14 @@ def _sidecar(
 def _describe_in(tracks: Tracks, sidecar: dict) -> None:
     """What made a result, in its file's own metadata, where the source leaves room: nothing that changes if it is made
     again."""
-    asked = {name: value for name, value in sidecar["settings"].items() if value != getattr(EditSettings(), name)}
-    made = {"prompt": sidecar["prompt"], "model": sidecar["model"].get("name"), "settings": asked}
+    usual, local = EditSettings(), ("mask", "max_source_pixels")  # of this machine, not of the edit
+    asked = {
+        name: value
+        for name, value in sidecar["settings"].items()
+        if value != getattr(usual, name) and name not in local
+    }
+    model = Path(sidecar["model"].get("name", "")).name
+    made = {"prompt": sidecar["prompt"], "model": model, "settings": asked, "strength": sidecar["strength"]}
     made |= {"source_sha256": sidecar["source"]["sha256"], "sama-video": sidecar["versions"]["sama-video"]}
     free = next((tag for tag in _DESCRIBING_TAGS if tag not in tracks.metadata), None)
     if free is not None:

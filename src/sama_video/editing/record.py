@@ -74,10 +74,15 @@ def differences(record: dict, video: Path, prompt: str, settings: EditSettings, 
     changed = [name for name in now if now[name] != before.get(name) and name not in unsaid]
     if not _is_unchanged(record["source"], video):
         changed.insert(0, "source")
-    masks = (record.get("mask"), settings.mask)
-    if masks != (None, None) and (None in masks or not _is_unchanged(masks[0], Path(masks[1]))):
+    if not _is_same_mask(record.get("mask"), settings.mask):
         changed.append("mask")
     return changed
+
+
+def _is_same_mask(recorded: dict | None, mask: str | None) -> bool:
+    if recorded is None or mask is None:
+        return recorded is mask
+    return _is_unchanged(recorded, Path(mask))
 
 
 def _identity(record: dict) -> dict:

@@ -87,5 +87,5 @@ class Region:
         """w = selected * clip((d - 1/2) / feather, 0, 1), d the distance to the nearest pixel that is kept."""
         if not self.feather or selected.min() > 0:
             return selected
-        distance = distance_transform_edt(selected > 0)
+        distance: np.ndarray = distance_transform_edt(selected > 0)  # pyright: ignore[reportAssignmentType]
         return selected * np.clip((distance.astype(np.float32) - 0.5) / self.feather, 0, 1)

@@ -120,7 +120,7 @@ class Converter:
     """Pictures as the encoder of a stream takes them."""
 
     def __init__(self, stream: av.VideoStream, alpha: bool):
-        self.pixel_format, self.with_alpha = stream.pix_fmt, alpha
+        self.pixel_format, self.with_alpha = str(stream.pix_fmt), alpha
         self.graph = _palette_graph(stream, alpha) if self.pixel_format == "pal8" else None
 
     def convert(self, pixels: np.ndarray, alpha: np.ndarray | None, pts: int, time_base: Fraction) -> av.VideoFrame:

@@ -1,0 +1,79 @@
+"""`sama serve`: the service."""
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..system.errors import UserError
+from . import options
+from .console import say
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    folder: Annotated[Path, typer.Option(help="Where jobs and their files are kept.")] = Path("sama-jobs"),
+    host: Annotated[str, typer.Option(help="Address to listen at; others than this need a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    token: Annotated[str | None, typer.Option(help="What requests must bring.", envvar="SAMA_TOKEN")] = None,
+    model: options.ModelName = "nano",
+    lora: options.Lora = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    memory: options.Memory = "auto",
+    offload: options.Offload = "none",
+    storage_dtype: options.StorageDtype = "same",
+    vae_tiling: options.VaeTiling = False,
+    max_upload: Annotated[int, typer.Option(min=1, help="MiB of a request.")] = 2048,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Of a source's part that is edited.")] = 600.0,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a source's frame.")] = 2**25,
+    max_queue: Annotated[int, typer.Option(min=1, help="Jobs that wait.")] = 200,
+) -> None:
+    """Take edits over HTTP, one after the other: sama serve, then http://127.0.0.1:8000/docs."""
+    given = locals()
+    try:
+        import uvicorn
+        from filelock import FileLock, Timeout
+
+        from ..service.web import Limits, create_app
+    except ImportError as error:
+        raise UserError(f"the service needs {error.name}: pip install 'sama-video[studio]'") from error
+    from ..pipelines.selection import Loading, find_model
+    from ..service.store import JobStore
+    from ..service.supervisor import Supervisor
+
+    if token is None and host not in _LOOPBACK:
+        raise UserError(f"anybody who reaches {host} could edit here; give a --token, or listen at 127.0.0.1")
+    loading = options.made_of(given, Loading, model=find_model(model))  # before anything is started
+    limits = Limits(upload=max_upload * 2**20, seconds=max_seconds, pixels=max_pixels, queue=max_queue)
+    store = JobStore(folder)
+    listener = _listen(host, port)
+    lock = FileLock(folder / "server.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another service uses {folder}; stop it, or give another --folder") from error
+    arguments = {name: getattr(loading, name) for name in _PASSED} | {"model": str(model), "lora": lora}
+    with lock, Supervisor(store, arguments) as supervisor:
+        store.sweep(older_than=3600)
+        app = create_app(store, lambda: supervisor.model, limits, token)
+        shown = f"[{host}]" if ":" in host else host
+        say(f"sama serves at http://{shown}:{listener.getsockname()[1]} (its interface: /docs); Ctrl-C stops it")
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+_PASSED = ("device", "dtype", "memory", "offload", "storage_dtype", "vae_tiling")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        raise UserError(f"cannot listen at {host}:{port} ({error.strerror or error}); choose another --port") from error
+    return listener

@@ -1,0 +1,66 @@
+"""Keeps the one worker of a store alive."""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from .store import JobStore
+from .worker import READY
+
+_log = logging.getLogger("sama.service")
+_LONGEST_PAUSE = 30.0  # seconds before a worker that keeps dying is started again
+
+
+class Supervisor:
+    """Starts a worker, and another one whenever it dies. Use it as a context.
+
+    Args:
+        loading: `load_pipeline`'s arguments, for the worker.
+    """
+
+    def __init__(self, store: JobStore, loading: dict[str, Any]):
+        self.store, self.loading = store, loading
+        self.ready_file = store.folder / READY
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+
+    def __enter__(self) -> "Supervisor":
+        self.ready_file.unlink(missing_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()  # which ends it
+        self._thread.join()
+
+    def _watch(self) -> None:
+        pause = 0.5
+        while not self._closing.is_set():
+            command = [
+                sys.executable, "-m", "sama_video.service.worker", str(self.store.folder), json.dumps(self.loading)
+            ]  # fmt: skip
+            started = time.monotonic()
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+            code = self._process.wait()
+            if self._closing.is_set():
+                return
+            _log.warning("the worker ended (%d) after %.0f s; starting another", code, time.monotonic() - started)
+            self.ready_file.unlink(missing_ok=True)
+            pause = 0.5 if time.monotonic() - started > 60 else min(2 * pause, _LONGEST_PAUSE)
+            self._closing.wait(pause)
+
+    @property
+    def model(self) -> dict[str, Any] | None:
+        """What the worker says of its model; None while it loads."""
+        try:
+            return json.loads(Path(self.ready_file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None

@@ -1,0 +1,207 @@
+"""The one process that owns the model: it takes a store's jobs, one after the other, and edits them.
+
+    python -m sama_video.service.worker FOLDER LOADING
+
+It ends with the process that started it: its standard input closes then.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+from filelock import FileLock
+
+from ..editing import EditSettings, check_edit, differences, edit_video, read_sidecar, seeded, write_seeds_sheet
+from ..pipelines.loading import load
+from ..pipelines.selection import Loading, find_model
+from ..system.errors import UserError
+from ..system.files import written_aside
+from ..video import VideoReader, VideoWriter, result_suffix, write_image
+from .store import JobStore, StoredJob
+
+if TYPE_CHECKING:
+    from ..pipelines.pipeline_sama import SamaPipeline
+
+_log = logging.getLogger("sama.worker")
+LOCK = "worker.lock"
+READY = "worker.json"  # what the model can do, written when it is loaded
+MOST_CLAIMS = 10  # of a job whose workers die
+_POLL_SECONDS, _REPORT_SECONDS = 0.2, 0.2
+_SHOWN_SIDE = 720  # pixels of the longer side of what a page plays
+RESULT, BEFORE, AFTER, PREVIEW, SHEET = "result", "before", "after", "preview.webp", "result_seeds.png"
+
+
+class Stopped(Exception):
+    """Somebody wants a job to end, or it runs elsewhere by now."""
+
+
+class Reporter:
+    """Tells the store how far a job is, a few times a second, and raises `Stopped` when it shall not go on."""
+
+    def __init__(self, store: JobStore, job: StoredJob, folder: Path, *, runs: int):
+        self.store, self.job, self.folder, self.runs = store, job, folder, runs
+        self.run, self.previews, self.fps = 0, 0, Fraction(4)
+        self._said = ("", 0.0)
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """Of one of `runs` edits, as `Progress`."""
+        now = time.monotonic()
+        if phase == self._said[0] and now - self._said[1] < _REPORT_SECONDS and done < total:
+            return
+        self._said = (phase, now)
+        if not self.store.tell(self.job, phase, self.run * total + done, self.runs * total, self.previews):
+            raise Stopped
+
+    def preview(self, frames: np.ndarray) -> None:
+        """Keep small frames `[f, h, w, 3]` as an animation."""
+        pictures = [PIL.Image.fromarray(frame) for frame in frames]
+        with written_aside(self.folder / PREVIEW) as aside:
+            pictures[0].save(
+                aside, format="WEBP", save_all=True, append_images=pictures[1:], duration=160, loop=0, quality=80
+            )
+        self.previews += 1
+
+
+def edit_job(store: JobStore, pipe: "SamaPipeline", job: StoredJob, model: dict[str, Any]) -> dict[str, Any]:
+    """Make what a job asks for, in its folder; what is there already, from the same, is not made again.
+
+    Returns:
+        The job's outcome.
+
+    Raises:
+        UserError: for what cannot be edited.
+        Stopped: if it shall not go on.
+    """
+    with contextlib.chdir(store.folder_of(job.id)):  # so that records and errors name its files alone
+        return _edit_here(store, pipe, job, model)
+
+
+def _edit_here(store: JobStore, pipe: "SamaPipeline", job: StoredJob, model: dict[str, Any]) -> dict[str, Any]:
+    folder, request = Path(), job.request
+    source, prompt = Path(request["source"]), request["prompt"]
+    settings = EditSettings(**request["settings"], mask=request["mask"])
+    output = Path(f"{RESULT}{request['suffix'] or result_suffix(source)}")
+    plan = check_edit(VideoReader(source, settings.max_source_pixels), prompt, output, settings, pipe.model_info)
+    count = request["seeds"]
+    ways = seeded(output, settings, count) if count > 1 else [(output, settings)]
+    reporter = Reporter(store, job, folder, runs=count)
+    notes: dict[str, None] = {}
+    for reporter.run, (path, way) in enumerate(ways):
+        record = read_sidecar(path) if path.exists() else None
+        if record is None or differences(record, source, prompt, way.resolved(pipe.model_info), model):
+            record = edit_video(
+                pipe, source, prompt, path, way, progress=reporter.progress, show_preview=reporter.preview
+            )
+        notes |= dict.fromkeys(record["notes"])
+    results = [path for path, _ in ways]
+    if count > 1:
+        write_seeds_sheet(plan, results, folder / SHEET)
+    shown = [_show(result, folder / f"{AFTER}{index}", reporter) for index, result in enumerate(results)]
+    first = read_sidecar(results[0])
+    assert first is not None
+    frames = first["source"]["num_frames"]
+    before = _show(source, folder / BEFORE, reporter, start=settings.start, num_frames=frames)
+    return {
+        "results": [path.name for path in results],
+        "before": before.name,
+        "after": [path.name for path in shown],
+        "sheet": SHEET if count > 1 else None,
+        "notes": list(notes),
+        "frames": frames,
+    }
+
+
+def _show(file: Path, stem: Path, reporter: Reporter, *, start: float = 0.0, num_frames: int | None = None) -> Path:
+    """What a browser plays: H.264 in yuv420p or PNG, of a size for a page."""
+    reader = VideoReader(file)
+    info = reader.info
+    scale = min(1.0, _SHOWN_SIDE / max(info.height, info.width))
+    size = (max(2, round(info.height * scale)), max(2, round(info.width * scale)))
+    path = stem.with_suffix(".png" if info.is_image else ".mp4")
+    with written_aside(path) as aside:
+        if info.is_image:
+            write_image(aside, next(reader.frames(size=size)).pixels)
+            return path
+        begin: Fraction | None = None
+        with VideoWriter(aside, *size, info.fps) as writer:
+            for index, frame in enumerate(reader.frames(start, num_frames, size)):
+                begin = frame.time if begin is None else begin
+                writer.write(type(frame)(frame.pixels, frame.time - begin, frame.duration))
+                reporter.progress("preparing to show", index + 1, num_frames or max(info.num_frames, index + 1))
+    return path
+
+
+def run_jobs(store: JobStore, pipe: "SamaPipeline", model: dict[str, Any], goes_on: Callable[[], bool]) -> None:
+    """Take jobs as long as it `goes_on`."""
+    claim = f"{os.getpid()}-{time.time_ns()}"
+    while goes_on():
+        job = store.claim(claim)
+        if job is None:
+            time.sleep(_POLL_SECONDS)
+            continue
+        _log.info("job %d: %s", job.number, job.request["prompt"])
+        try:
+            store.end(job, "done", edit_job(store, pipe, job, model))
+        except Stopped:
+            store.end(job, "cancelled", {})
+        except Exception as error:  # whatever an edit ends in, the next one is tried
+            if not isinstance(error, UserError):
+                _log.exception("job %d failed", job.number)
+            store.end(job, "failed", {"error": told(error, store.folder_of(job.id))})
+
+
+def told(error: Exception, folder: Path) -> str:
+    """An error in words that name files of a job without the server's folders."""
+    text = str(error) if isinstance(error, UserError) else f"the edit failed: {str(error) or type(error).__name__}"
+    for prefix in (f"{folder}{os.sep}", f"{folder.resolve()}{os.sep}", str(folder), str(folder.resolve())):
+        text = text.replace(prefix, "")
+    return text.replace("`", "")
+
+
+def describe(pipe: "SamaPipeline", loading: Loading) -> dict[str, Any]:
+    """What a page has to know of the model."""
+    info = pipe.model_info
+    return {
+        "model": Path(loading.model.name).name,
+        "steps": info.default_num_inference_steps,
+        "guidance_scale": info.default_guidance_scale,
+        "num_frames": info.native_num_frames,
+        "trained_for": {name: list(names) for name, names in (info.trained_for or {}).items()},
+        "notes": list(pipe.lora_notes),
+    }
+
+
+def main() -> None:
+    folder, options = Path(sys.argv[1]).resolve(), json.loads(sys.argv[2])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    store = JobStore(folder)
+
+    def end_with_the_server() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while sys.stdin.buffer.read(1):
+                pass
+        os._exit(0)  # in the middle of whatever it does: that is what a kill does, too
+
+    threading.Thread(target=end_with_the_server, daemon=True).start()
+    with FileLock(folder / LOCK):  # another worker of this store may be ending
+        store.release(most_claims=MOST_CLAIMS)
+        loading = Loading(model=find_model(options.pop("model")), **options)
+        pipe = load(loading)
+        with written_aside(folder / READY) as aside:
+            aside.write_text(json.dumps(describe(pipe, loading) | {"pid": os.getpid()}), encoding="utf-8")
+        assert pipe.loaded_as is not None
+        run_jobs(store, pipe, pipe.loaded_as.provenance, lambda: True)
+
+
+if __name__ == "__main__":
+    main()
