@@ -270,7 +270,8 @@ def _write_result(
 
     def results() -> Iterator[tuple[Frame, Frame]]:
         full = reader.frames(plan.settings.start, num_frames)
-        weights = itertools.repeat(None, num_frames) if plan.region is None else plan.region.weights(clip.times)
+        shown_at = (clip.begin + time for time in clip.times)
+        weights = itertools.repeat(None, num_frames) if plan.region is None else plan.region.weights(shown_at)
         for index, (frame, enlarged, weight) in enumerate(zip(full, bring_back, weights, strict=True)):
             source, result, alpha = _at_output_size(frame, plan, enlarged, weight)
             if index in shown:

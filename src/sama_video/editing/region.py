@@ -39,7 +39,7 @@ class Region:
             self._selected(first.pixels, required=self.mask.info.is_image)
 
     def weights(self, times: Iterable[Fraction]) -> Iterator[np.ndarray]:
-        """float32 `[H, W]` in 0..1 for frames at these times after the first that is edited: 0 is the source.
+        """float32 `[H, W]` in 0..1 for frames that the source shows at these times: 0 is the source.
 
         A mask's frames count by their times; its last one stays.
         """
@@ -50,12 +50,11 @@ class Region:
                 yield softened
             return
         masks = self._masks()
-        begin, current, following = None, next(masks), next(masks, None)
+        current, following = next(masks), next(masks, None)
         weights = self._softened(self._selected(current.pixels))
         for time in times:
-            begin = current.time if begin is None else begin
             moved = False
-            while following is not None and following.time - begin <= time + TIME_TOLERANCE:
+            while following is not None and following.time <= time + TIME_TOLERANCE:
                 current, following, moved = following, next(masks, None), True
             if moved:
                 weights = self._softened(self._selected(current.pixels))
