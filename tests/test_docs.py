@@ -151,7 +151,7 @@ def run(command, folder):
     if command[0] == "make":
         assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
-    if command[:2] == ["sama", "serve"]:
+    if command[:2] in (["sama", "serve"], ["sama", "studio"]):
         with serving(folder / "unused", "tiny", cwd=folder):
             return
     if command[0] == "torchrun":

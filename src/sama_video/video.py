@@ -2,6 +2,7 @@
 
 from .media.carry import Picture, carry_tracks
 from .media.codecs import CODECS, PictureCoding
+from .media.containers import H264_SUFFIXES
 from .media.frames import ON_WHITE
 from .media.naming import result_suffix
 from .media.opening import MAX_SOURCE_PIXELS
@@ -19,6 +20,7 @@ from .media.writer import (
 
 __all__ = [
     "CODECS",
+    "H264_SUFFIXES",
     "IMAGE_SUFFIXES",
     "MAX_SOURCE_PIXELS",
     "ON_WHITE",

@@ -136,12 +136,36 @@ def test_no_file_but_a_job_s_own_is_read(http, store, clip):
         assert http.get(f"/api/jobs/{job_id}/files/jobs.sqlite3").status_code in (404, 307)
 
 
-def test_a_full_queue_says_so(http, clip):
-    for _ in range(LIMITS.queue):
-        assert post(http, clip).status_code == 201
+def test_an_upload_that_calls_itself_a_page_is_none(http, clip):
+    for name in ("a.html", "a.svg", "a.js"):
+        job = post(http, clip, name=name).json()
+        answer = http.get(f"/api/jobs/{job['id']}/files/source.{name[2:]}")
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "sandbox" in answer.headers["content-security-policy"]
+
+
+def test_a_full_queue_says_so(http, clip, store):
+    jobs = [post(http, clip) for _ in range(LIMITS.queue)]
+    assert {job.status_code for job in jobs} == {201}
+    store.stop(jobs[0].json()["id"])
+    assert post(http, clip).status_code == 201
+    for answer in (post(http, clip), http.post(f"/api/jobs/{jobs[0].json()['id']}/retry")):
+        assert answer.status_code == 429
+        assert "3 jobs wait already" in answer.json()["detail"]
+
+
+def test_a_full_disk_says_so_and_the_server_stays_up(http, clip, store, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sama_video.service.web._keep", full)
     answer = post(http, clip)
-    assert answer.status_code == 429
-    assert "3 jobs wait already" in answer.json()["detail"]
+    assert answer.status_code == 507
+    assert "disk is full" in answer.json()["detail"]
+    monkeypatch.undo()
+    assert list((store.folder / "jobs").iterdir()) == []
+    assert post(http, clip).status_code == 201
 
 
 def test_other_sites_and_other_names_are_refused(http, store):

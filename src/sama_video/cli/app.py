@@ -92,6 +92,7 @@ def sama(
 app.command(epilog=_other_names())(edit)
 for command in (demo, info, convert, serve):
     app.command()(command)
+app.command("studio")(serve)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 app.add_typer(eval_app, name="eval")

@@ -1,6 +1,7 @@
-"""`sama serve`: the service."""
+"""`sama serve` and `sama studio`: the service, and the same with its page opened."""
 
 import socket
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +31,13 @@ def serve(
     max_seconds: Annotated[float, typer.Option(min=0.1, help="Of a source's part that is edited.")] = 600.0,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of a source's frame.")] = 2**25,
     max_queue: Annotated[int, typer.Option(min=1, help="Jobs that wait.")] = 200,
+    *,
+    opens: Annotated[
+        bool | None, typer.Option("--open/--no-open", help="Open the page; default: by 'studio' alone.")
+    ] = None,
+    context: typer.Context,
 ) -> None:
-    """Take edits over HTTP, one after the other: sama serve, then http://127.0.0.1:8000/docs."""
+    """Take edits from a page and over HTTP, one after the other; /docs shows the interface."""
     given = locals()
     try:
         import uvicorn
@@ -60,7 +66,10 @@ def serve(
         store.sweep(older_than=3600)
         app = create_app(store, lambda: supervisor.model, limits, token)
         shown = f"[{host}]" if ":" in host else host
-        say(f"sama serves at http://{shown}:{listener.getsockname()[1]} (its interface: /docs); Ctrl-C stops it")
+        address = f"http://{shown}:{listener.getsockname()[1]}"
+        say(f"sama serves at {address} (its interface: /docs); Ctrl-C stops it")
+        if opens or (opens is None and context.command.name == "studio"):
+            webbrowser.open(f"{address}/?token={token}" if token else address)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
 

@@ -9,7 +9,7 @@ from ..data.manifest import Manifest, Row, is_url, read_manifest, resolve
 from ..synth.sprites import find_vocabulary
 from ..system.errors import UserError
 from ..system.workers import Progress
-from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from ..video import H264_SUFFIXES, IMAGE_SUFFIXES
 from .benchmark import Benchmark, Item
 from .names import safe_stem, told_apart
 
@@ -60,7 +60,7 @@ def _item(row: Row, stem: str) -> Item:
         if is_url(url):
             raise UserError(f"row {row.id} names {url}; fetch it and name the local file")
     files: dict[str, Any] = {name: Path(file) for name, file in media.items() if file is not None}
-    suffix = files["source"].suffix if files["source"].suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else ".mp4"
+    suffix = files["source"].suffix if files["source"].suffix.lower() in IMAGE_SUFFIXES | H264_SUFFIXES else ".mp4"
     return Item(
         id=row.id,
         task=safe_stem(row.type or _UNTYPED),

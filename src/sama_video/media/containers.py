@@ -13,6 +13,7 @@ _TABLES = table_beside(__file__)
 CONTAINER_NAMES: dict[str, str] = _TABLES["names"]
 VIDEO_SUFFIXES = set(CONTAINER_NAMES)
 PICTURE_CODECS: dict[str, list[str]] = _TABLES["pictures"]
+H264_SUFFIXES = {suffix for suffix, codecs in PICTURE_CODECS.items() if "h264" in codecs}
 _ENCODED_SOUND: dict[str, str] = _TABLES["encoded_sound"]
 # What a container holds none of is not in these.
 _COPIED_SOUND: dict[str, list[str]] = defaultdict(list, _TABLES["copied_sound"])

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
@@ -30,6 +31,14 @@ SETTINGS = tuple(field.name for field in fields(EditSettings) if field.name not 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _POLL_SECONDS = 0.2
 _MOST_SEEDS = 16
+_PAGE = Path(__file__).parent / "page"
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",  # the address may hold the token
+    "Cache-Control": "no-cache",
+}
+_ONLY_SHOWN = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +138,29 @@ def create_app(
     async def refused(_request: Request, error: UserError) -> JSONResponse:
         return _error(422, str(error).replace("`", ""))
 
+    @app.exception_handler(QueueFullError)
+    async def busy(_request: Request, error: QueueFullError) -> JSONResponse:
+        return _error(429, str(error))
+
+    @app.exception_handler(OSError)
+    async def full(_request: Request, _error_here: OSError) -> JSONResponse:
+        return _error(507, "the server's disk is full, or cannot be written")
+
     def found(job_id: str) -> StoredJob:
         try:
             return store.get(job_id)
         except KeyError as error:
             raise HTTPException(404, "there is no such job") from error
+
+    @app.get("/", include_in_schema=False)
+    def page(request: Request) -> FileResponse:
+        """The studio; a token in its address is kept for what it asks."""
+        answer = FileResponse(_PAGE / "index.html", headers=_PAGE_HEADERS)
+        if token is not None and request.query_params.get("token"):
+            answer.set_cookie("sama_token", token, httponly=True, samesite="strict")
+        return answer
+
+    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
 
     @app.get("/api/service")
     def service() -> dict[str, Any]:
@@ -180,12 +207,8 @@ def create_app(
             )
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, QueueFullError):
-                raise HTTPException(429, str(error)) from error
-            if isinstance(error, UserError):
+            if isinstance(error, UserError) and not isinstance(error, QueueFullError):
                 raise HTTPException(422, told(error, folder)) from error
-            if isinstance(error, OSError):
-                raise HTTPException(507, "the server's disk is full, or cannot be written") from error
             raise
         return shown(job)
 
@@ -263,9 +286,9 @@ def create_app(
         given = f"{stem}_{name.removeprefix('result_')}" if "_seed" in name else f"{stem}_edited{path.suffix}"
         return FileResponse(
             path,
-            media_type=mimetypes.guess_type(name)[0] or "application/octet-stream",
+            media_type=_media_type(name),
             filename=given if download else None,
-            headers={"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"},
+            headers=_ONLY_SHOWN | {"Cache-Control": "no-cache"},
         )
 
     return app
@@ -282,6 +305,12 @@ def shown(job: StoredJob) -> dict[str, Any]:
         "previews": job.preview,
         **job.outcome,
     }
+
+
+def _media_type(name: str) -> str:
+    """Of what a browser may show; an upload that calls itself a page is only downloaded."""
+    kind = mimetypes.guess_type(name)[0] or ""
+    return kind if kind.startswith(("image/", "video/")) and "xml" not in kind else "application/octet-stream"
 
 
 def _names(job: StoredJob) -> set[str]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..system.errors import UserError
 from ..system.files import hash_file, written_aside
-from ..video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, VideoReader
+from ..video import H264_SUFFIXES, IMAGE_SUFFIXES, VideoReader
 from .draw import SINE_SCALE, TURN, Draw, cosine, resize, sine
 
 logger = logging.getLogger(__name__)
@@ -203,7 +203,7 @@ class Footage:
 
         self.photos = [path for path in _files(images, IMAGE_SUFFIXES) if belongs(hash_file(path))]
         self.shots: list[tuple[Path, Shot]] = []
-        for path in _files(videos, VIDEO_SUFFIXES | {".avi", ".mpeg", ".mpg", ".webm"}):
+        for path in _files(videos, H264_SUFFIXES | {".avi", ".mpeg", ".mpg", ".webm"}):
             content = hash_file(path)
             film = decoded_film(path, cache / f"{content[:32]}.npy")
             for shot in find_shots(np.load(film, mmap_mode="r")):
