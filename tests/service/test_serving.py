@@ -103,6 +103,25 @@ def test_a_running_job_is_cancelled_and_the_next_one_runs(model, tmp_path):
             Client(str(client._http.base_url), token="wrong").jobs()
 
 
+def test_a_server_stops_though_somebody_listens_and_another_goes_on(model, tmp_path):
+    clip, folder = write_clip(tmp_path / "clip.mp4", 13), tmp_path / "jobs"
+    with serving(folder, model) as (client, server):
+        job = client.edit(clip, "make it red", num_inference_steps=300)
+        listening = client.events(job["id"])
+        while next(listening)["state"] != "running":
+            pass
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+    with serving(folder.relative_to(tmp_path), model.name, cwd=link_beside(model, tmp_path)) as (client, _):
+        assert client.wait(job["id"])["state"] == "done"
+
+
+def link_beside(model, folder):
+    """The folder, with the model in it: its name alone leads there from here."""
+    (folder / model.name).symlink_to(model)
+    return folder
+
+
 @pytest.mark.slow
 def test_every_job_ends_once_with_the_same_bytes_whoever_is_killed(model, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 13)

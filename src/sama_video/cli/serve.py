@@ -70,7 +70,9 @@ def serve(
         say(f"sama serves at {address} (its interface: /docs); Ctrl-C stops it")
         if opens or (opens is None and context.command.name == "studio"):
             webbrowser.open(f"{address}/?token={token}" if token else address)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        # Pages keep a connection open for as long as they are: a server that stops does not wait for them.
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 _PASSED = ("device", "dtype", "memory", "offload", "storage_dtype", "vae_tiling")

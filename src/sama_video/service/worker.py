@@ -12,10 +12,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import numpy as np
 import PIL.Image
@@ -50,7 +49,7 @@ class Reporter:
 
     def __init__(self, store: JobStore, job: StoredJob, folder: Path, *, runs: int):
         self.store, self.job, self.folder, self.runs = store, job, folder, runs
-        self.run, self.previews, self.fps = 0, 0, Fraction(4)
+        self.run, self.previews = 0, 0
         self._said = ("", 0.0)
 
     def progress(self, phase: str, done: int, total: int) -> None:
@@ -141,10 +140,10 @@ def _show(file: Path, stem: Path, reporter: Reporter, *, start: float = 0.0, num
     return path
 
 
-def run_jobs(store: JobStore, pipe: "SamaPipeline", model: dict[str, Any], goes_on: Callable[[], bool]) -> None:
-    """Take jobs as long as it `goes_on`."""
+def run_jobs(store: JobStore, pipe: "SamaPipeline", model: dict[str, Any]) -> Never:
+    """Take jobs for ever."""
     claim = f"{os.getpid()}-{time.time_ns()}"
-    while goes_on():
+    while True:
         job = store.claim(claim)
         if job is None:
             time.sleep(_POLL_SECONDS)
@@ -195,12 +194,15 @@ def main() -> None:
     threading.Thread(target=end_with_the_server, daemon=True).start()
     with FileLock(folder / LOCK):  # another worker of this store may be ending
         store.release(most_claims=MOST_CLAIMS)
-        loading = Loading(model=find_model(options.pop("model")), **options)
+        model = options.pop("model")
+        if Path(model).is_dir():  # weights may be read from it while this process is in a job's folder
+            model = Path(model).resolve()
+        loading = Loading(model=find_model(model), **options)
         pipe = load(loading)
         with written_aside(folder / READY) as aside:
             aside.write_text(json.dumps(describe(pipe, loading) | {"pid": os.getpid()}), encoding="utf-8")
         assert pipe.loaded_as is not None
-        run_jobs(store, pipe, pipe.loaded_as.provenance, lambda: True)
+        run_jobs(store, pipe, pipe.loaded_as.provenance)
 
 
 if __name__ == "__main__":
