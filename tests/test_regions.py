@@ -49,6 +49,9 @@ def test_outside_of_a_box_the_source_stays_and_inside_the_edit_fades_in(pipe, so
     assert shares == pytest.approx([(n + 0.5) / 8 for n in range(8)], abs=0.05)
     percent = edited(pipe, source, box="25%,16.6667%,50%,50%", feather=8)
     assert np.array_equal(percent, boxed)
+    corner = [edited(pipe, source, box=box) for box in ("0,0,50%,100%", "0%,0%,50%,100%", "0,0,64,96")]
+    assert np.array_equal(corner[0], corner[1])
+    assert np.array_equal(corner[0], corner[2])
 
 
 def test_a_mask_s_grey_counts_in_part_and_a_hard_edge_is_hard(pipe, source):
@@ -165,7 +168,7 @@ def test_the_command_takes_all_of_it(source):
     model = source.parent / "model"
     tiny.pipeline(native_num_frames=9, default_num_inference_steps=1).save_pretrained(model)
     output = source.parent / "c.webm"
-    options = ["--model", str(model), "--start", "0:00.2", "--end", "0:00.4", "--box", "0,0,50%,50%"]
+    options = ["--model", str(model), "--start", "0:00.2", "--end", "0:00.4", "--box", "9,0,50%,50%"]
     refused = sama("edit", source, "make it red", "-o", output, *options)
     assert refused.returncode == 2
     assert "--box must be X,Y,WIDTH,HEIGHT" in refused.stderr

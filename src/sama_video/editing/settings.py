@@ -48,10 +48,10 @@ class Box:
 
     @classmethod
     def parse(cls, text: str) -> "Box":
-        """Of "X,Y,WIDTH,HEIGHT", all four in pixels or all four with "%". Raises UserError for anything else."""
+        """Of "X,Y,WIDTH,HEIGHT", in pixels or with "%"; a plain 0 is either. Raises UserError for anything else."""
         parts = [re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", part) for part in text.split(",")]
         numbers = [float(part[1]) for part in parts if part is not None]
-        units = {part[2] for part in parts if part is not None}
+        units = {part[2] for part in parts if part is not None and float(part[1])}
         if len(parts) != 4 or len(numbers) != 4 or len(units) != 1 or not (numbers[2] and numbers[3]):
             raise UserError(
                 f"`box` must be X,Y,WIDTH,HEIGHT in pixels or in percent, such as 10%,20%,50%,50%, got {text!r}"
