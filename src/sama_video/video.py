@@ -8,6 +8,7 @@ from .media.naming import result_suffix
 from .media.opening import MAX_SOURCE_PIXELS
 from .media.packets import Piece
 from .media.pictures import IMAGE_SUFFIXES, holds_alpha, write_image
+from .media.playable import write_playable
 from .media.reader import TIME_TOLERANCE, Frame, VideoInfo, VideoReader
 from .media.writer import (
     VIDEO_SUFFIXES,
@@ -41,4 +42,5 @@ __all__ = [
     "result_suffix",
     "write_image",
     "write_lossless",
+    "write_playable",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..media.metrics import METRICS
 from ..system.files import written_aside
-from ..video import PictureCoding, VideoReader, VideoWriter, write_image
+from ..video import write_playable
 from .aggregate import TaskScores, overall_scores
 from .benchmark import Item
 from .scored import ScoredRun
@@ -94,24 +94,8 @@ def copy_media(edits: Sequence[ShownEdit], folder: Path) -> dict[Path, str]:
         for edit in edits:
             for role, file in edit.files.items():
                 if file not in names:
-                    names[file] = _write_playable(file, aside / f"{len(names):03d}-{role}").name
+                    names[file] = write_playable(file, aside / f"{len(names):03d}-{role}", _LONGEST_SIDE, crf=20).name
     return names
-
-
-def _write_playable(file: Path, stem: Path) -> Path:
-    """A video as H.264 in yuv420p, a picture as PNG, at most `_LONGEST_SIDE` pixels long; returns the path."""
-    reader = VideoReader(file)
-    scale = min(1.0, _LONGEST_SIDE / max(reader.info.height, reader.info.width))
-    size = (round(reader.info.height * scale), round(reader.info.width * scale))
-    if reader.info.is_image:
-        path = stem.with_suffix(".png")
-        write_image(path, next(reader.frames(size=size)).pixels)
-        return path
-    path = stem.with_suffix(".mp4")
-    with VideoWriter(path, *size, reader.info.fps, coding=PictureCoding(crf=20)) as writer:
-        for frame in reader.frames(size=size):
-            writer.write(frame)
-    return path
 
 
 def page(

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from .store import JobStore
@@ -61,6 +60,6 @@ class Supervisor:
     def model(self) -> dict[str, Any] | None:
         """What the worker says of its model; None while it loads."""
         try:
-            return json.loads(Path(self.ready_file).read_text(encoding="utf-8"))
+            return json.loads(self.ready_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None

@@ -230,13 +230,14 @@ def create_app(
             said = None
             while not await request.is_disconnected():
                 try:
-                    current = shown(await run_in_threadpool(store.get, job_id))
+                    job = await run_in_threadpool(store.get, job_id)
                 except KeyError:
                     return
+                current = shown(job)
                 if current != said:
                     said = current
                     yield f"data: {json.dumps(current)}\n\n"
-                if current["state"] in ("done", "failed", "cancelled"):
+                if job.has_ended:
                     return
                 await asyncio.sleep(_POLL_SECONDS)
 

@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
@@ -25,7 +24,7 @@ from ..pipelines.loading import load
 from ..pipelines.selection import Loading, find_model
 from ..system.errors import UserError
 from ..system.files import written_aside
-from ..video import VideoReader, VideoWriter, result_suffix, write_image
+from ..video import VideoReader, result_suffix, write_playable
 from .store import JobStore, StoredJob
 
 if TYPE_CHECKING:
@@ -105,11 +104,15 @@ def _edit_here(store: JobStore, pipe: "SamaPipeline", job: StoredJob, model: dic
     results = [path for path, _ in ways]
     if count > 1:
         write_seeds_sheet(plan, results, folder / SHEET)
-    shown = [_show(result, folder / f"{AFTER}{index}", reporter) for index, result in enumerate(results)]
+    shown = [
+        write_playable(result, folder / f"{AFTER}{index}", _SHOWN_SIDE, progress=reporter.progress)
+        for index, result in enumerate(results)
+    ]
     first = read_sidecar(results[0])
     assert first is not None
     frames = first["source"]["num_frames"]
-    before = _show(source, folder / BEFORE, reporter, start=settings.start, num_frames=frames)
+    piece = {"start": settings.start, "num_frames": frames}
+    before = write_playable(source, folder / BEFORE, _SHOWN_SIDE, **piece, progress=reporter.progress)
     return {
         "results": [path.name for path in results],
         "before": before.name,
@@ -118,26 +121,6 @@ def _edit_here(store: JobStore, pipe: "SamaPipeline", job: StoredJob, model: dic
         "notes": list(notes),
         "frames": frames,
     }
-
-
-def _show(file: Path, stem: Path, reporter: Reporter, *, start: float = 0.0, num_frames: int | None = None) -> Path:
-    """What a browser plays: H.264 in yuv420p or PNG, of a size for a page."""
-    reader = VideoReader(file)
-    info = reader.info
-    scale = min(1.0, _SHOWN_SIDE / max(info.height, info.width))
-    size = (max(2, round(info.height * scale)), max(2, round(info.width * scale)))
-    path = stem.with_suffix(".png" if info.is_image else ".mp4")
-    with written_aside(path) as aside:
-        if info.is_image:
-            write_image(aside, next(reader.frames(size=size)).pixels)
-            return path
-        begin: Fraction | None = None
-        with VideoWriter(aside, *size, info.fps) as writer:
-            for index, frame in enumerate(reader.frames(start, num_frames, size)):
-                begin = frame.time if begin is None else begin
-                writer.write(type(frame)(frame.pixels, frame.time - begin, frame.duration))
-                reporter.progress("preparing to show", index + 1, num_frames or max(info.num_frames, index + 1))
-    return path
 
 
 def run_jobs(store: JobStore, pipe: "SamaPipeline", model: dict[str, Any]) -> Never:
