@@ -6,7 +6,6 @@ The names below are imported at their first use, so that `import sama_video` sta
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from .pipelines.registration import register
 from .system.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -19,6 +18,3 @@ __all__ = ["EditSettings", "SamaPipeline", "__version__", "edit_video", "load_pi
 __version__ = metadata.version("sama-video")
 
 __getattr__ = lazy_names(__name__, __all__, "editing", "pipelines.pipeline_sama", "pipelines.loading")
-
-# So that `DiffusionPipeline.from_pretrained(folder)` knows our class, whichever of the two is imported first.
-register()

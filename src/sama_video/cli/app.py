@@ -16,7 +16,7 @@ from .console import DEBUG, PIPE_CLOSED, TerminatedError, exit_code, is_closed_p
 from .data import data_app
 from .edit import demo, edit
 from .evaluate import eval_app
-from .models import convert, info
+from .models import convert, info, push
 from .options import ALIASES, parse_size
 from .serve import serve
 from .train import train_app
@@ -90,7 +90,7 @@ def sama(
 
 
 app.command(epilog=_other_names())(edit)
-for command in (demo, info, convert, serve):
+for command in (demo, info, convert, push, serve):
     app.command()(command)
 app.command("studio")(serve)
 app.add_typer(train_app, name="train")

@@ -1,4 +1,4 @@
-"""`sama info` and `sama convert`: weights and their sizes."""
+"""`sama info`, `sama convert` and `sama push`: weights, their sizes, and where they go."""
 
 from pathlib import Path
 from typing import Annotated
@@ -71,3 +71,26 @@ def convert(
         say(str(path))
     for note in conversion.notes:
         remark(f"note: {in_options(note)}")
+
+
+def push(
+    model: Annotated[str, typer.Argument(help="Pipeline folder, or a preset that ships.")],
+    destination: Annotated[str, typer.Argument(help="OWNER/NAME on the hub, or OWNER/NAME@BRANCH.")],
+    private: Annotated[bool, typer.Option(help="A new repository is for you alone.")] = False,
+    license: Annotated[str | None, typer.Option(help="For its card, such as apache-2.0.")] = None,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload a SAMA pipeline",
+    dry_run: Annotated[bool, typer.Option(help="Check it, list what would go, and send nothing.")] = False,
+) -> None:
+    """Put a pipeline on the Hugging Face hub, with its code for diffusers and a card: sama push FOLDER OWNER/NAME."""
+    from ..pipelines.publishing import prepare, publish
+    from ..pipelines.selection import find_model
+
+    publication = prepare(find_model(model), destination, license=license)
+    size = f"{len(publication.files)} files, {publication.num_bytes / 2**20:,.1f} MiB"
+    if dry_run:
+        for name in sorted(publication.files):
+            say(name)
+        say(f"{size}, for {destination}")
+        return
+    remark(f"sending {size} to {destination}")
+    say(publish(publication, private=private, message=message))

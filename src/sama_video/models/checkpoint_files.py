@@ -19,10 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ..system.errors import UserError
-from .weight_files import listed, read_index
+from .weight_files import SUFFIXES, listed, read_index
 
 StateDict = dict[str, torch.Tensor]
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
 
 # Where trainers nest weights; an average comes before what it is the average of, since it is what one samples with.
 NESTED = (

@@ -10,15 +10,14 @@ from typing import ClassVar, cast
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import SiglipVisionModel
 
 from ..system.errors import UserError
+from .hub import fetch_folder, is_hub_id
 from .presets import NANO_SIGLIP
 from .strict_loading import load_part
-from .weight_files import first_line, read_json_object
+from .weight_files import read_json_object
 
 # SigLIP's own image processor, where a checkpoint does not bring one.
 _DEFAULT_MEAN = _DEFAULT_STD = (0.5, 0.5, 0.5)
@@ -29,18 +28,15 @@ def find_semantic_encoder(name: str) -> Path:
     """The folder of a SigLIP model: "nano" for the one that ships, a local folder, or a hub id, which is fetched.
 
     Raises:
-        UserError: for a name that is none of these.
+        UserError: for a name that is none of these, and if it could not be fetched.
     """
     if name == "nano":
         return NANO_SIGLIP
     if Path(name).is_dir():
         return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not is_hub_id(name):
         raise UserError(f"no SigLIP model {name!r}: give 'nano', a local folder or a hub id (owner/name)")
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise UserError(f"cannot fetch the SigLIP model {name} ({first_line(error)})") from error
+    return fetch_folder(name, ["*.json", "*.safetensors"])
 
 
 class SemanticEncoder(nn.Module):

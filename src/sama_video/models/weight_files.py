@@ -10,6 +10,8 @@ from ..system.errors import UserError
 
 # The largest JSON file of a published model is its tokenizer: 17 MB.
 _MAX_JSON_BYTES = 256 * 2**20
+# Of checkpoints and LoRA files, safetensors first.
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
 DIFFUSERS_STEM, TRANSFORMERS_STEM = "diffusion_pytorch_model", "model"
 _PICKLE_STEMS = {DIFFUSERS_STEM: "diffusion_pytorch_model", TRANSFORMERS_STEM: "pytorch_model"}
 

@@ -2,4 +2,4 @@
 
 # Modules, imported when they are asked for.
 # pyright: reportUnsupportedDunderAll=false
-__all__ = ["conversion", "loading", "lora_files", "pipeline_sama", "registration", "scope", "selection"]
+__all__ = ["conversion", "loading", "lora_files", "pipeline_sama", "portable_code", "publishing", "scope", "selection"]

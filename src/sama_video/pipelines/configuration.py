@@ -26,7 +26,11 @@ _COMPONENTS: dict[str, tuple[tuple[str, str], ...]] = {
     "scheduler": (("diffusers", r"\w+Scheduler"),),
 }
 _OPTIONAL = ("text_encoder", "tokenizer", "scheduler")
-_PIPELINE = "SamaPipeline"
+PIPELINE = "SamaPipeline"
+# Class -> library, of those that diffusers has not got; and the module that a folder's own copies of them are in, see
+# `portable_code.py`.
+OWN_CLASSES = {class_name: library for library, class_name in (_SAMA_TRANSFORMER, NANO_VAE)}
+PORTABLE_MODULE = "sama"
 
 Check = Callable[[Any], bool]
 
@@ -215,6 +219,17 @@ def _check_entries(
         raise UserError(f"{where}: {'; '.join(problems[:3])}; {HOW}")
 
 
+def without_code(index: Mapping[str, Any]) -> dict[str, Any]:
+    """A `model_index.json` with this package's classes in the place of those that its folder brings."""
+    own = dict(index)
+    if own.get("_class_name") == [PORTABLE_MODULE, PIPELINE]:
+        own["_class_name"] = PIPELINE
+    for name, entry in index.items():
+        if isinstance(entry, list) and len(entry) == 2 and entry[0] == PORTABLE_MODULE and entry[1] in OWN_CLASSES:
+            own[name] = [OWN_CLASSES[entry[1]], entry[1]]
+    return own
+
+
 def components_of(where: str, index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Component -> (library, class) of a `model_index.json`, those that there are.
 
@@ -222,9 +237,9 @@ def components_of(where: str, index: Mapping[str, Any]) -> dict[str, tuple[str, 
         UserError: for another pipeline, a class that a SAMA pipeline does not have, or a component that is missing.
     """
     kind = index.get("_class_name")
-    if kind != _PIPELINE:
+    if kind != PIPELINE:
         raise UserError(
-            f"{where} is of a pipeline {_shown(kind)}, not a {_PIPELINE}; make it one with 'sama convert' if it is a "
+            f"{where} is of a pipeline {_shown(kind)}, not a {PIPELINE}; make it one with 'sama convert' if it is a "
             f"Wan text-to-video model"
         )
     return {name: pair for name in _COMPONENTS if (pair := _component(where, name, index.get(name))) is not None}
@@ -240,7 +255,7 @@ def _component(where: str, name: str, entry: Any) -> tuple[str, str] | None:
     library, class_name = entry
     if not any(library == known and re.fullmatch(pattern, class_name) for known, pattern in _COMPONENTS[name]):
         raise UserError(
-            f"{where}: {name} is {_shown(class_name)} of {_shown(library)}, which a {_PIPELINE} cannot take; {HOW}"
+            f"{where}: {name} is {_shown(class_name)} of {_shown(library)}, which a {PIPELINE} cannot take; {HOW}"
         )
     return library, class_name
 

@@ -35,7 +35,7 @@ from ..models.transformer_sama import SamaTransformer3DModel
 from ..models.weight_files import WeightFiles, find_weight_files, read_json_object
 from ..system.errors import UserError
 from ..system.files import written_aside
-from .configuration import NANO_VAE, check_settings, check_text_encoder, check_transformer, check_vae
+from .configuration import NANO_VAE, check_settings, check_text_encoder, check_transformer, check_vae, without_code
 from .loading import load_pipeline, load_tokenizer
 from .lora_files import LORA_FILE, PEFT_CONFIG, LoraFile
 from .pipeline_sama import SamaPipeline
@@ -265,7 +265,7 @@ def _read_index(source: Path) -> dict[str, Any]:
     """
     if source.is_dir() and any((source / name).is_dir() for name in EXPERTS):
         raise UserError(_two_experts(source, f"{source / EXPERTS[1]}"))
-    index = read_json_object(source / INDEX) if (source / INDEX).is_file() else {}
+    index = without_code(read_json_object(source / INDEX)) if (source / INDEX).is_file() else {}
     name = index.get("_class_name")
     check_settings(str(source / INDEX), index)
     if index and name not in _PIPELINES:

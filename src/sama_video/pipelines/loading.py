@@ -21,7 +21,7 @@ from ..system.errors import UserError
 from .configuration import check_scheduler
 from .pipeline_sama import SamaPipeline
 from .placement import move_parts, narrowing
-from .selection import WEIGHT_STEMS, Loading, Model, find_model
+from .selection import WEIGHT_STEMS, Loading, Model, find_model, local_lora
 
 _MODEL_CLASSES: dict[str, type[Any]] = {
     cls.__name__: cls for cls in (SamaTransformer3DModel, AutoencoderKLWan, AutoencoderSamaNano, UMT5EncoderModel)
@@ -48,7 +48,7 @@ def load_pipeline(
     are finite. Nothing in a folder is run, and no class is looked up that a SAMA pipeline does not have.
 
     Args:
-        model: preset, folder or hub id.
+        model: preset, folder or hub id (`owner/name`, or `owner/name@revision`).
         device: "auto" takes CUDA or MPS where there is one.
         dtype: "auto" is bfloat16 on an accelerator, float32 on the CPU.
         memory: "full" keeps all weights where they are used, "auto" (the command's default) as many as there is room
@@ -58,7 +58,7 @@ def load_pipeline(
         storage_dtype: "float8" or "int8" (needs torchao) keeps the transformer's matrices in a byte for each number.
         scheduler: "euler" (the release's) or "unipc".
         vae_tiling: encode and decode in the release's tiles.
-        lora: files or folders, each `PATH` or `PATH:SCALE`.
+        lora: files, folders or hub ids, each `PATH` or `PATH:SCALE`.
 
     Raises:
         UserError: for anything that cannot be loaded, with how to fix it.
@@ -107,11 +107,7 @@ def _local(model: Model) -> Model:
     if model.folder is not None:
         return model
     model.info()  # before anything large is fetched
-    try:
-        fetched = Path(SamaPipeline.download(model.name))
-    except Exception as error:  # of the hub, the network, the disk
-        raise UserError(f"cannot fetch the model {model.name} ({first_line(error)}); try again") from error
-    return find_model(fetched)
+    return find_model(SamaPipeline.download(model.name))
 
 
 def _load_parts(
@@ -195,7 +191,7 @@ def _load_loras(pipe: SamaPipeline, loras: list[tuple[str, float]]) -> None:
     for number, (path, _) in enumerate(loras):
         name = f"lora_{number}"
         try:
-            pipe.load_lora_weights(path, adapter_name=name)
+            pipe.load_lora_weights(local_lora(path), adapter_name=name)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         except Exception as error:  # whatever a library says of what came from outside

@@ -5,10 +5,12 @@ The time convention is that of `models/transformer_sama.py`.
 """
 
 import html
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import Parameter, signature
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
@@ -21,6 +23,7 @@ from diffusers.utils.torch_utils import get_module_execution_device, randn_tenso
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from ..models.autoencoder_sama_nano import AutoencoderSamaNano
+from ..models.hub import fetch_model
 from ..models.latents import KnownLatents, Tiling, decode_latents, encode_video
 from ..models.peak_memory import batches_guidance
 from ..models.presets import PipelineSettings
@@ -51,9 +54,11 @@ from .arguments import (
     require_finite,
     scale_of,
 )
+from .configuration import without_code
 from .exclusive import one_call_at_a_time
 from .lora_files import SamaLoraLoaderMixin
 from .pipeline_output import SamaPipelineOutput
+from .portable_code import add_code
 from .schedule import scheduled, shift_of, takes_generator
 from .selection import Loading, ModelInfo
 from .tensors import Video, to_output, video_to_tensor
@@ -188,6 +193,31 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         """As diffusers', which warns of parts that it need not warn of."""
         with no_empty_warnings():
             return super().to(*args, **kwargs)
+
+    @classmethod
+    def download(cls, pretrained_model_name: str | os.PathLike, **kwargs: Any) -> str:
+        """The folder of a hub id in the hub's cache, with the pipeline's files alone; see `fetch_model`.
+
+        Args:
+            kwargs: `revision`, `token`, `cache_dir`, `force_download` and `local_files_only` count.
+
+        Raises:
+            UserError: if it could not be fetched.
+        """
+        names = ("revision", "token", "cache_dir", "force_download", "local_files_only")
+        options = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
+        return str(fetch_model(str(pretrained_model_name), **options))
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """As diffusers', with this package's classes in the place of those that a folder brings: no code of it runs."""
+        loaded = super().load_config(*args, **kwargs)
+        return (without_code(loaded[0]), *loaded[1:]) if isinstance(loaded, tuple) else without_code(loaded)
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """As diffusers', and beside it the code that loads the folder where this package is not installed."""
+        super().to_json_file(json_file_path)
+        add_code(Path(json_file_path))
 
     def enable_vae_tiling(
         self, tile_size: tuple[int, int] = RELEASE_TILE, tile_stride: tuple[int, int] = (15, 26)
@@ -744,5 +774,5 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
         return SamaPipelineOutput(frames=frames, semantic_latents=semantic_latents)
 
 
-# `DiffusionPipeline.from_pretrained` looks the class of a saved pipeline up by its name, among diffusers' own.
-diffusers.SamaPipeline = SamaPipeline
+# `DiffusionPipeline.from_pretrained` looks up the class that an older folder names among diffusers' own.
+vars(diffusers).setdefault("SamaPipeline", SamaPipeline)

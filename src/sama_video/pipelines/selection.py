@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..models.hub import fetch_file, fetch_folder, is_hub_id, split_hub_id
 from ..models.peak_memory import UMT5_XXL, PartSizes, Work, demand_of
 from ..models.presets import PRESETS, PipelineSettings, Preset
 from ..models.shapes import WAN_SPATIAL_FACTOR, VideoShape, fit_size
-from ..models.weight_files import DIFFUSERS_STEM, TRANSFORMERS_STEM, find_weight_files, first_line, read_json_object
+from ..models.weight_files import DIFFUSERS_STEM, SUFFIXES, TRANSFORMERS_STEM, find_weight_files, read_json_object
 from ..system.devices import device_memory, free_memory
 from ..system.errors import UserError
 from ..system.files import hash_configuration, hash_file, hash_weights
@@ -26,6 +27,7 @@ from .configuration import (
     check_vae,
     components_of,
     whole,
+    without_code,
 )
 
 INDEX = "model_index.json"
@@ -90,7 +92,7 @@ class Model:
     """A model that was found (`find_model`). Its files are read once, when they are first asked for.
 
     Args:
-        name: what it was asked for by: a preset, a folder or a hub id.
+        name: what it was asked for by: a preset, a folder or a hub id, with its revision.
         folder: None for a hub id.
     """
 
@@ -105,20 +107,12 @@ class Model:
         """
         if self.folder is not None:
             return read_json_object(self.folder / file)
-        from huggingface_hub import hf_hub_download
-
-        try:
-            fetched = Path(hf_hub_download(self.name, file))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"there is no folder {self.name}, and as a hub id it could not be fetched ({first_line(error)})"
-            ) from error
-        return read_json_object(fetched)
+        return read_json_object(fetch_file(self.name, file))
 
     @cached_property
     def index(self) -> dict[str, Any]:
-        """`model_index.json`."""
-        return self.read(INDEX)
+        """`model_index.json`, with this package's classes where the folder brings its own."""
+        return without_code(self.read(INDEX))
 
     @cached_property
     def configs(self) -> Configs:
@@ -159,16 +153,20 @@ class Model:
 
     @cached_property
     def weights_identity(self) -> str:
-        """Hash of its weights; a hub id stands for itself."""
-        return self.name if self.folder is None else hash_weights(self.folder)
+        """Hash of its weights; of a hub id its commit, since what a branch's name stands for changes."""
+        return self._commit if self.folder is None else hash_weights(self.folder)
 
     @cached_property
     def configuration_identity(self) -> str:
-        """Hash of what decides its results beside its weights; a hub id stands for itself.
+        """Hash of what decides its results beside its weights; of a hub id its commit.
 
         Apart from `weights_identity`, so that this stays what it was in records that do not say this.
         """
-        return self.name if self.folder is None else hash_configuration(self.folder)
+        return self._commit if self.folder is None else hash_configuration(self.folder)
+
+    @cached_property
+    def _commit(self) -> str:
+        return f"{split_hub_id(self.name)[0]}@{fetch_file(self.name, INDEX).parent.name}"
 
 
 def find_model(name: str | Path) -> Model:
@@ -193,10 +191,11 @@ def find_model(name: str | Path) -> Model:
         return model
     if folder.exists():
         raise UserError(f"{name} is a file; convert it first: sama convert {name} FOLDER, then --model FOLDER")
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if is_hub_id(name):
         return Model(name, None)
     raise UserError(
-        f"unknown model {name!r}: give one of {', '.join(PRESETS)}, a local folder or a hub id (owner/name)"
+        f"unknown model {name!r}: give one of {', '.join(PRESETS)}, a local folder or a hub id (owner/name, or "
+        f"owner/name@revision)"
     )
 
 
@@ -242,8 +241,8 @@ class Loading:
         if self.offload == "disk" and self.storage_dtype != "same":
             raise UserError("`offload` disk keeps no weights in memory, and `storage_dtype` says how; give one of them")
         for path, _ in self.loras:
-            if not Path(path).exists():
-                raise UserError(f"no such LoRA: {path}; give `lora` PATH or PATH:SCALE")
+            if not (Path(path).exists() or _is_hub_lora(path)):
+                raise UserError(f"no such LoRA: {path}; give `lora` PATH or PATH:SCALE, PATH may be a hub id")
 
     @cached_property
     def loras(self) -> list[tuple[str, float]]:
@@ -315,7 +314,8 @@ class Loading:
             "weights": self.model.weights_identity,
             "configuration": self.model.configuration_identity,
             "lora": [
-                {"path": path, "scale": scale, "weights": _lora_identity(Path(path))} for path, scale in self.loras
+                {"path": path, "scale": scale, "weights": _lora_identity(local_lora(path))}
+                for path, scale in self.loras
             ],
             "scheduler": self.scheduler,
             "dtype": self.precision,
@@ -331,6 +331,21 @@ def check_choices(**values: str) -> None:
     for name, value in values.items():
         if value not in _CHOICES[name]:
             raise UserError(f"`{name}` must be one of {', '.join(_CHOICES[name])}, got {value!r}")
+
+
+def _is_hub_lora(path: str) -> bool:
+    return is_hub_id(path) and Path(path).suffix not in SUFFIXES
+
+
+def local_lora(path: str) -> Path:
+    """A LoRA's file or folder on this machine, where a hub id's is fetched to.
+
+    Raises:
+        UserError: if it could not be fetched.
+    """
+    if Path(path).exists() or not _is_hub_lora(path):
+        return Path(path)
+    return fetch_folder(path, ["*.safetensors", "adapter_config.json"])
 
 
 def _lora_identity(path: Path) -> str:

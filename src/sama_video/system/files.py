@@ -266,7 +266,8 @@ def hash_weights(folder: Path) -> str:
 def hash_configuration(folder: Path) -> str:
     """sha256 over what decides a model's results beside its weights: settings, vocabularies, any other file.
 
-    Texts for people (README.md, pictures) and hidden files do not count.
+    Texts for people (README.md, pictures), hidden files, and code that a folder brings, which nothing here runs, do
+    not count.
 
     Raises:
         UserError: for a file that cannot be read.
@@ -274,7 +275,7 @@ def hash_configuration(folder: Path) -> str:
     digest = hashlib.sha256()
     with _readable(folder):
         for file in _model_files(folder):
-            if file.suffix not in (*_WEIGHT_SUFFIXES, *_TEXTS_FOR_PEOPLE):
+            if file.suffix not in (*_WEIGHT_SUFFIXES, *_TEXTS_FOR_PEOPLE, ".py"):
                 digest.update(f"{file.relative_to(folder).as_posix()} {hash_file(file)}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
