@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKED = ("src/sama_video", "tests", "docs", "benchmarks", "examples", "tools")
+PACKED = ("src/sama_video", "tests", "docs", "benchmarks", "examples", "integrations", "tools")
 KEPT_OUT = (".git", ".venv", "demo", "runs", "build", "dist", "__pycache__", ".pytest_cache", ".hypothesis")
 
 

@@ -2,6 +2,7 @@
 
 from .media.carry import Picture, carry_tracks
 from .media.codecs import CODECS, PictureCoding
+from .media.colour import resized
 from .media.containers import H264_SUFFIXES
 from .media.frames import ON_WHITE
 from .media.naming import result_suffix
@@ -39,6 +40,7 @@ __all__ = [
     "check_times",
     "holds_alpha",
     "regular_time_base",
+    "resized",
     "result_suffix",
     "write_image",
     "write_lossless",

@@ -264,7 +264,7 @@ def _write_result(
     progress: Progress,
 ) -> None:
     num_frames = clip.num_frames
-    bring_back = _with_detail(edits) if plan.detail == "source" else _plainly(edits, plan.canvas)
+    enlarging = bring_back(edits, plan)
     shown = shown_on_sheet(num_frames)
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -272,7 +272,7 @@ def _write_result(
         full = reader.frames(plan.settings.start, num_frames)
         shown_at = (clip.begin + time for time in clip.times)
         weights = itertools.repeat(None, num_frames) if plan.region is None else plan.region.weights(shown_at)
-        for index, (frame, enlarged, weight) in enumerate(zip(full, bring_back, weights, strict=True)):
+        for index, (frame, enlarged, weight) in enumerate(zip(full, enlarging, weights, strict=True)):
             source, result, alpha = _at_output_size(frame, plan, enlarged, weight)
             if index in shown:
                 pairs.append((source, result))
@@ -313,22 +313,27 @@ def _write_videos(
                 double.write(side_by_side)
 
 
-# From the source at the edited area's size to the result at the canvas's, one after the other.
-_Enlarged = Callable[[torch.Tensor], torch.Tensor]
+# From a frame of the source at the edited area's size, float32 `[3, H, W]` in 0..1, to the result at the canvas's.
+Enlarged = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _with_detail(edits: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[_Enlarged]:
+def bring_back(edits: Iterator[tuple[torch.Tensor, torch.Tensor]], plan: EditPlan) -> Iterator[Enlarged]:
+    """What brings each frame that `edit_frames` yields from the model's size to the result's, as the plan says."""
+    return _with_detail(edits) if plan.detail == "source" else _plainly(edits, plan.canvas)
+
+
+def _with_detail(edits: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[Enlarged]:
     for fit in fits(edits):
         yield fit.upsample
 
 
-def _plainly(edits: Iterator[tuple[torch.Tensor, torch.Tensor]], canvas: tuple[int, int]) -> Iterator[_Enlarged]:
+def _plainly(edits: Iterator[tuple[torch.Tensor, torch.Tensor]], canvas: tuple[int, int]) -> Iterator[Enlarged]:
     for _, edit in edits:
         yield lambda _, edit=edit: resize_plainly(edit, canvas)
 
 
 def _at_output_size(
-    frame: Frame, plan: EditPlan, enlarged: _Enlarged, weight: np.ndarray | None
+    frame: Frame, plan: EditPlan, enlarged: Enlarged, weight: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Source, result and opacity of one frame, uint8 at the output size.
 

@@ -16,6 +16,22 @@ from .settings import Box, EditSettings
 _SOFT = 0.02  # of the shorter side: how wide the soft edge is where nobody says
 
 
+def usual_feather(height: int, width: int) -> int:
+    """How many pixels of soft edge a picture of this size gets where nobody says."""
+    return round(_SOFT * min(height, width))
+
+
+def softened(selected: np.ndarray, feather: int) -> np.ndarray:
+    """Weights float32 `[H, W]` in 0..1 that rise from the border of what is selected over `feather` pixels inside it.
+
+    w = selected * clip((d - 1/2) / feather, 0, 1), d the distance to the nearest pixel that is kept.
+    """
+    if not feather or selected.min() > 0:
+        return selected
+    distance: np.ndarray = distance_transform_edt(selected > 0)  # pyright: ignore[reportAssignmentType]
+    return selected * np.clip((distance.astype(np.float32) - 0.5) / feather, 0, 1)
+
+
 class Region:
     """Weights of an edit, frame by frame.
 
@@ -30,8 +46,7 @@ class Region:
     def __init__(self, settings: EditSettings, info: VideoInfo):
         self.size = (info.height, info.width)
         self.start = settings.start
-        short = min(self.size)
-        self.feather = round(_SOFT * short) if settings.feather is None else settings.feather
+        self.feather = usual_feather(*self.size) if settings.feather is None else settings.feather
         self.box = None if settings.box is None else self._box_weights(Box.parse(settings.box))
         self.mask = None if settings.mask is None else VideoReader(settings.mask, settings.max_source_pixels)
         if self.mask is not None:
@@ -45,19 +60,19 @@ class Region:
         """
         if self.mask is None:
             assert self.box is not None
-            softened = self._softened(self.box)
+            weights = softened(self.box, self.feather)
             for _ in times:
-                yield softened
+                yield weights
             return
         masks = self._masks()
         current, following = next(masks), next(masks, None)
-        weights = self._softened(self._selected(current.pixels))
+        weights = softened(self._selected(current.pixels), self.feather)
         for time in times:
             moved = False
             while following is not None and following.time <= time + TIME_TOLERANCE:
                 current, following, moved = following, next(masks, None), True
             if moved:
-                weights = self._softened(self._selected(current.pixels))
+                weights = softened(self._selected(current.pixels), self.feather)
             yield weights
 
     def _masks(self) -> Iterator[Frame]:
@@ -81,10 +96,3 @@ class Region:
             within = " within `box`" if self.box is not None else ""
             raise UserError(f"the mask {self.mask.path} selects nothing{within}: white is edited, black is kept")
         return selected
-
-    def _softened(self, selected: np.ndarray) -> np.ndarray:
-        """w = selected * clip((d - 1/2) / feather, 0, 1), d the distance to the nearest pixel that is kept."""
-        if not self.feather or selected.min() > 0:
-            return selected
-        distance: np.ndarray = distance_transform_edt(selected > 0)  # pyright: ignore[reportAssignmentType]
-        return selected * np.clip((distance.astype(np.float32) - 0.5) / self.feather, 0, 1)

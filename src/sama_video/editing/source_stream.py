@@ -46,7 +46,7 @@ def survey(reader: VideoReader, plan: EditPlan, progress: Progress = silent) -> 
 
     def passing() -> Iterator[np.ndarray]:
         nonlocal goes_on
-        for frame in reader.frames(settings.start, settings.num_frames, _coarse_size(plan)):
+        for frame in reader.frames(settings.start, settings.num_frames, coarse_size(plan.info.height, plan.info.width)):
             if settings.end is not None and times and frame.time + TIME_TOLERANCE >= settings.end:
                 goes_on = True
                 return
@@ -61,8 +61,9 @@ def survey(reader: VideoReader, plan: EditPlan, progress: Progress = silent) -> 
     return Survey(begin=begin, times=times, durations=durations, cuts=cuts, goes_on=goes_on)
 
 
-def _coarse_size(plan: EditPlan) -> tuple[int, int]:
-    return min(plan.info.height, _SURVEYED), min(plan.info.width, _SURVEYED)
+def coarse_size(height: int, width: int) -> tuple[int, int]:
+    """At which frames of this size are looked at to find cuts."""
+    return min(height, _SURVEYED), min(width, _SURVEYED)
 
 
 def frames_at_model_size(reader: VideoReader, plan: EditPlan, num_frames: int | None = None) -> Iterator[np.ndarray]:

@@ -159,6 +159,13 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int], coding: Coding) -> Rgb:
     return Rgb(_opaque(frame, matrix, coding, size), alpha=None)
 
 
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture in memory, uint8 `[H, W, 3]`, at `size` (height, width), as the frames of a file are resized."""
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    return _scaled(av.VideoFrame.from_ndarray(pixels, format="rgb24"), "rgb24", size, Colorspace.ITU709)
+
+
 def _opaque(frame: av.VideoFrame, matrix: Colorspace, coding: Coding, size: tuple[int, int]) -> np.ndarray:
     signal = _scaled(frame, "rgb24" if coding.is_usual else "rgb48le", size, matrix)
     return signal if coding.is_usual else to_sdr(signal, coding)

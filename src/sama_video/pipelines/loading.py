@@ -92,7 +92,7 @@ def load(loading: Loading) -> SamaPipeline:
         pipe.enable_vae_tiling()
     if loading.loras:
         pipe.stored_weights = stored.get("transformer", {})
-        _load_loras(pipe, loading.loras)
+        load_loras(pipe, loading.loras)
         if (narrow := narrowing(loading.storage_dtype)) is not None:  # a LoRA takes its precision from its layer
             for name in pipe.transformer.state_dict():
                 narrow(pipe.transformer, name)
@@ -186,7 +186,12 @@ def _load_scheduler(folder: Path, class_name: str) -> SchedulerMixin:
     return scheduler
 
 
-def _load_loras(pipe: SamaPipeline, loras: list[tuple[str, float]]) -> None:
+def load_loras(pipe: SamaPipeline, loras: list[tuple[str, float]]) -> None:
+    """Give a pipeline without adapters these LoRA files, each a path and its scale.
+
+    Raises:
+        UserError: for a file that is no LoRA of this model, or whose weights are not finite.
+    """
     names = []
     for number, (path, _) in enumerate(loras):
         name = f"lora_{number}"
