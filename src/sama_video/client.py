@@ -48,7 +48,7 @@ class Client:
         self._http.close()
 
     def service(self) -> dict[str, Any]:
-        """The service's model (None while it loads), its limits, how many jobs wait."""
+        """The service's models, the usual one first (none while it loads), its limits, how many jobs wait."""
         return self._ask("GET", "/api/service")
 
     def edit(
@@ -60,10 +60,11 @@ class Client:
         seeds: int = 1,
         priority: int = 0,
         suffix: str = "",
+        model: str = "",
         **settings: Any,
     ) -> dict[str, Any]:
-        """Queue an edit; `settings` are those of `EditSettings`."""
-        form = {"prompt": prompt, "settings": json.dumps(settings), "suffix": suffix}
+        """Queue an edit; `settings` are those of `EditSettings`, `model` one of the service's."""
+        form = {"prompt": prompt, "settings": json.dumps(settings), "suffix": suffix, "model": model}
         form |= {"seeds": str(seeds), "priority": str(priority)}
         with ExitStack() as stack:
             files = {}

@@ -28,6 +28,13 @@ def model(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("other") / "second"
+    tiny.pipeline(seed=1, native_num_frames=9, default_num_inference_steps=3).save_pretrained(folder)
+    return folder
+
+
 @contextmanager
 def serving(folder, model, *options, cwd=None):
     """The client of a service that runs in `folder`, and the server's process."""
@@ -114,6 +121,39 @@ def test_a_server_stops_though_somebody_listens_and_another_goes_on(model, tmp_p
         server.wait(30)
     with serving(folder.relative_to(tmp_path), model.name, cwd=link_beside(model, tmp_path)) as (client, _):
         assert client.wait(job["id"])["state"] == "done"
+
+
+def test_jobs_choose_among_models_and_one_may_be_gone(model, other, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", 9)
+    expected = {}
+    for folder in (model, other):
+        edit_video(load_pipeline(str(folder)), clip, "make it red", tmp_path / f"{folder.name}.mp4")
+        expected[folder.name] = (tmp_path / f"{folder.name}.mp4").read_bytes()
+    assert expected["tiny"] != expected["second"]
+    folder = tmp_path / "jobs"
+    with serving(folder, model, "--model", str(other)) as (client, _):
+        for name in ("second", "", "second"):
+            job = client.wait(client.edit(clip, "make it red", model=name)["id"])
+            assert job["state"] == "done", job
+            assert job["request"]["model"] == (name or "tiny")
+            saved = client.save(job, tmp_path / "saved.mp4").read_bytes()
+            assert saved == expected[job["request"]["model"]]
+        described = client.service()["models"]
+        assert [one["model"] for one in described] == ["tiny", "second"]
+        assert [one["steps"] for one in described] == [2, 3]
+        with pytest.raises(UserError, match=r"\(422\): there is no model 'x' here; ask for one of tiny, second"):
+            client.edit(clip, "make it red", model="x")
+    with serving(folder, model) as (client, _):
+        failed = client.wait(client.retry(job["id"])["id"])
+        assert failed["error"].startswith("this service has no model second any more; ask for one of tiny")
+        assert client.wait(client.edit(clip, "make it red")["id"])["state"] == "done"
+    for options, words in (
+        (("--model", str(other), "--lora", str(clip)), "a LoRA belongs to one model"),
+        (("--model", str(model)), "share it"),
+    ):
+        refused = sama("serve", "--folder", folder, "--port", "0", "--model", model, *options)
+        assert refused.returncode == 2
+        assert words in refused.stderr
 
 
 def link_beside(model, folder):

@@ -73,7 +73,7 @@ def port_of(address):
 
 
 def test_a_whole_edit(model, clip, address, browser, tmp_path):
-    with serving(tmp_path / "jobs", model, *port_of(address)):
+    with serving(tmp_path / "jobs", model, *port_of(address), "--model", "nano"):
         page, problems = opened(browser, address, viewport={"width": 1440, "height": 900})
         page.click("text=Edit >> nth=-1")
         assert page.is_hidden("#problem")  # the browser itself asks for the instruction first
@@ -83,10 +83,15 @@ def test_a_whole_edit(model, clip, address, browser, tmp_path):
         page.click("text=Make it a little brighter")
         assert page.input_value("#prompt") == "Make it a little brighter"
         assert "grayscale" in page.text_content("#scope-list")
+        page.click("summary:has-text('Settings')")
+        page.select_option("#model", "nano")
+        assert "elephant" in page.text_content("#scope-list")
+        page.select_option("#model", "tiny")
+        assert "elephant" not in page.text_content("#scope-list")
         ask(page, clip, start="0.25", end="0.75", seeds="2", region="0%,0%,50%,100%", strength="0.7")
         page.wait_for_selector("li.job.done")
         about = page.inner_text("li.job .about")
-        for words in ("clip.mp4", "strength 0.7", "start 0.25", "end 0.75", "box 0%,0%,50%,100%", "2 results"):
+        for words in ("clip.mp4", "tiny", "strength 0.7", "start 0.25", "end 0.75", "box 0%,0%,50%,100%", "2 results"):
             assert words in about
         assert "12 frames" in page.inner_text("li.job .state")
         assert page.locator("li.job .wipe").count() == 2

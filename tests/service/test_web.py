@@ -24,7 +24,9 @@ def http(store):
 
 
 def client(store, token=None, host="http://localhost:8000"):
-    return TestClient(create_app(store, lambda: None, LIMITS, token), base_url=host, raise_server_exceptions=False)
+    return TestClient(
+        create_app(store, ["nano", "large"], list, LIMITS, token), base_url=host, raise_server_exceptions=False
+    )
 
 
 @pytest.fixture

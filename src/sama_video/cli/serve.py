@@ -19,7 +19,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; others than this need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     token: Annotated[str | None, typer.Option(help="What requests must bring.", envvar="SAMA_TOKEN")] = None,
-    model: options.ModelName = "nano",
+    model: Annotated[list[str] | None, typer.Option(help="As of sama edit; again for more to choose from.")] = None,
     lora: options.Lora = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -52,7 +52,12 @@ def serve(
 
     if token is None and host not in _LOOPBACK:
         raise UserError(f"anybody who reaches {host} could edit here; give a --token, or listen at 127.0.0.1")
-    loading = options.made_of(given, Loading, model=find_model(model))  # before anything is started
+    models = _named(model or ["nano"])
+    if lora and len(models) > 1:
+        raise UserError("a LoRA belongs to one model; give --lora with a single --model")
+    loadings = [
+        options.made_of(given, Loading, model=find_model(name)) for name in models.values()
+    ]  # before any starts
     limits = Limits(upload=max_upload * 2**20, seconds=max_seconds, pixels=max_pixels, queue=max_queue)
     store = JobStore(folder)
     listener = _listen(host, port)
@@ -61,10 +66,10 @@ def serve(
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(f"another service uses {folder}; stop it, or give another --folder") from error
-    arguments = {name: getattr(loading, name) for name in _PASSED} | {"model": str(model), "lora": lora}
+    arguments = {name: getattr(loadings[0], name) for name in _PASSED} | {"models": models, "lora": lora}
     with lock, Supervisor(store, arguments) as supervisor:
         store.sweep(older_than=3600)
-        app = create_app(store, lambda: supervisor.model, limits, token)
+        app = create_app(store, list(models), supervisor.descriptions, limits, token)
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}"
         say(f"sama serves at {address} (its interface: /docs); Ctrl-C stops it")
@@ -73,6 +78,14 @@ def serve(
         # Pages keep a connection open for as long as they are: a server that stops does not wait for them.
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _named(models: list[str]) -> dict[str, str]:
+    """What models are called -> where they are. Raises UserError for two of one name."""
+    named = {Path(model).name: model for model in models}
+    if len(named) < len(models):
+        raise UserError(f"models are called by the last part of their names, and two of {', '.join(models)} share it")
+    return named
 
 
 _PASSED = ("device", "dtype", "memory", "offload", "storage_dtype", "vae_tiling")

@@ -60,7 +60,7 @@ class StoredJob:
         number: counts all jobs of a store from 1.
         priority: the highest is taken first, of equal ones the oldest.
         request: "prompt", "name" (of the source, as it was sent), "source" (its file in the job's folder), "settings"
-            (of `EditSettings`), "seeds".
+            (of `EditSettings`), "seeds", "model" (as the service calls it).
         created, started, ended: seconds since 1970.
         phase, done, total: how far it is, as `Progress` says it.
         preview: counts the pictures that show it while it runs.

@@ -19,11 +19,11 @@ class Supervisor:
     """Starts a worker, and another one whenever it dies. Use it as a context.
 
     Args:
-        loading: `load_pipeline`'s arguments, for the worker.
+        options: for the worker: "models" that it offers, and how they are loaded.
     """
 
-    def __init__(self, store: JobStore, loading: dict[str, Any]):
-        self.store, self.loading = store, loading
+    def __init__(self, store: JobStore, options: dict[str, Any]):
+        self.store, self.options = store, options
         self.ready_file = store.folder / READY
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
@@ -44,7 +44,7 @@ class Supervisor:
         pause = 0.5
         while not self._closing.is_set():
             command = [
-                sys.executable, "-m", "sama_video.service.worker", str(self.store.folder), json.dumps(self.loading)
+                sys.executable, "-m", "sama_video.service.worker", str(self.store.folder), json.dumps(self.options)
             ]  # fmt: skip
             started = time.monotonic()
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
@@ -56,10 +56,9 @@ class Supervisor:
             pause = 0.5 if time.monotonic() - started > 60 else min(2 * pause, _LONGEST_PAUSE)
             self._closing.wait(pause)
 
-    @property
-    def model(self) -> dict[str, Any] | None:
-        """What the worker says of its model; None while it loads."""
+    def descriptions(self) -> list[dict[str, Any]]:
+        """What the worker says of its models; nothing while the first one loads."""
         try:
-            return json.loads(self.ready_file.read_text(encoding="utf-8"))
+            return json.loads(self.ready_file.read_text(encoding="utf-8"))["models"]
         except (OSError, ValueError):
-            return None
+            return []

@@ -6,7 +6,7 @@ import mimetypes
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,14 +120,16 @@ def _error(status: int, message: str) -> JSONResponse:
 
 def create_app(
     store: JobStore,
-    model: Callable[[], dict[str, Any] | None],
+    models: Sequence[str],
+    descriptions: Callable[[], list[dict[str, Any]]],
     limits: Limits | None = None,
     token: str | None = None,
 ) -> FastAPI:
     """The service of a store.
 
     Args:
-        model: what its worker says of the model, None while it loads.
+        models: names that a job may ask for; the first is for those that ask for none.
+        descriptions: what its worker says of them, nothing while the first one loads.
         token: that requests must bring; None for none, from this machine alone.
     """
     limits = limits or Limits()
@@ -164,10 +166,10 @@ def create_app(
 
     @app.get("/api/service")
     def service() -> dict[str, Any]:
-        """Its model (null while it loads), its limits, how many jobs wait."""
+        """Its models, the usual one first (none while it loads), its limits, how many jobs wait."""
         return {
             "version": __version__,
-            "model": model(),
+            "models": descriptions(),
             "limits": asdict(limits),
             "waiting": store.num_waiting(),
             "settings": SETTINGS,
@@ -183,8 +185,11 @@ def create_app(
         seeds: Annotated[int, Form(ge=1, le=_MOST_SEEDS)] = 1,
         priority: Annotated[int, Form(ge=-100, le=100)] = 0,
         suffix: Annotated[str, Form(description="Of the result, such as .webm; empty: the usual one.")] = "",
+        model: Annotated[str, Form(description="One of the service's; empty: its first.")] = "",
     ) -> dict[str, Any]:
         """Queue an edit."""
+        if model and model not in models:
+            raise UserError(f"there is no model {model!r} here; ask for one of {', '.join(models)}")
         if suffix and suffix not in VIDEO_SUFFIXES:
             raise UserError(f"results are not written as {suffix}; use one of {', '.join(sorted(VIDEO_SUFFIXES))}")
         request = {
@@ -195,6 +200,7 @@ def create_app(
             "settings": _settings(settings, limits) | {"max_source_pixels": limits.pixels},
             "seeds": seeds,
             "suffix": suffix,
+            "model": model or models[0],
         }
         job_id, folder = store.new_folder()
         try:

@@ -1,17 +1,19 @@
-"""The one process that owns the model: it takes a store's jobs, one after the other, and edits them.
+"""The one process that owns the models: it takes a store's jobs, one after the other, and edits them.
 
-    python -m sama_video.service.worker FOLDER LOADING
+    python -m sama_video.service.worker FOLDER OPTIONS
 
 It ends with the process that started it: its standard input closes then.
 """
 
 import contextlib
+import gc
 import json
 import logging
 import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
@@ -21,7 +23,7 @@ from filelock import FileLock
 
 from ..editing import EditSettings, check_edit, differences, edit_video, read_sidecar, seeded, write_seeds_sheet
 from ..pipelines.loading import load
-from ..pipelines.selection import Loading, find_model
+from ..pipelines.selection import Loading, Model, find_model
 from ..system.errors import UserError
 from ..system.files import written_aside
 from ..video import VideoReader, result_suffix, write_playable
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sama.worker")
 LOCK = "worker.lock"
-READY = "worker.json"  # what the model can do, written when it is loaded
+READY = "worker.json"  # what the models can do, written when the first is loaded
 MOST_CLAIMS = 10  # of a job whose workers die
 _POLL_SECONDS, _REPORT_SECONDS = 0.2, 0.2
 _SHOWN_SIDE = 720  # pixels of the longer side of what a page plays
@@ -70,7 +72,62 @@ class Reporter:
         self.previews += 1
 
 
-def edit_job(store: JobStore, pipe: "SamaPipeline", job: StoredJob, model: dict[str, Any]) -> dict[str, Any]:
+class Models:
+    """The models that a service offers; one of them is in memory.
+
+    Args:
+        offered: what each is called -> preset, folder or hub id; the first is for jobs that name none.
+        options: of `Loading`, for each of them.
+
+    Raises:
+        UserError: for a model that is not there.
+    """
+
+    def __init__(self, offered: Mapping[str, str], options: Mapping[str, Any]):
+        self.first = next(iter(offered))
+        self._offered = {name: _found(model) for name, model in offered.items()}
+        self._options = options
+        self._loaded: tuple[str, SamaPipeline] | None = None
+
+    def get(self, name: str | None) -> "SamaPipeline":
+        """The model of this name, loaded if another one was.
+
+        Raises:
+            UserError: for a name that is not offered, or a model that cannot be loaded.
+        """
+        name = self.first if name is None else name
+        if name not in self._offered:
+            raise UserError(
+                f"this service has no model {name} any more; ask for one of {', '.join(self._offered)}, or start it "
+                f"with that one"
+            )
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None  # before the other one takes memory
+            gc.collect()
+            self._loaded = name, load(Loading(model=self._offered[name], **self._options))
+        return self._loaded[1]
+
+    def descriptions(self) -> list[dict[str, Any]]:
+        """What a page has to know of each."""
+        infos = {name: model.info(self._options.get("lora")) for name, model in self._offered.items()}
+        return [
+            {
+                "model": name,
+                "steps": info.default_num_inference_steps,
+                "guidance_scale": info.default_guidance_scale,
+                "num_frames": info.native_num_frames,
+                "trained_for": {sort: list(names) for sort, names in (info.trained_for or {}).items()},
+            }
+            for name, info in infos.items()
+        ]
+
+
+def _found(model: str) -> Model:
+    # Weights may be read from a folder while this process is in a job's.
+    return find_model(Path(model).resolve() if Path(model).is_dir() else model)
+
+
+def edit_job(store: JobStore, models: Models, job: StoredJob) -> dict[str, Any]:
     """Make what a job asks for, in its folder; what is there already, from the same, is not made again.
 
     Returns:
@@ -81,18 +138,22 @@ def edit_job(store: JobStore, pipe: "SamaPipeline", job: StoredJob, model: dict[
         Stopped: if it shall not go on.
     """
     with contextlib.chdir(store.folder_of(job.id)):  # so that records and errors name its files alone
-        return _edit_here(store, pipe, job, model)
+        return _edit_here(store, models, job)
 
 
-def _edit_here(store: JobStore, pipe: "SamaPipeline", job: StoredJob, model: dict[str, Any]) -> dict[str, Any]:
+def _edit_here(store: JobStore, models: Models, job: StoredJob) -> dict[str, Any]:
     folder, request = Path(), job.request
+    reporter = Reporter(store, job, folder, runs=request["seeds"])
+    reporter.progress("loading the model", 0, 1)
+    pipe = models.get(request.get("model"))
+    assert pipe.loaded_as is not None
+    model = pipe.loaded_as.provenance
     source, prompt = Path(request["source"]), request["prompt"]
     settings = EditSettings(**request["settings"], mask=request["mask"])
     output = Path(f"{RESULT}{request['suffix'] or result_suffix(source)}")
     plan = check_edit(VideoReader(source, settings.max_source_pixels), prompt, output, settings, pipe.model_info)
     count = request["seeds"]
     ways = seeded(output, settings, count) if count > 1 else [(output, settings)]
-    reporter = Reporter(store, job, folder, runs=count)
     notes: dict[str, None] = {}
     for reporter.run, (path, way) in enumerate(ways):
         record = read_sidecar(path) if path.exists() else None
@@ -123,7 +184,7 @@ def _edit_here(store: JobStore, pipe: "SamaPipeline", job: StoredJob, model: dic
     }
 
 
-def run_jobs(store: JobStore, pipe: "SamaPipeline", model: dict[str, Any]) -> Never:
+def run_jobs(store: JobStore, models: Models) -> Never:
     """Take jobs for ever."""
     claim = f"{os.getpid()}-{time.time_ns()}"
     while True:
@@ -133,7 +194,7 @@ def run_jobs(store: JobStore, pipe: "SamaPipeline", model: dict[str, Any]) -> Ne
             continue
         _log.info("job %d: %s", job.number, job.request["prompt"])
         try:
-            store.end(job, "done", edit_job(store, pipe, job, model))
+            store.end(job, "done", edit_job(store, models, job))
         except Stopped:
             store.end(job, "cancelled", {})
         except Exception as error:  # whatever an edit ends in, the next one is tried
@@ -150,19 +211,6 @@ def told(error: Exception, folder: Path) -> str:
     return text.replace("`", "")
 
 
-def describe(pipe: "SamaPipeline", loading: Loading) -> dict[str, Any]:
-    """What a page has to know of the model."""
-    info = pipe.model_info
-    return {
-        "model": Path(loading.model.name).name,
-        "steps": info.default_num_inference_steps,
-        "guidance_scale": info.default_guidance_scale,
-        "num_frames": info.native_num_frames,
-        "trained_for": {name: list(names) for name, names in (info.trained_for or {}).items()},
-        "notes": list(pipe.lora_notes),
-    }
-
-
 def main() -> None:
     folder, options = Path(sys.argv[1]).resolve(), json.loads(sys.argv[2])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
@@ -177,15 +225,11 @@ def main() -> None:
     threading.Thread(target=end_with_the_server, daemon=True).start()
     with FileLock(folder / LOCK):  # another worker of this store may be ending
         store.release(most_claims=MOST_CLAIMS)
-        model = options.pop("model")
-        if Path(model).is_dir():  # weights may be read from it while this process is in a job's folder
-            model = Path(model).resolve()
-        loading = Loading(model=find_model(model), **options)
-        pipe = load(loading)
+        models = Models(options.pop("models"), options)
+        models.get(None)
         with written_aside(folder / READY) as aside:
-            aside.write_text(json.dumps(describe(pipe, loading) | {"pid": os.getpid()}), encoding="utf-8")
-        assert pipe.loaded_as is not None
-        run_jobs(store, pipe, pipe.loaded_as.provenance)
+            aside.write_text(json.dumps({"pid": os.getpid(), "models": models.descriptions()}), encoding="utf-8")
+        run_jobs(store, models)
 
 
 if __name__ == "__main__":

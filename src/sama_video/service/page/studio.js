@@ -6,7 +6,7 @@ import { wipe } from "./wipe.js";
 const $ = (id) => document.getElementById(id);
 const EXAMPLES = ["Make the colors warmer", "Make it black and white", "Turn it into pixel art", "Change the scene to nighttime", "Remove the car", "Make it a little brighter"];
 let clip = null;
-let defaults = {};
+let models = [];
 
 // 1. The source: picked or dropped, trimmed, a region drawn on it
 
@@ -166,6 +166,7 @@ $("edit").onsubmit = async (event) => {
   form.append("settings", JSON.stringify(settings()));
   form.append("seeds", $("seeds").value || "1");
   form.append("suffix", $("suffix").value);
+  form.append("model", $("model").value);
   if ($("mask").files[0]) form.append("mask", $("mask").files[0]);
   $("submit").disabled = true;
   try {
@@ -243,7 +244,8 @@ function show(job) {
 function about(job) {
   const asked = Object.entries(job.request.settings).filter(([name]) => name !== "max_source_pixels");
   const seeds = job.request.seeds > 1 ? [`${job.request.seeds} results`] : [];
-  return [`#${job.number}`, job.request.name, ...asked.map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`), ...seeds].join(" · ");
+  const model = models.length > 1 ? [job.request.model] : [];
+  return [`#${job.number}`, job.request.name, ...model, ...asked.map(([name, value]) => `${name.replaceAll("_", " ")} ${value}`), ...seeds].join(" · ");
 }
 
 function outcome(job) {
@@ -283,6 +285,7 @@ function reuse(job) {
   $("steps").value = asked.num_inference_steps ?? "";
   $("seeds").value = job.request.seeds;
   $("suffix").value = job.request.suffix;
+  if (models.some((model) => model.model === job.request.model)) chooseModel(job.request.model);
   setStrength(asked.strength);
   setRegion(asked.box ?? "");
   $("prompt").focus();
@@ -314,9 +317,9 @@ function button(label, act) {
 async function refresh() {
   try {
     const service = await api.service();
-    const model = service.model;
-    $("service").textContent = model ? `Model: ${model.model}` : "Loading the model …";
-    if (model && defaults.model !== model.model) introduce(model, service);
+    const names = service.models.map((model) => model.model);
+    $("service").textContent = names.length ? `Model: ${names.join(", ")}` : "Loading the model …";
+    if (names.length && names.join() !== models.map((model) => model.model).join()) offer(service);
     const jobs = await api.jobs();
     for (const job of jobs) {
       if (!followed.has(job.id)) show(job);
@@ -330,15 +333,27 @@ async function refresh() {
   }
 }
 
-function introduce(model, service) {
-  defaults = model;
+function offer(service) {
+  models = service.models;
+  $("model").replaceChildren(...models.map((model) => text("option", model.model)));
+  $("model-label").hidden = models.length < 2;
+  $("suffix").replaceChildren($("suffix").firstElementChild, ...service.suffixes.map((suffix) => text("option", suffix)));
+  introduce(models[0]);
+}
+
+$("model").onchange = () => introduce(models[$("model").selectedIndex]);
+
+function chooseModel(name) {
+  $("model").value = name;
+  $("model").onchange();
+}
+
+function introduce(model) {
   $("steps").placeholder = `${model.steps}, the model's own`;
-  $("suffix").append(...service.suffixes.map((suffix) => text("option", suffix)));
   const taught = Object.entries(model.trained_for).filter(([sort]) => sort !== "families");
   $("scope").hidden = !taught.length;
   $("scope-list").replaceChildren(...taught.flatMap(([sort, names]) => [text("dt", sort), text("dd", names.join(", "))]));
-  if (!taught.length) return;
-  $("examples").replaceChildren(...EXAMPLES.map((example) => button(example, () => {
+  $("examples").replaceChildren(...(taught.length ? EXAMPLES : []).map((example) => button(example, () => {
     $("prompt").value = example;
     $("prompt").focus();
   })));
