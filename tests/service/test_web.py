@@ -73,6 +73,7 @@ def test_a_job_is_kept_as_it_was_asked_for(http, store, clip):
         ({"prompt": ""}, 422, "prompt"),
         ({"seeds": 99}, 422, "seeds"),
         ({"suffix": ".exe"}, 422, "not written as .exe"),
+        ({"model": "/etc"}, 422, "no model '/etc' here; ask for one of nano, large"),
     ],
 )
 def test_what_makes_no_edit_is_refused(change, status, words, http, store, clip):

@@ -55,9 +55,8 @@ def serve(
     models = _named(model or ["nano"])
     if lora and len(models) > 1:
         raise UserError("a LoRA belongs to one model; give --lora with a single --model")
-    loadings = [
-        options.made_of(given, Loading, model=find_model(name)) for name in models.values()
-    ]  # before any starts
+    # Before anything is started
+    loadings = [options.made_of(given, Loading, model=find_model(name)) for name in models.values()]
     limits = Limits(upload=max_upload * 2**20, seconds=max_seconds, pixels=max_pixels, queue=max_queue)
     store = JobStore(folder)
     listener = _listen(host, port)

@@ -72,7 +72,7 @@ class Reporter:
         self.previews += 1
 
 
-class Models:
+class OfferedModels:
     """The models that a service offers; one of them is in memory.
 
     Args:
@@ -127,7 +127,7 @@ def _found(model: str) -> Model:
     return find_model(Path(model).resolve() if Path(model).is_dir() else model)
 
 
-def edit_job(store: JobStore, models: Models, job: StoredJob) -> dict[str, Any]:
+def edit_job(store: JobStore, models: OfferedModels, job: StoredJob) -> dict[str, Any]:
     """Make what a job asks for, in its folder; what is there already, from the same, is not made again.
 
     Returns:
@@ -141,7 +141,7 @@ def edit_job(store: JobStore, models: Models, job: StoredJob) -> dict[str, Any]:
         return _edit_here(store, models, job)
 
 
-def _edit_here(store: JobStore, models: Models, job: StoredJob) -> dict[str, Any]:
+def _edit_here(store: JobStore, models: OfferedModels, job: StoredJob) -> dict[str, Any]:
     folder, request = Path(), job.request
     reporter = Reporter(store, job, folder, runs=request["seeds"])
     reporter.progress("loading the model", 0, 1)
@@ -184,7 +184,7 @@ def _edit_here(store: JobStore, models: Models, job: StoredJob) -> dict[str, Any
     }
 
 
-def run_jobs(store: JobStore, models: Models) -> Never:
+def run_jobs(store: JobStore, models: OfferedModels) -> Never:
     """Take jobs for ever."""
     claim = f"{os.getpid()}-{time.time_ns()}"
     while True:
@@ -225,7 +225,7 @@ def main() -> None:
     threading.Thread(target=end_with_the_server, daemon=True).start()
     with FileLock(folder / LOCK):  # another worker of this store may be ending
         store.release(most_claims=MOST_CLAIMS)
-        models = Models(options.pop("models"), options)
+        models = OfferedModels(options.pop("models"), options)
         models.get(None)
         with written_aside(folder / READY) as aside:
             aside.write_text(json.dumps({"pid": os.getpid(), "models": models.descriptions()}), encoding="utf-8")
