@@ -51,7 +51,9 @@ def serve(
     from ..service.supervisor import Supervisor
 
     if token is None and host not in _LOOPBACK:
-        raise UserError(f"anybody who reaches {host} could edit here; give a --token, or listen at 127.0.0.1")
+        raise UserError(
+            f"anybody who reaches {host} could edit here; give a --token (or SAMA_TOKEN), or listen at 127.0.0.1"
+        )
     loading = options.made_of(given, Loading, model=find_model(model))  # before anything is started
     limits = Limits(upload=max_upload * 2**20, seconds=max_seconds, pixels=max_pixels, queue=max_queue)
     store = JobStore(folder)
