@@ -74,7 +74,8 @@ def image(tmp_path_factory):
         elif name == "RUN" and rest.startswith("pip "):
             pip = re.sub(r"--index-url \S+", "", rest)  # the tests' own index, whatever it is
             subprocess.run([folder / "venv" / "bin" / "python", "-m", *shlex.split(pip)], cwd=app, check=True)
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # PyTorch is large
 
 
 @contextmanager
