@@ -31,13 +31,11 @@ def steps():
     return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line]
 
 
-def command(instruction, **replaced):
-    """What an instruction runs, with other words in some places."""
+def command(instruction, port="8000", folder="/jobs"):
+    """What an instruction runs, at another port and in another folder."""
     (text,) = (rest for name, rest in steps() if name == instruction)
-    found = json.loads(text[text.index("[") :])
-    for old, new in replaced.items():
-        found = [part.replace(old.strip("_"), str(new)) for part in found]
-    return found
+    words = json.loads(text[text.index("[") :])
+    return [word.replace("8000", str(port)).replace("/jobs", str(folder)) for word in words]
 
 
 def copied():
@@ -87,14 +85,14 @@ def started(image, token):
     path = f"{image / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SAMA_TOKEN")}
     environment |= {"PATH": path} | token
-    words = {"_8000": port, "_/jobs": image / "jobs"}
+    where = port, image / "jobs"
 
     def is_healthy():
-        check = subprocess.run(command("HEALTHCHECK", **words), env=environment, cwd=image, capture_output=True)
+        check = subprocess.run(command("HEALTHCHECK", *where), env=environment, cwd=image, capture_output=True)
         return check.returncode == 0
 
     server = subprocess.Popen(
-        command("CMD", **words), env=environment, cwd=image, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        command("CMD", *where), env=environment, cwd=image, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     try:
         yield server, port, is_healthy
