@@ -6,7 +6,7 @@ JOBS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow setup style check bench clean
+.PHONY: demo test test-slow setup style check docs bench clean
 
 setup: $(VENV)/.installed
 
@@ -32,8 +32,11 @@ style: setup
 check: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: setup
+	$(BIN)/mkdocs build --strict
+
 bench: setup
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) demo site build dist *.egg-info src/*.egg-info

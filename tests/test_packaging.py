@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKED = ("src/sama_video", "tests", "docs", "benchmarks", "examples", "integrations", "tools")
-KEPT_OUT = (".git", ".venv", "demo", "runs", "build", "dist", "__pycache__", ".pytest_cache", ".hypothesis")
+KEPT_OUT = (".git", ".venv", "demo", "runs", "site", "build", "dist", "__pycache__", ".pytest_cache", ".hypothesis")
 
 
 def files_of(folder):
@@ -21,16 +22,31 @@ def files_of(folder):
         yield from (Path(directory, name).relative_to(folder).as_posix() for name in files if not name.endswith(".pyc"))
 
 
-def test_the_source_distribution_holds_all_that_its_commands_need(tmp_path):
-    tree = tmp_path / "tree"
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory):
+    """The folder of both distributions."""
+    tree = tmp_path_factory.mktemp("packaging") / "tree"
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*KEPT_OUT, "*.egg-info"))
-    build = "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
-    subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True)
-    (archive,) = (tree / "dist").glob("*.tar.gz")
+    for kind in ("sdist", "wheel"):
+        build = f"from setuptools import build_meta; build_meta.build_{kind}('dist')"
+        subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True)
+    return tree / "dist"
+
+
+def test_the_wheel_holds_the_package_and_the_mark_that_it_is_typed(dist):
+    (archive,) = dist.glob("*.whl")
+    names = set(zipfile.ZipFile(archive).namelist())
+    assert "sama_video/py.typed" in names
+    assert not {f"sama_video/{name}" for name in files_of(ROOT / "src" / "sama_video")} - names
+
+
+def test_the_source_distribution_holds_all_that_its_commands_need(dist):
+    (archive,) = dist.glob("*.tar.gz")
     with tarfile.open(archive) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()}
     wanted = {f"{part}/{name}" for part in PACKED for name in files_of(ROOT / part)}
     wanted |= {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml"}
+    wanted |= {"CONTRIBUTING.md", "Dockerfile", ".dockerignore", "mkdocs.yml"}
     assert not wanted - names
 
 

@@ -3,8 +3,8 @@
 Without a source, a semantic stream and a prompt prefix, and with new parts at their start, ours IS Wan: the results
 must be equal. Both sample with UniPC, whose timesteps are its own in both.
 
-Deliberately otherwise (README): an empty prompt, sizes and lengths that do not fit and a missing size are refused here,
-where Wan's pipeline rounds them or takes a default.
+Deliberately otherwise (docs/library.md): an empty prompt, sizes and lengths that do not fit and a missing size are
+refused here, where Wan's pipeline rounds them or takes a default.
 """
 
 import copy

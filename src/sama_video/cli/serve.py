@@ -51,7 +51,9 @@ def serve(
     from ..service.supervisor import Supervisor
 
     if token is None and host not in _LOOPBACK:
-        raise UserError(f"anybody who reaches {host} could edit here; give a --token, or listen at 127.0.0.1")
+        raise UserError(
+            f"anybody who reaches {host} could edit here; give a --token (or SAMA_TOKEN), or listen at 127.0.0.1"
+        )
     models = _named(model or ["nano"])
     if lora and len(models) > 1:
         raise UserError("a LoRA belongs to one model; give --lora with a single --model")

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 CARD = "README.md"
 _TEMPLATE = ASSETS / "model_card.md"
 # What the hub needs to find, show and load it; a card of its own may say more, and other than this.
-_CARD_DATA: dict[str, Any] = {"library_name": "diffusers", "pipeline_tag": "video-to-video", "tags": ["sama", "video-editing"]}
+_CARD_DATA: dict[str, Any] = {
+    "library_name": "diffusers",
+    "pipeline_tag": "video-to-video",
+    "tags": ["sama", "video-editing"],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
