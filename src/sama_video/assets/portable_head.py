@@ -25,15 +25,17 @@ def _unpacked(cache: Path) -> None:
         return
     cache.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=cache))
-    (aside / "__init__.py").touch()
-    file = aside / "__init__.py"
+    lines: list[str] = []
+    files = {"__init__.py": lines}
     for line in Path(__file__).read_text(encoding="utf-8").splitlines():
         if line.startswith(_FILE_MARK):
-            file = aside / line.removeprefix(_FILE_MARK)
-            file.parent.mkdir(exist_ok=True)
+            lines = files[line.removeprefix(_FILE_MARK)] = []
         elif line.startswith(_LINE_MARK):
-            with file.open("a", encoding="utf-8") as stream:
-                stream.write(line.removeprefix(_LINE_MARK) + "\n")
+            lines.append(line.removeprefix(_LINE_MARK) + "\n")
+    for name, lines in files.items():
+        file = aside / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(lines), encoding="utf-8")
     try:
         os.rename(aside, cache / _PACKAGE)
     except OSError:
