@@ -75,6 +75,8 @@ def port_of(address):
 def test_a_whole_edit(model, clip, address, browser, tmp_path):
     with serving(tmp_path / "jobs", model, *port_of(address), "--model", "nano"):
         page, problems = opened(browser, address, viewport={"width": 1440, "height": 900})
+        assert page.is_hidden("#trim")
+        assert page.is_hidden("#stage")
         page.click("text=Edit >> nth=-1")
         assert page.is_hidden("#problem")  # the browser itself asks for the instruction first
         page.fill("#prompt", "x")
@@ -89,6 +91,9 @@ def test_a_whole_edit(model, clip, address, browser, tmp_path):
         page.select_option("#model", "tiny")
         assert "elephant" not in page.text_content("#scope-list")
         ask(page, clip, start="0.25", end="0.75", seeds="2", region="0%,0%,50%,100%", strength="0.7")
+        page.wait_for_selector("li.job.running, li.job.done")
+        top = page.evaluate("document.querySelector('li.job').getBoundingClientRect().top")
+        assert 0 <= top < 900
         page.wait_for_selector("li.job.done")
         about = page.inner_text("li.job .about")
         for words in ("clip.mp4", "tiny", "strength 0.7", "start 0.25", "end 0.75", "box 0%,0%,50%,100%", "2 results"):
@@ -124,6 +129,7 @@ def test_it_fits_and_can_be_used_by_everybody(width, scheme, model, clip, addres
         size = {"width": width, "height": 900}
         page, problems = opened(browser, address, viewport=size, color_scheme=scheme, bypass_csp=True)
         ask(page, clip)
+        assert page.is_hidden("#model")  # there is one alone
         page.wait_for_selector("li.job.done")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         found = Axe().run(page)

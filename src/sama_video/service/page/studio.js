@@ -172,6 +172,7 @@ $("edit").onsubmit = async (event) => {
   try {
     const job = await api.add(form, (part) => ($("submit").textContent = `Sending ${Math.round(100 * part)} %`));
     show(job);
+    shownJobs.get(job.id).item.scrollIntoView({ block: "nearest" });
     follow(job);
   } catch (error) {
     complain(error.message);
