@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -100,6 +100,14 @@ def write_config(config: TrainConfig, folder: Path) -> None:
     for name in settings_of_before(folder):
         del values["data"][name]
     with written_aside(folder / CONFIG) as aside:
+        aside.write_text(json.dumps(values, indent=1))
+
+
+def write_stages(stages: Sequence[TrainConfig], out: Path) -> None:
+    """The whole run's config beside its stages' folders, as `--config` takes it: each stage as it began, one after the
+    other."""
+    values = [asdict(stage.changed(data=settings_of_before(out / stage.name))) for stage in stages]
+    with written_aside(out / CONFIG) as aside:
         aside.write_text(json.dumps(values, indent=1))
 
 

@@ -8,7 +8,9 @@ every run's folder.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
 from ..models.shapes import SEMANTIC_GRID, wrong_num_frames
@@ -22,6 +24,15 @@ _LARGEST = 1e9  # of a number that must be finite
 _MOST_WORKERS = 256
 _SEMANTIC_GRIDS = (4, 6, 8)
 _SMALLEST_SIDE = 16  # of the engine's pictures: the least that any model's patches divide
+
+
+def _pairs(columns: Any) -> Any:
+    """A mapping, as one writes it in a file, as FIELD=COLUMN."""
+    return [f"{name}={column}" for name, column in columns.items()] if isinstance(columns, dict) else columns
+
+
+# FIELD=COLUMN of manifests whose columns no layout knows: source, target, prompt and the others of `data.manifest`.
+Columns = Annotated[tuple[str, ...], BeforeValidator(_pairs)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +78,14 @@ class DatasetConfig(Strict):
 
     Args:
         weight: how often an epoch holds each sample.
-        columns: FIELD=COLUMN of a manifest whose columns no layout knows, such as src_video=before,prompt=what.
+        columns: FIELD=COLUMN of this manifest, instead of those of `DataConfig`.
     """
 
     name: str
     weight: float = 1.0
     manifest: str | None = None
     catalogue: str | None = None
-    columns: tuple[str, ...] = ()
+    columns: Columns = ()
     engine: EngineConfig | None = None
 
     def __post_init__(self) -> None:
@@ -101,7 +112,7 @@ class ValidationConfig(Strict):
     """
 
     manifest: str | None = None
-    columns: tuple[str, ...] = ()
+    columns: Columns = ()
     num_samples: int = 1
     size: tuple[int, int] = (480, 832)
     num_frames: int = 33
@@ -121,6 +132,8 @@ class DataConfig(Strict):
     """The mixture and its batches.
 
     Args:
+        columns: FIELD=COLUMN of all manifests that have none of their own, such as source=before,target=after; in a
+            file also a mapping. A dataset of the catalogue has its own.
         area: pixels of a frame, at every aspect ratio.
         image_batch_size, video_batch_size: samples of an optimizer step over all processes.
         pretext: Motion Alignment (section 3.3); without it captioned clips are plain text-to-video.
@@ -137,6 +150,7 @@ class DataConfig(Strict):
     """
 
     datasets: tuple[DatasetConfig, ...]
+    columns: Columns = ()
     area: int = 480 * 832
     frame_counts: tuple[int, ...] = FRAME_COUNTS
     aspect_ratios: tuple[float, ...] = ASPECT_RATIOS

@@ -7,7 +7,7 @@ from typing import cast
 
 from ..system.precision import Precision, relative_seconds
 from .checkpoint import checkpoints
-from .claim import check_config, claimed, settings_of_before, write_config
+from .claim import check_config, claimed, settings_of_before, write_config, write_stages
 from .config import TrainConfig
 from .interrupts import EXIT_CODES, InterruptedRunError, interrupts_at_once
 from .logs.provenance import note_environment, recorded_precision, write_provenance
@@ -57,7 +57,7 @@ def _run_stages(stages: list[TrainConfig], out: Path, resume: bool) -> Path | No
         exported = folder / "export"
         parallel = Parallel.start(stage.parallel)
         if not parallel.gather(exported.exists() and resume)[0]:
-            _run_stage(stage, folder, parallel, resume)
+            _run_stage(stage, folder, parallel, resume, stages)
     result = exported if is_first() else None
     leave()
     return result
@@ -75,16 +75,20 @@ def _what_is_there(stages: list[TrainConfig], out: Path) -> str:
     return "no step had been made yet, so there is nothing to save"
 
 
-def _run_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
+def _run_stage(
+    stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool, stages: list[TrainConfig]
+) -> None:
     with ExitStack() as claim:
         with parallel.agreed():
             if is_first():
                 check_config(stage, folder, resume=resume)
                 claim.enter_context(claimed(folder))
-        _train_stage(stage, folder, parallel, resume)
+        _train_stage(stage, folder, parallel, resume, stages)
 
 
-def _train_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
+def _train_stage(
+    stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool, stages: list[TrainConfig]
+) -> None:
     # 1. What the run began with where there was no setting yet; "auto" is what it began with, else what is fast here
     earlier = parallel.gather(settings_of_before(folder))[0]
     stage = stage.changed(data=earlier)
@@ -101,6 +105,7 @@ def _train_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: b
     with parallel.agreed():
         if is_first():
             write_config(stage, folder)
+            write_stages(stages, folder.parent)
             write_provenance(settled, folder)
     if resume:
         trainer.resume()
