@@ -13,7 +13,7 @@ import filelock
 
 from ..system.errors import UserError
 from ..system.files import folder_made, written_aside
-from .config import LoopConfig, OptimizerConfig, ParallelConfig, TrainConfig, ValidationConfig
+from .config import LoggingConfig, LoopConfig, OptimizerConfig, ParallelConfig, TrainConfig, ValidationConfig
 from .overrides import read_config
 
 CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"
@@ -72,7 +72,7 @@ def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
     if _fixed(found.changed(data=earlier)) != _fixed(config.changed(data=earlier)):
         raise UserError(
             f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
-            "data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
+            "logging, data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
         )
 
 
@@ -121,4 +121,5 @@ def _fixed(config: TrainConfig) -> TrainConfig:
         loop=LoopConfig(num_steps=1, seed=config.loop.seed),
         optimizer=OptimizerConfig(kind=config.optimizer.kind),
         parallel=ParallelConfig(),
+        logging=LoggingConfig(),
     )

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,8 @@ class Trainer:
                 log_every=self.config.loop.log_every,
                 writes=is_first(),
                 unvalidated=self.unvalidated,
+                tracking=self.config.logging,
+                settings=asdict(self.config),
             )
         told = "sama: saving after the step under way; Ctrl-C again stops at once" if is_first() else ""
         with log, stop_requests(told) as request:
@@ -311,8 +314,7 @@ class Trainer:
             with self.parallel.agreed():
                 if is_first():
                     result = validation.score(self.step, sampled)
-                    write_result(result, self.out)
-                    log.validation(self.step, result.families)
+                    log.validation(self.step, result.families, write_result(result, self.out))
         self.unvalidated = False
         return None if result is None else result.families.get("all", {}).get("psnr")
 
