@@ -125,7 +125,7 @@ def find_model_size(config: TrainConfig) -> ModelSize:
     """
     folder = Path(config.model.init)
     if not (folder / "model_index.json").is_file():
-        preset = _preset(config.model)
+        preset = find_preset(config.model)
         if preset.weights is None:
             return _size(config, dict(preset.transformer), _USUAL_TEXT_TOKENS, preset.spatial_factor, None, 0)
         folder = preset.weights
@@ -141,7 +141,8 @@ def find_model_size(config: TrainConfig) -> ModelSize:
     )
 
 
-def _preset(model: ModelConfig) -> Preset:
+def find_preset(model: ModelConfig) -> Preset:
+    """Of a model that is not here. Raises UserError where its config names none."""
     name = model.init if model.init in PRESETS else model.preset
     if name is None:
         raise UserError(
