@@ -250,7 +250,9 @@ class Trainer:
         """Gradients of one micro-batch, added to those that are there."""
         batch = micro.batch
         in_bfloat16, device = self.precision == "bfloat16", self.parallel.device.type
-        plain = PlainAttention() if in_bfloat16 and device == "cpu" else nullcontext()
+        # Not where the backward pass computes the forward one again: no mode of torch's functions counts there.
+        is_plain = in_bfloat16 and device == "cpu" and not self.config.loop.gradient_checkpointing
+        plain = PlainAttention() if is_plain else nullcontext()
         with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
             text = batch.text
             if text is None:
