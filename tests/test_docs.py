@@ -53,6 +53,8 @@ def workplace(tmp_path_factory):
     (folder / "jobs.csv").write_text("video,prompt\nclip.mp4,make it green\n")
     (folder / "pairs.csv").write_text("src_video,tgt_video,prompt\nclip.mp4,clip.mp4,make it green\n")
     (folder / "other.csv").write_text("before,after,prompt\nclip.mp4,clip.mp4,make it green\n")
+    (run,) = re.findall(r"```yaml\n(name: .*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)
+    (folder / "run.yaml").write_text(run)
     write_copy("reco_bench", folder / "ReCo-Bench")
     tiny.pipeline().save_pretrained(folder / "tiny")
     (folder / "weights").mkdir()

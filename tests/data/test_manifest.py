@@ -118,6 +118,8 @@ def test_the_column_map_goes_first(tmp_path):
     row = read_manifest(path, column_map=column_map)[0]
     assert (row.src_video, row.prompt) == (str(tmp_path / "v.mp4"), "new")
     assert row.extra == {"manifest_prompt": "old"}
+    spoken = parse_column_map(["source=video", "target=after", "prompt=what"])
+    assert read_manifest(path, column_map=spoken)[0] == row
     with pytest.raises(UserError, match="no column 'nothing' for prompt; it has video, after"):
         read_manifest(path, column_map={"prompt": "nothing"})
     with pytest.raises(UserError, match="no field 'video'"):

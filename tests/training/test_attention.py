@@ -64,3 +64,11 @@ def test_training_on_a_cpu_takes_it_in_bfloat16(calls, tiny_init, tmp_path, prec
     config = processes.config(tiny_init, loop={"num_steps": 1, "precision": precision})
     processes.trainer(config, tmp_path / "run").train()
     assert bool(calls) == is_plain
+
+
+def test_checkpointed_blocks_train_in_bfloat16_on_a_cpu(tiny_init, tmp_path, calls):
+    """Their backward pass computes them again, by the attention of the forward one."""
+    loop = {"precision": "bfloat16", "gradient_checkpointing": True, "num_steps": 2}
+    processes.trainer(processes.config(tiny_init, loop=loop), tmp_path).train()
+    assert len(processes.losses(tmp_path)) == 2
+    assert calls == []

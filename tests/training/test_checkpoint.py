@@ -112,6 +112,25 @@ def test_a_run_whose_batches_echo_encodes_each_once_and_resumes_as_if_it_had_not
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), atol=0, rtol=0)
 
 
+def test_a_run_with_moments_in_8_bits_resumes_as_if_it_had_not_stopped(tiny_init, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    config = processes.config(tiny_init, optimizer={"kind": "adamw8bit"})
+    whole = processes.trainer(config, tmp_path / "whole")
+    whole.train()
+    assert any(values["state1"].dtype == torch.uint8 for values in whole.optimizer.state().values())
+
+    stopped = processes.trainer(config, tmp_path / "stopped")
+    batches = iter(stopped.loader)
+    for _ in range(3):
+        stopped.train_step([next(batches)])
+    stopped.save()
+    stopped.checkpoints.finish()
+    resumed = processes.trainer(config, tmp_path / "stopped")
+    assert resumed.resume()
+    resumed.train()
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), atol=0, rtol=0)
+
+
 def train_with_a_server(config, out):
     """Its workers are forked from a server, which outlives the run as long as one of them does."""
     multiprocessing.set_start_method("forkserver", force=True)

@@ -166,7 +166,10 @@ def test_settings_that_fit_together_may_come_in_any_order():
         ("data.cache.size=3", "--set data.cache.size: unknown 'size'; there is nothing below it"),
         ("data.datasets.first.name=x", "unknown 'first'; there is a list, whose items have numbers"),
         ("data.datasets.7.name=x", "--set data.datasets.7.name: '7' is no index of a list of 2; use 0 to 1"),
-        ("optimizer.kind=sgd", "--set optimizer.kind=sgd: use 'adamw' or 'muon'"),
+        ("optimizer.kind=sgd", "--set optimizer.kind=sgd: use 'adamw', 'adamw8bit' or 'muon'"),
+        ("logging.trackers=wandb,paper", "--set logging.trackers=wandb,paper: use 'tensorboard', 'wandb' or 'trackio'"),
+        ("logging.project=", "logging.project must not be empty"),
+        ("data.validation.num_samples=0", "one sample or more, or data.validation.clips"),
         ("loop.num_steps=few", "--set loop.num_steps=few: 'few' should be a valid integer"),
         ("data.aspect_ratios=1,wide", "--set data.aspect_ratios=1,wide: 'wide' should be a valid number"),
         ("data.pretext=perhaps", "--set data.pretext=perhaps: 'perhaps' should be a valid boolean"),
@@ -192,6 +195,29 @@ def test_the_config_of_a_run_takes_the_place_of_a_recipe(tmp_path):
     assert lines == sama("train", "smoke", "--dry-run", "--device", "a100-80gb").splitlines()
 
 
+def numbers(folder):
+    """What a stage logged, without what differs from run to run."""
+    kept = ("step", "loss", "flow_by_sigma", "gradient_norm", "learning_rate", "validation")
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name in kept} for line in lines]
+
+
+def test_the_config_that_a_run_writes_makes_the_same_run_again(init, tmp_path):
+    """Of all its stages in the run's folder, of one stage in that stage's."""
+    first, again, stage = tmp_path / "first", tmp_path / "again", tmp_path / "stage"
+    changes = {"loop.precision": "float32", "loop.validate_every": 0}
+    sama("train", "smoke", "--out", first, *settings(init, **changes))
+    sama("train", "--config", first / "config.json", "--out", again)
+    sama("train", "--config", first / "nano_finetuning" / "config.json", "--out", stage)
+    weights = "export/transformer/diffusion_pytorch_model.safetensors"
+    for name, other in (("nano_pretraining", again), ("nano_finetuning", again), ("nano_finetuning", stage)):
+        assert numbers(other / name) == numbers(first / name)
+        assert (other / name / weights).read_bytes() == (first / name / weights).read_bytes()
+    assert numbers(first / "nano_pretraining") != numbers(first / "nano_finetuning")
+    assert (again / "config.json").read_bytes() == (first / "config.json").read_bytes()
+    assert str(first) in sama("train", "--config", first / "config.json", "--out", first, "--resume")
+
+
 def test_a_file_says_only_what_differs(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(
@@ -207,6 +233,45 @@ loop: {num_steps: 3, ema_decay: 9e-1}
     (stage,) = find_stages(None, file=file)
     assert stage.data.validation.size == (64, 64)
     assert stage.loop == LoopConfig(num_steps=3, ema_decay=0.9)
+
+
+def test_the_columns_of_all_manifests_are_said_once(tmp_path):
+    """As a mapping in a file, as FIELD=COLUMN after --set, and back from what a run writes."""
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        """
+name: short
+model: {init: nano}
+data:
+  columns: {source: before, target: after, prompt: words}
+  datasets: [{name: mine, manifest: mine.csv}, {name: other, manifest: other.csv, columns: {source: old}}]
+loop: {num_steps: 3}
+"""
+    )
+    (stage,) = find_stages(None, file=file)
+    assert stage.data.columns == ("source=before", "target=after", "prompt=words")
+    assert stage.data.datasets[1].columns == ("source=old",)
+    assert with_settings(stage, ["data.columns="]).data.columns == ()
+    (again,) = find_stages(None, ["data.columns=source=before,target=after,prompt=words"], file)
+    assert again == stage
+    assert with_settings(stage, as_settings(stage)) == stage
+
+
+def test_a_column_that_there_is_not_is_said_with_those_that_there_are(init, tmp_path):
+    write_clip(tmp_path / "clip.mp4", 5)
+    manifest = tmp_path / "pairs.csv"
+    manifest.write_text("before,after,words\nclip.mp4,clip.mp4,make it green\n")
+    data = settings(init, **{"data.datasets": manifest, "data.frame_counts": "1,5", "loop.validate_every": 0})
+    for columns, message in (
+        ("source=before,target=now,prompt=words", "has no column 'now' for tgt_video; it has before, after, words"),
+        ("source=before,target=after", "no known layout fits the columns words: there is no prompt"),
+        ("sauce=before", "--set data.columns knows no field 'sauce'; use one of source, target, id, "),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            sama("train", "nano-finetuning", "--out", tmp_path / "run", *data, "--set", f"data.columns={columns}")
+    assert not (tmp_path / "run").exists()
+    columns = ["--set", "data.columns=source=before,target=after,prompt=words"]
+    sama("train", "nano-finetuning", "--out", tmp_path / "run", *data, *columns)
 
 
 @pytest.mark.parametrize(

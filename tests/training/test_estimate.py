@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sama_video.models.presets import PRESETS
+from sama_video.pipelines.loading import load_pipeline
 from sama_video.system.errors import UserError
 from sama_video.system.precision import choose_precision
 from sama_video.training.config import LoraConfig
@@ -20,6 +21,7 @@ from sama_video.training.estimate import (
     find_model_size,
     training_flops,
 )
+from sama_video.training.optimizer import Optimizer
 from sama_video.training.preparation import prepare_transformer
 from sama_video.training.recipes import lora_finetuning, nano_finetuning, smoke
 from tests import tiny
@@ -124,6 +126,20 @@ def test_weights_beside_adapters_take_what_they_take(folder):
     held = sum(parameter.nbytes for parameter in pipe.transformer.parameters())
     assert memory.optimizer > 0
     assert abs(memory.weights / held - 1) < 0.02  # biases and norms of a model as small as this one
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit"])
+def test_an_optimizer_takes_what_it_takes(kind):
+    """Of the nano's transformer, whose tensors are nearly all large enough for moments in 8 bits."""
+    if kind == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
+    run = nano_finetuning().started_from("nano").changed(model={"train_text_encoder": False}, optimizer={"kind": kind})
+    size = find_model_size(run)
+    transformer = load_pipeline("nano", device="cpu", dtype="float32").transformer
+    values = [value for state in Optimizer(transformer, run.optimizer).state().values() for value in state.values()]
+    held = sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+    memory = estimate_memory(run, size, 1, estimate_steps(run, size, 1, 1e12))
+    assert abs(memory.optimizer / held - 1) < 0.05
 
 
 def test_a_block_hands_on_as_much_as_estimated():

@@ -32,6 +32,7 @@ from sama_video.training.config import (
 )
 from sama_video.training.logs.runlog import read_metrics
 from sama_video.training.parallel import Parallel
+from sama_video.training.stages import run_stages
 from sama_video.training.trainer import Trainer
 from sama_video.training.validation import Validation, find_cases, pretext_cases, write_result
 from sama_video.video import VideoReader, write_lossless
@@ -314,3 +315,72 @@ def test_sizes_that_the_model_cannot_take_are_refused(init, tmp_path):
         ValidationConfig(num_frames=8)
     with pytest.raises(UserError, match="global_style"):
         ValidationConfig(families=("magic",))
+
+
+def write_clips(folder, rows, columns="video,prompt,target"):
+    manifest = folder / "my_validation.csv"
+    manifest.write_text("\n".join([columns, *rows]) + "\n")
+    return str(manifest)
+
+
+def test_the_users_own_clips_are_edited_beside_the_set_and_scored_where_a_target_is_known(init, tmp_path):
+    rng = np.random.default_rng(0)
+    clips = {
+        "wide": rng.integers(0, 255, (7, 40, 80, 3), dtype=np.uint8),
+        "flat": rng.integers(0, 255, (9, 64, 64, 3), dtype=np.uint8),
+        "wanted": rng.integers(0, 255, (5, 64, 64, 3), dtype=np.uint8),
+    }
+    for name, pixels in clips.items():
+        write_lossless(tmp_path / f"{name}.mp4", pixels, Fraction(8))
+    PIL.Image.fromarray(clips["flat"][0]).save(tmp_path / "still.png")
+    rows = ["wide.mp4,make it red,", "flat.mp4,make it so,wanted.mp4", "still.png,make it blue,"]
+    mine = replace(SET, families=("local_add",), num_frames=9, clips=write_clips(tmp_path, rows))
+    train(config(init, mine, num_steps=2), tmp_path / "run")
+
+    folder = tmp_path / "run" / "validation" / "step-0000002"
+    told = json.loads((folder / "metrics.json").read_text())
+    own = [case for case in told["cases"] if case["family"] == "clips"]
+    assert [case["prompt"] for case in own] == ["make it red", "make it so", "make it blue"]
+    assert ["psnr" in case for case in own] == [False, True, False]
+    assert told["families"]["clips"]["psnr"] == own[1]["psnr"]
+    engine = next(case for case in told["cases"] if case["family"] == "local_add")
+    assert told["families"]["all"]["psnr"] == pytest.approx((engine["psnr"] + own[1]["psnr"]) / 2)
+
+    found = {path.stem.split("-")[0]: path for path in (folder / "clips").iterdir() if "clips" in path.stem}
+    wide, flat, still = (VideoReader(found[number]).info for number in sorted(found))
+    # In the nearest aspect ratio at the set's area; source and edit, and the target where there is one.
+    assert wide.width / 2 > wide.height
+    assert (wide.num_frames, flat.num_frames, still.num_frames) == (5, 5, 1)
+    assert (flat.height, flat.width) == (64, 3 * 64)
+    assert (still.height, still.width) == (64, 2 * 64)
+    first = next(iter(VideoReader(found[min(found)]).frames())).pixels
+    assert first[:, : wide.width // 2].mean() == pytest.approx(clips["wide"][0].mean(), abs=8)
+
+
+def test_a_run_may_be_tried_on_the_users_clips_alone(init, tmp_path):
+    write_lossless(tmp_path / "clip.mp4", np.zeros((5, 64, 64, 3), dtype=np.uint8), Fraction(8))
+    mine = replace(SET, num_samples=0, clips=write_clips(tmp_path, ["clip.mp4,make it red,"]))
+    train(config(init, mine, num_steps=2), tmp_path / "run")
+    assert validations(records(tmp_path / "run"))[0]["validation"] == {}
+    assert len(list((tmp_path / "run" / "validation" / "step-0000002" / "clips").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("missing.mp4,make it red,", "missing.mp4"),
+        ("broken.mp4,make it red,", "broken.mp4"),
+        ("cut.mp4,make it red,", "cut.mp4"),
+        ("clip.mp4,,", "row 00000001 of .* has no clip or no prompt"),
+        ("clip.mp4,make it red,missing.mp4", "missing.mp4"),
+    ],
+)
+def test_own_clips_that_cannot_be_used_are_found_before_the_first_stage(init, tmp_path, row, message):
+    write_lossless(tmp_path / "clip.mp4", np.zeros((5, 64, 64, 3), dtype=np.uint8), Fraction(8))
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes()[:900])
+    first = config(init, validate_every=0)
+    second = config("previous", replace(SET, clips=write_clips(tmp_path, [row])))
+    with pytest.raises(UserError, match=message):
+        run_stages([replace(first, name="first"), replace(second, name="second")], tmp_path / "run", resume=False)
+    assert not (tmp_path / "run").exists()

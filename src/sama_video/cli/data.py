@@ -1,4 +1,4 @@
-"""`sama data`: make, check, cache and curate training data."""
+"""`sama data`: make, check, show, cache and curate training data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ import typer
 from ..system.errors import UserError
 from .judge_options import JudgeOptions, end_of_judging, with_judge_options
 
-data_app = typer.Typer(help="Make, check, cache and curate training data.", no_args_is_help=True)
+data_app = typer.Typer(help="Make, check, show, cache and curate training data.", no_args_is_help=True)
 
 
 @data_app.callback()
 def data() -> None:
-    """Make, check, cache and curate training data."""
+    """Make, check, show, cache and curate training data."""
 
 
 @contextmanager
@@ -189,3 +189,25 @@ def cache(
             f"{filled.num_samples} samples, {filled.num_entries} entries in {filled.precision}, {filled.num_new} of "
             f"them new: {job.out}"
         )
+
+
+@data_app.command()
+def preview(
+    recipe: Annotated[str | None, typer.Argument(help="Name of the training's recipe, such as nano.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Instead of a recipe: YAML or JSON, like config.json.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, the training's; repeatable.")] = None,
+    out: Annotated[Path, typer.Option(help="A sheet (.png), or a page whose clips play (.html).")] = Path(
+        "preview.png"
+    ),
+    batches: Annotated[int, typer.Option(help="Of the first epoch.")] = 6,
+    samples: Annotated[int, typer.Option(help="At most so many of each batch.")] = 2,
+) -> None:
+    """Show what a training's first batches hold, after pretext tasks and buckets; no model is loaded."""
+    from ..training.overrides import find_stages
+
+    stages = find_stages(recipe, settings or [], config)
+
+    from ..training.batch_preview import preview_batches  # imports torch
+
+    shown = preview_batches(stages, out, num_batches=batches, num_samples=samples)
+    typer.echo(f"{shown} samples: {out}")

@@ -34,6 +34,8 @@ from .delimited import open_text, read_delimited
 
 MEDIA_FIELDS = ("src_video", "tgt_video", "ref_image", "mask")
 FIELDS = ("id", "src_video", "tgt_video", "prompt", "type", "task", "ref_image", "mask")
+# What the fields are called in prose, and may be in a map of columns.
+SPOKEN = {"source": "src_video", "target": "tgt_video"}
 EDIT_PAIR = ("src_video", "tgt_video", "prompt")
 CAPTIONED = ("tgt_video", "prompt")
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -194,7 +196,7 @@ def read_manifest(
 
     Args:
         path: CSV, JSON (a list of objects, or an object that holds one list), JSONL or Parquet; local or an fsspec URL.
-        column_map: field -> column, above what the layouts say.
+        column_map: field (or `source`, `target`) -> column, above what the layouts say.
         root: folder or URL of relative media; by default the manifest's.
         required: fields that must have a column. A row may still leave one empty, see `check.py`.
         layouts: whose names for columns to try.
@@ -249,10 +251,11 @@ def _checked_column_map(
     """The map with its columns as the table spells them."""
     spelling = {_plain(name): name for name in available}
     checked = {}
-    for name, column in column_map.items():
+    for given, column in column_map.items():
+        name = SPOKEN.get(given, given)
         if name not in FIELDS:
             option = (map_option or "the column map").strip().removesuffix("=")
-            raise UserError(f"{option} knows no field {name!r}; use one of {', '.join(FIELDS)}")
+            raise UserError(f"{option} knows no field {name!r}; use one of {', '.join((*SPOKEN, *FIELDS))}")
         checked[name] = column if column in available else spelling.get(_plain(column), "")
         if not checked[name]:
             raise UserError(f"{path} has no column {column!r} for {name}; it has {', '.join(available)}")

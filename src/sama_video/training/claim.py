@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import filelock
 
 from ..system.errors import UserError
 from ..system.files import folder_made, written_aside
-from .config import LoopConfig, OptimizerConfig, ParallelConfig, TrainConfig, ValidationConfig
+from .config import LoggingConfig, LoopConfig, OptimizerConfig, ParallelConfig, TrainConfig, ValidationConfig
 from .overrides import read_config
 
 CONFIG, LOCK, PROCESS = "config.json", ".run.lock", ".run.process"
@@ -72,7 +72,7 @@ def check_config(config: TrainConfig, folder: Path, *, resume: bool) -> None:
     if _fixed(found.changed(data=earlier)) != _fixed(config.changed(data=earlier)):
         raise UserError(
             f"{note} is of another config; resume with the same recipe and --set values (optimizer, loop, parallel, "
-            "data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
+            "logging, data.validation, data.num_workers, data.prefetch_factor and model.preset may change)"
         )
 
 
@@ -103,6 +103,14 @@ def write_config(config: TrainConfig, folder: Path) -> None:
         aside.write_text(json.dumps(values, indent=1))
 
 
+def write_stages(stages: Sequence[TrainConfig], out: Path) -> None:
+    """The whole run's config beside its stages' folders, as `--config` takes it: each stage as it began, one after the
+    other."""
+    values = [asdict(stage.changed(data=settings_of_before(out / stage.name))) for stage in stages]
+    with written_aside(out / CONFIG) as aside:
+        aside.write_text(json.dumps(values, indent=1))
+
+
 def _fixed(config: TrainConfig) -> TrainConfig:
     """The run with the same value in every config for what may change on the way."""
     data: dict[str, Any] = {"validation": ValidationConfig(), "num_workers": 0, "prefetch_factor": 1}
@@ -113,4 +121,5 @@ def _fixed(config: TrainConfig) -> TrainConfig:
         loop=LoopConfig(num_steps=1, seed=config.loop.seed),
         optimizer=OptimizerConfig(kind=config.optimizer.kind),
         parallel=ParallelConfig(),
+        logging=LoggingConfig(),
     )

@@ -8,7 +8,9 @@ every run's folder.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from ..data.buckets import ASPECT_RATIOS, FRAME_COUNTS, Buckets
 from ..models.shapes import SEMANTIC_GRID, wrong_num_frames
@@ -22,6 +24,15 @@ _LARGEST = 1e9  # of a number that must be finite
 _MOST_WORKERS = 256
 _SEMANTIC_GRIDS = (4, 6, 8)
 _SMALLEST_SIDE = 16  # of the engine's pictures: the least that any model's patches divide
+
+
+def _pairs(columns: Any) -> Any:
+    """A mapping, as one writes it in a file, as FIELD=COLUMN."""
+    return [f"{name}={column}" for name, column in columns.items()] if isinstance(columns, dict) else columns
+
+
+# FIELD=COLUMN of manifests whose columns no layout knows: source, target, prompt and the others of `data.manifest`.
+Columns = Annotated[tuple[str, ...], BeforeValidator(_pairs)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +78,14 @@ class DatasetConfig(Strict):
 
     Args:
         weight: how often an epoch holds each sample.
-        columns: FIELD=COLUMN of a manifest whose columns no layout knows, such as src_video=before,prompt=what.
+        columns: FIELD=COLUMN of this manifest, instead of those of `DataConfig`.
     """
 
     name: str
     weight: float = 1.0
     manifest: str | None = None
     catalogue: str | None = None
-    columns: tuple[str, ...] = ()
+    columns: Columns = ()
     engine: EngineConfig | None = None
 
     def __post_init__(self) -> None:
@@ -94,14 +105,17 @@ class ValidationConfig(Strict):
         columns: as in `DatasetConfig`.
         manifest: held-out pairs, with masks if there are any; None: the engine's validation split, whose targets and
             masks are exact. With `data.pretext`, captioned clips become one case for each pretext task.
-        num_samples: of each family and each pretext task; rows from the beginning of a manifest.
-        size: height and width; num_frames: 4k+1, the longest of a manifest's.
+        clips: manifest of clips and prompts that are edited beside those, each of its rows; targets, if there are any,
+            are compared with.
+        num_samples: of each family and each pretext task; rows from the beginning of a manifest. 0: `clips` alone.
+        size: height and width, of `clips` the area; num_frames: 4k+1, the longest of a manifest's.
         num_inference_steps: of the sampler.
         families: of the engine.
     """
 
     manifest: str | None = None
-    columns: tuple[str, ...] = ()
+    columns: Columns = ()
+    clips: str | None = None
     num_samples: int = 1
     size: tuple[int, int] = (480, 832)
     num_frames: int = 33
@@ -111,8 +125,12 @@ class ValidationConfig(Strict):
     def __post_init__(self) -> None:
         if problem := wrong_num_frames(self.num_frames):
             raise UserError(f"data.validation.num_frames {problem}")
-        if len(self.size) != 2 or min(self.num_samples, self.num_inference_steps, *self.size) < 1:
-            raise UserError("data.validation takes a size HEIGHT,WIDTH, and one sample and one step or more")
+        fewest = 1 if self.clips is None else 0
+        if len(self.size) != 2 or min(self.num_inference_steps, *self.size) < 1 or self.num_samples < fewest:
+            raise UserError(
+                "data.validation takes a size HEIGHT,WIDTH, one step or more, and one sample or more, or "
+                "data.validation.clips"
+            )
         _check_families("data.validation", self.families)
 
 
@@ -121,6 +139,8 @@ class DataConfig(Strict):
     """The mixture and its batches.
 
     Args:
+        columns: FIELD=COLUMN of all manifests that have none of their own, such as source=before,target=after; in a
+            file also a mapping. A dataset of the catalogue has its own.
         area: pixels of a frame, at every aspect ratio.
         image_batch_size, video_batch_size: samples of an optimizer step over all processes.
         pretext: Motion Alignment (section 3.3); without it captioned clips are plain text-to-video.
@@ -137,6 +157,7 @@ class DataConfig(Strict):
     """
 
     datasets: tuple[DatasetConfig, ...]
+    columns: Columns = ()
     area: int = 480 * 832
     frame_counts: tuple[int, ...] = FRAME_COUNTS
     aspect_ratios: tuple[float, ...] = ASPECT_RATIOS
@@ -280,7 +301,8 @@ class DistillationConfig(Strict):
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Strict):
-    """AdamW, or "muon": Muon on the blocks' matrices and AdamW at `adamw_share` of the rate on all else.
+    """AdamW; "adamw8bit": AdamW of bitsandbytes, whose moments take a quarter of the memory; or "muon": Muon on the
+    blocks' matrices and AdamW at `adamw_share` of the rate on all else.
 
     The rate rises over `warmup_steps`, then goes in a straight line to `final_learning_rate` at the last step.
 
@@ -289,7 +311,7 @@ class OptimizerConfig(Strict):
         stop_norm: a gradient whose norm before that is above it stops the run.
     """
 
-    kind: Literal["adamw", "muon"] = "adamw"
+    kind: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     learning_rate: float = 2e-5
     final_learning_rate: float = 2e-5
     adamw_share: float = 0.4
@@ -362,6 +384,23 @@ class ParallelConfig(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoggingConfig(Strict):
+    """Where a run shows its curves and pictures, beside the files in its folder.
+
+    Args:
+        trackers: TensorBoard, where it is installed; wandb and trackio must be.
+        project: that runs stand under in wandb and trackio.
+    """
+
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    project: str = "sama"
+
+    def __post_init__(self) -> None:
+        if not self.project:
+            raise UserError("logging.project must not be empty; it names the project of wandb and trackio")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Strict):
     """A run."""
 
@@ -373,6 +412,7 @@ class TrainConfig(Strict):
     distillation: DistillationConfig | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self) -> None:
         if self.model.source == "channel" and self.data.pretext:

@@ -11,11 +11,11 @@ The backward pass takes twice that, once for the matrices of a frozen model (LoR
 the forward pass. Encoders, embeddings and the optimizer are left out.
 
 Memory of a device, with the model spread over k of them:
-    (4 P + 4 T gradients + 8 T AdamW (4 where Muon steps) + 4 T average) / k, what is gathered or cast for a forward
-    pass, and activations: 70 d + 4 f bytes per token for a block in bfloat16 autocast (89 d + 8 f in float32), for
-    all blocks, or with checkpointing for one and 2 d (4 d in float32) for each of the others. Beside adapters, a
-    block's frozen matrices take 2 bytes a parameter in bfloat16. The activations' factors were counted with
-    saved-tensor hooks; tests/training/test_estimate.py counts again.
+    (4 P + 4 T gradients + 8 T AdamW (4 where Muon steps, 2 + 1/32 in 8 bits, with a scale for 256 numbers) + 4 T
+    average) / k, what is gathered or cast for a forward pass, and activations: 70 d + 4 f bytes per token for a block
+    in bfloat16 autocast (89 d + 8 f in float32), for all blocks, or with checkpointing for one and 2 d (4 d in float32)
+    for each of the others. Beside adapters, a block's frozen matrices take 2 bytes a parameter in bfloat16. The
+    activations' factors were counted with saved-tensor hooks; tests/training/test_estimate.py counts again.
 
 The formulas stay beside `torch.utils.flop_counter`, which agrees to 2e-5 but takes 13 to 23 s for a pass at 14B.
 """
@@ -125,7 +125,7 @@ def find_model_size(config: TrainConfig) -> ModelSize:
     """
     folder = Path(config.model.init)
     if not (folder / "model_index.json").is_file():
-        preset = _preset(config.model)
+        preset = find_preset(config.model)
         if preset.weights is None:
             return _size(config, dict(preset.transformer), _USUAL_TEXT_TOKENS, preset.spatial_factor, None, 0)
         folder = preset.weights
@@ -141,7 +141,8 @@ def find_model_size(config: TrainConfig) -> ModelSize:
     )
 
 
-def _preset(model: ModelConfig) -> Preset:
+def find_preset(model: ModelConfig) -> Preset:
+    """Of a model that is not here. Raises UserError where its config names none."""
     name = model.init if model.init in PRESETS else model.preset
     if name is None:
         raise UserError(
@@ -293,10 +294,11 @@ def estimate_memory(
         gathered = 2 * (size.parameters - halved) if in_bfloat16 else 0  # autocast keeps what it has cast
     # Beside adapters, Muon's matrices are theirs.
     stepped_by_muon = min(size.block_matrices, size.trained) if config.optimizer.kind == "muon" else 0
+    adamw = 2 + 8 / 256 if config.optimizer.kind == "adamw8bit" else 8
     return MemoryEstimate(
         weights=(4 * size.parameters - 2 * halved) / shards,
         gradients=4 * size.trained / shards,
-        optimizer=(8 * size.trained - 4 * stepped_by_muon) / shards,
+        optimizer=(adamw * size.trained - 4 * stepped_by_muon) / shards,
         average=4 * size.trained / shards,
         gathered=gathered,
         activations=activation_bytes(

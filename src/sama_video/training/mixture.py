@@ -20,7 +20,7 @@ from ..synth.footage import find_footage
 from ..system.errors import UserError
 from ..system.files import written_aside
 from ..system.precision import Precision, choose_precision
-from .config import DataConfig, DatasetConfig, EngineConfig, TrainConfig
+from .config import DataConfig, EngineConfig, TrainConfig
 from .parallel import Parallel
 
 _MEMORY = "facts"  # of `FileInfo`
@@ -40,8 +40,9 @@ def build_engine(config: EngineConfig, split: str, cache: Path) -> Engine:
     )
 
 
-def build_dataset(config: DatasetConfig, number: int, out: Path, info: FileInfo) -> TrainingDataset:
+def build_dataset(data: DataConfig, number: int, out: Path, info: FileInfo) -> TrainingDataset:
     """Dataset `number` of a run. Raises UserError for a manifest or folder that cannot be used."""
+    config = data.datasets[number]
     if config.engine is not None:
         return EngineDataset(
             build_engine(config.engine, "train", out / "films"),
@@ -50,8 +51,9 @@ def build_dataset(config: DatasetConfig, number: int, out: Path, info: FileInfo)
             text_to_video=config.engine.text_to_video,
         )
     assert config.manifest is not None
-    option = f"--set data.datasets.{number}.columns="
-    columns = parse_column_map(config.columns, option)
+    shares_columns = not config.columns and config.catalogue is None and data.columns
+    option = "--set data.columns=" if shares_columns else f"--set data.datasets.{number}.columns="
+    columns = parse_column_map(data.columns if shares_columns else config.columns, option)
     if config.catalogue is not None:
         rows = read_dataset(config.catalogue, config.manifest, column_map=columns, map_option=option)
     else:
@@ -67,7 +69,7 @@ def build_mixture(config: DataConfig, out: Path) -> list[WeightedDataset]:
     """
     info = FileInfo((out.parent if config.cache is None else Path(config.cache)) / _MEMORY)
     return [
-        WeightedDataset(name=dataset.name, dataset=build_dataset(dataset, number, out, info), weight=dataset.weight)
+        WeightedDataset(name=dataset.name, dataset=build_dataset(config, number, out, info), weight=dataset.weight)
         for number, dataset in enumerate(config.datasets)
     ]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -112,6 +112,7 @@ def _type_at(path: Sequence[str | int]) -> Any:
             there_is = "a list, whose items have numbers" if is_list else ", ".join(known) or "nothing below it"
             raise UserError(f"unknown {name!r}; there is {there_is}")
         kind = known[name]
+        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     return kind
 
 

@@ -7,12 +7,15 @@ from typing import cast
 
 from ..system.precision import Precision, relative_seconds
 from .checkpoint import checkpoints
-from .claim import check_config, claimed, settings_of_before, write_config
+from .claim import check_config, claimed, settings_of_before, write_config, write_stages
 from .config import TrainConfig
 from .interrupts import EXIT_CODES, InterruptedRunError, interrupts_at_once
 from .logs.provenance import note_environment, recorded_precision, write_provenance
+from .logs.trackers import check_trackers
+from .optimizer import check_optimizer
 from .parallel import Parallel, is_first, leave, settle_precision
 from .trainer import Trainer, TrainingStoppedError
+from .validation import clip_cases
 
 logger = logging.getLogger(__name__)
 
@@ -53,20 +56,37 @@ def linked(stages: list[TrainConfig], out: Path) -> list[tuple[TrainConfig, Path
 
 def _run_stages(stages: list[TrainConfig], out: Path, resume: bool) -> Path | None:
     exported = None
-    for stage, folder in linked(stages, out):
+    for number, (stage, folder) in enumerate(linked(stages, out)):
         exported = folder / "export"
         parallel = Parallel.start(stage.parallel)
-        if not parallel.gather(exported.exists() and resume)[0]:
-            _run_stage(stage, folder, parallel, resume)
+        if number == 0:
+            with parallel.agreed():
+                if is_first():
+                    _check_beforehand([one for one in stages if not (resume and _is_finished(one, out))], parallel)
+        if not parallel.gather(resume and _is_finished(stage, out))[0]:
+            _run_stage(stage, folder, parallel, resume, stages)
     result = exported if is_first() else None
     leave()
     return result
 
 
+def _is_finished(stage: TrainConfig, out: Path) -> bool:
+    return (out / stage.name / "export").exists()
+
+
+def _check_beforehand(stages: list[TrainConfig], parallel: Parallel) -> None:
+    """Raises UserError for what would stop a later stage, or this one once its models are loaded."""
+    for stage in stages:
+        check_trackers(stage.logging)
+        check_optimizer(stage.optimizer, parallel.device, parallel.world_size)
+        if stage.loop.validate_every and stage.data.validation.clips is not None:
+            clip_cases(stage.data.validation)
+
+
 def _what_is_there(stages: list[TrainConfig], out: Path) -> str:
     """For who stopped a run between its steps."""
     for stage in reversed(stages):
-        if (out / stage.name / "export").exists():
+        if _is_finished(stage, out):
             return f"{stage.name} is complete, `resume` continues after it"
         if saved := checkpoints(out / stage.name):
             return (
@@ -75,16 +95,16 @@ def _what_is_there(stages: list[TrainConfig], out: Path) -> str:
     return "no step had been made yet, so there is nothing to save"
 
 
-def _run_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
+def _run_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool, stages: list[TrainConfig]) -> None:
     with ExitStack() as claim:
         with parallel.agreed():
             if is_first():
                 check_config(stage, folder, resume=resume)
                 claim.enter_context(claimed(folder))
-        _train_stage(stage, folder, parallel, resume)
+        _train_stage(stage, folder, parallel, resume, stages)
 
 
-def _train_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool) -> None:
+def _train_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: bool, stages: list[TrainConfig]) -> None:
     # 1. What the run began with where there was no setting yet; "auto" is what it began with, else what is fast here
     earlier = parallel.gather(settings_of_before(folder))[0]
     stage = stage.changed(data=earlier)
@@ -101,6 +121,7 @@ def _train_stage(stage: TrainConfig, folder: Path, parallel: Parallel, resume: b
     with parallel.agreed():
         if is_first():
             write_config(stage, folder)
+            write_stages(stages, folder.parent)
             write_provenance(settled, folder)
     if resume:
         trainer.resume()

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,8 @@ class Trainer:
                 log_every=self.config.loop.log_every,
                 writes=is_first(),
                 unvalidated=self.unvalidated,
+                tracking=self.config.logging,
+                settings=asdict(self.config),
             )
         told = "sama: saving after the step under way; Ctrl-C again stops at once" if is_first() else ""
         with log, stop_requests(told) as request:
@@ -247,7 +250,9 @@ class Trainer:
         """Gradients of one micro-batch, added to those that are there."""
         batch = micro.batch
         in_bfloat16, device = self.precision == "bfloat16", self.parallel.device.type
-        plain = PlainAttention() if in_bfloat16 and device == "cpu" else nullcontext()
+        # Not where the backward pass computes the forward one again: no mode of torch's functions counts there.
+        is_plain = in_bfloat16 and device == "cpu" and not self.config.loop.gradient_checkpointing
+        plain = PlainAttention() if is_plain else nullcontext()
         with torch.autocast(device, torch.bfloat16, enabled=in_bfloat16):
             text = batch.text
             if text is None:
@@ -311,8 +316,7 @@ class Trainer:
             with self.parallel.agreed():
                 if is_first():
                     result = validation.score(self.step, sampled)
-                    write_result(result, self.out)
-                    log.validation(self.step, result.families)
+                    log.validation(self.step, result.families, write_result(result, self.out))
         self.unvalidated = False
         return None if result is None else result.families.get("all", {}).get("psnr")
 

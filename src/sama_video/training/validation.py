@@ -8,9 +8,10 @@ processes of a run sample together, since sharded weights need them all; the fir
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +19,7 @@ from statistics import fmean
 import numpy as np
 import torch
 
+from ..data.buckets import Buckets
 from ..data.datasets import read_clip
 from ..data.encoding import Encoder
 from ..data.file_info import FileInfo
@@ -30,11 +32,12 @@ from ..models.shapes import nearest_multiple, neighbouring_num_frames
 from ..synth.engine import Engine
 from ..system.errors import UserError
 from ..system.files import written_aside
-from .config import TrainConfig, ValidationConfig
+from .config import DataConfig, TrainConfig, ValidationConfig
 from .logs.sheet import draw_sheet, write_side_by_side
 from .parallel import Trainable, forget_gathered
 
 ONE_STEP_SIGMA = 0.96
+CLIPS = "clips"  # the family of the user's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class Case:
 
     Args:
         family: of the edit, or the pretext task.
-        source: `[G, H, W, 3]`; target: `[F, H, W, 3]`.
+        source: `[G, H, W, 3]`; target: `[F, H, W, 3]`, None where nobody knows it: then nothing is scored.
         mask: bool `[F, H, W]`, where they differ by the edit; None where nobody knows.
         is_edit: false for pretext tasks.
     """
@@ -51,9 +54,14 @@ class Case:
     family: str
     prompt: str
     source: np.ndarray
-    target: np.ndarray
+    target: np.ndarray | None
     mask: np.ndarray | None
     is_edit: bool
+
+    @property
+    def clips(self) -> tuple[np.ndarray, ...]:
+        """Of which it consists."""
+        return (self.source,) if self.target is None else (self.source, self.target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +71,8 @@ class CaseResult:
     Args:
         edited: `[F, H, W, 3]`, sampled from noise.
         scores: those of `media.metrics.EditScores`, and `psnr_one_step`: of the clean clip as predicted at once at
-            sigma `ONE_STEP_SIGMA`, inside the mask if there is one, dB: a score that moves early in a training.
+            sigma `ONE_STEP_SIGMA`, inside the mask if there is one, dB: a score that moves early in a training. None
+            without a target.
     """
 
     case: Case
@@ -86,6 +95,8 @@ class ValidationResult:
     def families(self) -> dict[str, dict[str, float | None]]:
         groups: dict[str, list[dict[str, float | None]]] = defaultdict(list)
         for result in self.results:
+            if not result.scores:
+                continue
             groups[result.case.family].append(result.scores)
             if result.case.is_edit:
                 groups["all"].append(result.scores)
@@ -109,11 +120,14 @@ class Validation:
     """
 
     def __init__(self, config: TrainConfig, encoder: Encoder):
-        self.config, self.encoder, self.pipe = config.data.validation, encoder, encoder.pipe
+        self.config, self.encoder, self.pipe = with_columns(config.data), encoder, encoder.pipe
         self.in_bfloat16 = config.loop.precision == "bfloat16"
         _check_size(self.config, self.pipe.pixel_multiple)
         keeps = config.data.shuffle_keeps_last_frame
         self.cases = find_cases(self.config, with_pretext=config.data.pretext, keep_last_frame=keeps)
+        if self.config.clips is not None:
+            buckets = replace(config.data.buckets(self.pipe.pixel_multiple), area=math.prod(self.config.size))
+            self.cases += clip_cases(self.config, buckets)
         if not self.cases:
             raise UserError(
                 "data.validation has nothing to try: its rows have no source, and data.pretext is off; give pairs, or "
@@ -123,12 +137,13 @@ class Validation:
         self.no_text = encoder.text("")[None] if encoder.with_text else None
 
     def _encode(self, case: Case) -> Sample:
-        source, target = torch.from_numpy(case.source), torch.from_numpy(case.target)
+        # Without a target the source stands in for it, which is encoded for nothing.
+        source, target = torch.from_numpy(case.source), torch.from_numpy(case.clips[-1])
         sample = Sample(source=source, target=target, prompt=case.prompt, task=case.family, name=case.family)
         return self.encoder.encode_sample(sample)
 
     @torch.no_grad()
-    def sample(self, model: Trainable) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def sample(self, model: Trainable) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
         """Try the model as it is, with the weights that it carries now; all processes call it.
 
         Args:
@@ -136,7 +151,7 @@ class Validation:
 
         Returns:
             Latents `[1, Z, f, h, w]` of each case: of the edit as sampled from noise, and of the clean clip as
-            predicted at once.
+            predicted at once, which needs a target.
         """
         was_training = model.training
         model.eval()
@@ -150,10 +165,10 @@ class Validation:
             forget_gathered(model)
 
     @torch.no_grad()
-    def score(self, step: int, sampled: list[tuple[torch.Tensor, torch.Tensor]]) -> ValidationResult:
+    def score(self, step: int, sampled: list[tuple[torch.Tensor, torch.Tensor | None]]) -> ValidationResult:
         """Decode and score what `sample` gave; no other process is needed."""
         results = [
-            _result(case, self._decode(case, edited), self._decode(case, predicted))
+            _result(case, self._decode(case, edited), None if predicted is None else self._decode(case, predicted))
             for case, (edited, predicted) in zip(self.cases, sampled, strict=True)
         ]
         return ValidationResult(step=step, results=results)
@@ -163,7 +178,7 @@ class Validation:
 
     def _sample(self, case: Case, encoded: Sample, number: int) -> torch.Tensor:
         """Latents of the edit, from noise that only the case's number decides."""
-        frames, height, width = case.target.shape[:3]
+        frames, height, width = case.clips[-1].shape[:3]
         with self._autocast():
             output = self.pipe(
                 prompt=case.prompt if encoded.text is None else None,
@@ -179,8 +194,10 @@ class Validation:
             )
         return output.frames
 
-    def _predict_at_once(self, case: Case, encoded: Sample, number: int) -> torch.Tensor:
+    def _predict_at_once(self, case: Case, encoded: Sample, number: int) -> torch.Tensor | None:
         """`x_0` of the target as one forward pass sees it at `ONE_STEP_SIGMA`, both streams noised as in training."""
+        if case.target is None:
+            return None
         generator = torch.Generator().manual_seed(number)
         sigma = torch.full((1,), ONE_STEP_SIGMA, device=encoded.target.device)
 
@@ -210,13 +227,15 @@ class Validation:
     def _decode(self, case: Case, latents: torch.Tensor) -> np.ndarray:
         """`[1, Z, f, h, w]` -> uint8 `[F, H, W, 3]`, with the case's source where it is as long as the target."""
         source = None
-        if case.source.shape == case.target.shape:
+        if case.source.shape == case.clips[-1].shape:
             source = video_to_model_range(torch.from_numpy(case.source)).to(latents.device)
         video = decode_latents(self.pipe.vae, latents, self.pipe.vae_tiling, source=source).float()
         return video_to_pixels(video)[0].cpu().numpy()
 
 
-def _result(case: Case, edited: np.ndarray, predicted: np.ndarray) -> CaseResult:
+def _result(case: Case, edited: np.ndarray, predicted: np.ndarray | None) -> CaseResult:
+    if case.target is None or predicted is None:
+        return CaseResult(case=case, edited=edited, scores={})
     scores = asdict(score_edit(edited, case.source, case.target, case.mask))
     scores["psnr_one_step"] = psnr(predicted, case.target, case.mask)
     scores = {name: None if value is None else float(value) for name, value in scores.items()}
@@ -235,6 +254,11 @@ def _check_size(config: ValidationConfig, multiple: int) -> None:
         )
 
 
+def with_columns(data: DataConfig) -> ValidationConfig:
+    """What a run is tried on, its manifest with the columns of all manifests where it has none of its own."""
+    return replace(data.validation, columns=data.validation.columns or data.columns)
+
+
 def find_cases(config: ValidationConfig, *, with_pretext: bool, keep_last_frame: bool = True) -> list[Case]:
     """The set: of a manifest if there is one, else of the engine's validation split.
 
@@ -245,6 +269,8 @@ def find_cases(config: ValidationConfig, *, with_pretext: bool, keep_last_frame:
         UserError: for a manifest that cannot be read.
     """
     captioned = partial(pretext_cases, keep_last_frame=keep_last_frame) if with_pretext else None
+    if config.num_samples == 0:
+        return []
     if config.manifest is None:
         return _engine_cases(config, captioned)
     option = "--set data.validation.columns="
@@ -298,6 +324,38 @@ def pretext_cases(clip: np.ndarray, caption: str, *, keep_last_frame: bool = Tru
     return cases
 
 
+def clip_cases(config: ValidationConfig, buckets: Buckets | None = None) -> list[Case]:
+    """The user's own clips and prompts, `config.clips`, at the size of the nearest aspect ratio.
+
+    Args:
+        buckets: sizes that they can have; None: `config.size`.
+
+    Raises:
+        UserError: for a manifest or file that cannot be read, or a row without a clip or a prompt.
+    """
+    info, cases = FileInfo(), []
+    for row in read_manifest(str(config.clips), required=("src_video", "prompt"), map_option=None):
+        if row.src_video is None or not (row.prompt or "").strip():
+            raise UserError(f"row {row.id} of {config.clips} has no clip or no prompt; fill both or remove the row")
+        files = [row.src_video] if row.tgt_video is None else [row.src_video, row.tgt_video]
+        shapes = [info.shape(file) for file in files]
+        num_frames, _ = neighbouring_num_frames(min(config.num_frames, *(shape.num_frames for shape in shapes)))
+        sides = np.array([shapes[0].height]), np.array([shapes[0].width])
+        size = config.size if buckets is None else buckets.sizes[int(buckets.nearest_size(*sides)[0])]
+        source, *target = (read_clip(file, 0, num_frames, size).numpy() for file in files)
+        cases.append(
+            Case(
+                family=CLIPS,
+                prompt=str(row.prompt),
+                source=source,
+                target=target[0] if target else None,
+                mask=None,
+                is_edit=True,
+            )
+        )
+    return cases
+
+
 def _cases_of_row(row: Row, config: ValidationConfig, info: FileInfo, captioned: _Captioned | None) -> list[Case]:
     assert row.tgt_video is not None
     assert row.prompt is not None
@@ -331,7 +389,8 @@ def write_result(result: ValidationResult, out: Path) -> Path:
         (aside / "metrics.json").write_text(json.dumps(metrics, indent=1))
         rows = []
         for number, one in enumerate(result.results):
-            family, clips = one.case.family, (one.case.source, one.edited, one.case.target)
+            source, *target = one.case.clips
+            family, clips = one.case.family, (source, one.edited, *target)
             rows.append((f"{family}: {one.case.prompt}", clips))
             write_side_by_side(aside / "clips" / f"{number:02d}-{family.replace('/', '-')}", clips)
         draw_sheet(rows).save(aside / "sheet.png")

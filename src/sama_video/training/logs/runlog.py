@@ -1,4 +1,4 @@
-"""What a run tells: every step as a line of metrics.jsonl, curves in TensorBoard, a bar with the time left.
+"""What a run tells: every step as a line of metrics.jsonl, curves in its trackers, a bar with the time left.
 
 metrics.jsonl holds a JSON object a line: `{"step": 12, "loss": ..., ...}` for an optimizer step, and
 `{"step": 500, "validation": {family: {metric: average}}}` for a validation. A step stands there once, also in a run
@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,8 @@ import torch
 from ...system.errors import UserError
 from ...system.files import written_aside
 from ...system.platforms import peak_memory
+from ..config import LoggingConfig
+from .trackers import open_trackers, show_files
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -61,19 +63,33 @@ class RunLog:
         log_every: steps between lines on the console, where that is no terminal and shows no bar.
         writes: whether this is the process that writes.
         unvalidated: whether the validation of `step` is still to come.
+        tracking: where the curves are shown.
+        settings: of the run, for its trackers.
+
+    Raises:
+        UserError: for a tracker that cannot start.
     """
 
     def __init__(
-        self, out: Path, *, step: int, num_steps: int, log_every: int, writes: bool = True, unvalidated: bool = False
+        self,
+        out: Path,
+        *,
+        step: int,
+        num_steps: int,
+        log_every: int,
+        writes: bool = True,
+        unvalidated: bool = False,
+        tracking: LoggingConfig | None = None,
+        settings: Mapping[str, Any] | None = None,
     ):
         self.file = out / METRICS
         self.first_step, self.num_steps, self.log_every, self.writes = step, num_steps, log_every, writes
         self.seconds = 0.0
         self.steps_seen = 0
-        self.bar = self.curves = None
+        self.bar, self.trackers = None, []
         if writes:
             forget_after(self.file, step, unvalidated=unvalidated)
-            self.curves = _open_curves(out / "tensorboard", step)
+            self.trackers = open_trackers(tracking or LoggingConfig(), out, step=step, settings=settings)
             self.bar = _bar(step, num_steps) if sys.stderr.isatty() else None
 
     def __enter__(self) -> "RunLog":
@@ -82,8 +98,8 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
-        if self.curves is not None:
-            self.curves.close()
+        for tracker in self.trackers:
+            tracker.finish()
 
     def step(self, step: int, metrics: StepMetrics) -> None:
         """After optimizer step `step` (from 1), with its metrics."""
@@ -100,12 +116,15 @@ class RunLog:
         elif step % self.log_every == 0 or step == self.num_steps:
             logger.info("%s", self._line(step, values))
 
-    def validation(self, step: int, families: dict[str, dict[str, float | None]]) -> None:
-        """Averages by family, as `validation.ValidationResult.families` has them."""
+    def validation(self, step: int, families: dict[str, dict[str, float | None]], folder: Path | None = None) -> None:
+        """Averages by family, as `validation.ValidationResult.families` has them; in `folder` the pictures."""
         if not self.writes:
             return
         append_record(self.file, {"step": step, "validation": families})
         self._draw(step, {"validation": families})
+        if folder is not None:
+            for tracker in self.trackers:
+                show_files(tracker, "validation", folder, step)
         parts = [f"{name} {value:.2f}" for name, value in families.get("all", {}).items() if value is not None]
         self.message(f"step {step} validation: {', '.join(parts)}")
 
@@ -117,9 +136,8 @@ class RunLog:
             logger.info("%s", text)
 
     def _draw(self, step: int, values: dict[str, Any]) -> None:
-        if self.curves is not None:
-            for name, number in numbers_of(values):
-                self.curves.add_scalar(name, number, step)
+        for tracker in self.trackers:
+            tracker.log(dict(numbers_of(values)), step=step)
 
     def _line(self, step: int, values: dict[str, Any]) -> str:
         left = (self.num_steps - step) * self.seconds / self.steps_seen
@@ -147,16 +165,6 @@ def _bar(step: int, num_steps: int) -> "Progress":
     bar.add_task("", total=num_steps, completed=step)
     bar.start()
     return bar
-
-
-def _open_curves(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, or None where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        logger.info("no TensorBoard curves: pip install 'sama-video[train]' brings them; metrics.jsonl has it all")
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def memory_gib() -> float:
