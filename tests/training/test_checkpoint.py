@@ -113,7 +113,6 @@ def test_a_run_whose_batches_echo_encodes_each_once_and_resumes_as_if_it_had_not
 
 
 def test_a_run_with_moments_in_8_bits_resumes_as_if_it_had_not_stopped(tiny_init, tmp_path):
-    pytest.importorskip("bitsandbytes")
     config = processes.config(tiny_init, optimizer={"kind": "adamw8bit"})
     whole = processes.trainer(config, tmp_path / "whole")
     whole.train()

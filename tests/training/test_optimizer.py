@@ -121,7 +121,6 @@ def trained(model, optimizer, steps):
 
 
 def test_moments_in_8_bits_take_a_quarter_and_step_nearly_alike():
-    pytest.importorskip("bitsandbytes")
     model, plain = Wide(), Wide()
     untouched = copy.deepcopy(model.state_dict())
     optimizer, other = Optimizer(model, EIGHT_BITS), Optimizer(plain, OptimizerConfig())
@@ -145,7 +144,6 @@ def test_moments_in_8_bits_take_a_quarter_and_step_nearly_alike():
 
 
 def test_training_with_8_bits_resumes_to_the_bit(tmp_path):
-    pytest.importorskip("bitsandbytes")
     whole = Wide()
     optimizer = Optimizer(whole, EIGHT_BITS)
     trained(whole, optimizer, range(3))
@@ -186,7 +184,6 @@ def test_8_bits_are_tried_on_the_device(monkeypatch):
 
 @pytest.mark.gpu
 def test_8_bits_step_on_a_gpu():
-    pytest.importorskip("bitsandbytes")
     check_optimizer(EIGHT_BITS, torch.device("cuda"), 1)
     model = Wide().to("cuda")
     before = model.wide.weight.clone()
