@@ -131,7 +131,6 @@ def test_weights_beside_adapters_take_what_they_take(folder):
 @pytest.mark.parametrize("kind", ["adamw", "adamw8bit"])
 def test_an_optimizer_takes_what_it_takes(kind):
     """Of the nano's transformer, whose tensors are nearly all large enough for moments in 8 bits."""
-    if kind == "adamw8bit":
     run = nano_finetuning().started_from("nano").changed(model={"train_text_encoder": False}, optimizer={"kind": kind})
     size = find_model_size(run)
     transformer = load_pipeline("nano", device="cpu", dtype="float32").transformer

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..models.hub import split_hub_id
 from ..models.presets import ASSETS
@@ -14,9 +14,6 @@ from .configuration import PORTABLE_MODULE
 from .portable_code import index_text, with_code
 from .scope import describe_scope
 from .selection import INDEX, Model, read_preset
-
-if TYPE_CHECKING:
-    pass
 
 CARD = "README.md"
 _TEMPLATE = ASSETS / "model_card.md"
@@ -82,15 +79,15 @@ def _card(model: Model, repository: str, license: str | None) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     assert model.folder is not None
-    chosen = {} if license is None else {"license": license}
     own = model.folder / CARD
     if not own.is_file():
-        data = ModelCardData(**_CARD_DATA, **chosen)
+        data = ModelCardData(license=license, **_CARD_DATA)
         return str(ModelCard.from_template(data, template_path=str(_TEMPLATE), **_facts(model, repository)))
     card = ModelCard(own.read_text(encoding="utf-8"))
     said = {name: value for name, value in card.data.to_dict().items() if value}
-    for name, value in {**_CARD_DATA, **said, **chosen}.items():
+    for name, value in {**_CARD_DATA, **said}.items():
         setattr(card.data, name, value)
+    card.data.license = license or card.data.license
     return str(card)
 
 
