@@ -70,10 +70,10 @@ def saved(tmp_path_factory):
 
 def test_a_saved_folder_brings_its_code(saved):
     index = json.loads((saved / "model_index.json").read_text())
-    assert index["_class_name"] == ["sama", "SamaPipeline"]
+    assert index["_class_name"] == ["pipeline", "SamaPipeline"]
     assert index["transformer"] == ["sama", "SamaTransformer3DModel"]
     assert "_name_or_path" not in index
-    code = (saved / "sama.py").read_text()
+    code = (saved / "pipeline.py").read_text()
     assert (saved / "transformer" / "sama.py").read_text() == code
     assert "\n#@ models/transformer_sama.py\n" in code
     assert "\n#@ models/presets.yaml\n" in code
@@ -83,7 +83,7 @@ def test_a_saved_folder_brings_its_code(saved):
 
 def test_this_package_runs_no_code_of_a_folder(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "model")
-    for file in folder.rglob("sama.py"):
+    for file in folder.rglob("*.py"):
         file.write_text("raise SystemExit('run')")
     assert type(load_pipeline(str(folder))) is SamaPipeline
     assert type(SamaPipeline.from_pretrained(folder)) is SamaPipeline
@@ -93,7 +93,7 @@ def test_this_package_runs_no_code_of_a_folder(saved, tmp_path):
 
 def test_an_older_folder_loads_by_its_name(saved, tmp_path):
     """Its `model_index.json` names this package's classes, and it brings no code."""
-    folder = shutil.copytree(saved, tmp_path / "model", ignore=shutil.ignore_patterns("sama.py"))
+    folder = shutil.copytree(saved, tmp_path / "model", ignore=shutil.ignore_patterns("*.py"))
     index = json.loads((folder / "model_index.json").read_text())
     index |= {"_class_name": "SamaPipeline"}
     index["transformer"] = ["sama_video.models.transformer_sama", "SamaTransformer3DModel"]
@@ -106,7 +106,7 @@ def test_an_older_folder_loads_by_its_name(saved, tmp_path):
 def test_code_does_not_count_as_configuration(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "model")
     before = find_model(folder).configuration_identity
-    (folder / "sama.py").write_text("# of a later version")
+    (folder / "pipeline.py").write_text("# of a later version")
     assert find_model(folder).configuration_identity == before
 
 
@@ -116,10 +116,9 @@ def test_a_folder_loads_without_this_package(saved, tmp_path):
     again = tmp_path / "again"
     lines = f"""
 pipe = DiffusionPipeline.from_pretrained({str(saved)!r}, trust_remote_code=True)
-named = DiffusionPipeline.from_pretrained(
-    {str(saved)!r}, custom_pipeline={str(saved / "sama.py")!r}, trust_remote_code=True
-)
-assert type(named) is type(pipe) and type(named.transformer) is type(pipe.transformer)
+for place in ({str(saved)!r}, {str(saved / "pipeline.py")!r}):
+    named = DiffusionPipeline.from_pretrained({str(saved)!r}, custom_pipeline=place, trust_remote_code=True)
+    assert type(named) is type(pipe) and type(named.transformer) is type(pipe.transformer)
 pipe.save_pretrained({str(again)!r})
 pipe = DiffusionPipeline.from_pretrained({str(again)!r}, trust_remote_code=True)
 {EDIT.format(out=str(tmp_path / "frames.npy"))}
@@ -128,7 +127,7 @@ assert "sama_video" not in sys.modules
     done = run_alone(lines, tmp_path)
     assert done.returncode == 0, done.stderr
     assert numpy.array_equal(numpy.load(tmp_path / "frames.npy"), edited(SamaPipeline.from_pretrained(saved)))
-    assert (again / "sama.py").read_text() == (saved / "sama.py").read_text()
+    assert (again / "pipeline.py").read_text() == (saved / "pipeline.py").read_text()
 
 
 @pytest.mark.slow
@@ -147,7 +146,7 @@ def test_pushed_and_loaded_by_revision(saved, tmp_path):
         name = "transformer/diffusion_pytorch_model.safetensors"
         assert main[name] == (saved / name).read_bytes()
         assert branch[name] == (find_model("nano").folder / name).read_bytes()
-        assert main["sama.py"] == (saved / "sama.py").read_bytes() == branch["vae/sama.py"]
+        assert main["pipeline.py"] == (saved / "pipeline.py").read_bytes() == branch["vae/sama.py"]
         card = branch["README.md"].decode()
         assert "license: mit" in card
         assert "pipeline_tag: video-to-video" in card
@@ -200,7 +199,7 @@ def test_a_hub_that_refuses(saved, tmp_path):
 def test_what_would_go(saved):
     publication = prepare(find_model(saved), "me/tiny@v1", license="apache-2.0")
     assert (publication.repository, publication.revision) == ("me/tiny", "v1")
-    assert set(publication.files) >= {"README.md", "sama.py", "transformer/config.json", "model_index.json"}
+    assert set(publication.files) >= {"README.md", "pipeline.py", "transformer/config.json", "model_index.json"}
     card = publication.files["README.md"].decode()
     assert "license: apache-2.0" in card
     assert "--model me/tiny" in card

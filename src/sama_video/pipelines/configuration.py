@@ -27,10 +27,11 @@ _COMPONENTS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 _OPTIONAL = ("text_encoder", "tokenizer", "scheduler")
 PIPELINE = "SamaPipeline"
-# Class -> library, of those that diffusers has not got; and the module that a folder's own copies of them are in, see
-# `portable_code.py`.
+# Class -> library, of those that diffusers has not got.
 OWN_CLASSES = {class_name: library for library, class_name in (_SAMA_TRANSFORMER, NANO_VAE)}
-PORTABLE_MODULE = "sama"
+# Where a folder's own copies are, see `portable_code.py`: of the pipeline, as diffusers looks for it in a folder that
+# is given as `custom_pipeline`, and of the other classes.
+PORTABLE_PIPELINE, PORTABLE_MODULE = "pipeline", "sama"
 
 Check = Callable[[Any], bool]
 
@@ -222,7 +223,7 @@ def _check_entries(
 def without_code(index: Mapping[str, Any]) -> dict[str, Any]:
     """A `model_index.json` with this package's classes in the place of those that its folder brings."""
     own = dict(index)
-    if own.get("_class_name") == [PORTABLE_MODULE, PIPELINE]:
+    if own.get("_class_name") == [PORTABLE_PIPELINE, PIPELINE]:
         own["_class_name"] = PIPELINE
     for name, entry in index.items():
         if isinstance(entry, list) and len(entry) == 2 and entry[0] == PORTABLE_MODULE and entry[1] in OWN_CLASSES:

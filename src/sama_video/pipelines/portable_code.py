@@ -1,10 +1,10 @@
 """A saved folder that diffusers loads without this package: the code travels with it. Imports no torch.
 
-`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` runs `sama.py` of a folder and of those components'
-folders whose classes diffusers has not got. It copies such files one by one, without others beside them, so each is
-whole: `assets/portable_head.py`, and below it, as comments, every module that a pipeline needs. The head puts them
-among the modules that diffusers keeps in its cache, and imports them there. What this package loads, it loads by its
-own classes.
+`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` runs `pipeline.py` of a folder, and `sama.py` of
+those components' folders whose classes diffusers has not got. It copies such files one by one, without others beside
+them, so each is whole: `assets/portable_head.py`, and below it, as comments, every module that a pipeline needs. The
+head puts them among the modules that diffusers keeps in its cache, and imports them there. What this package loads, it
+loads by its own classes.
 """
 
 import ast
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .configuration import OWN_CLASSES, PIPELINE, PORTABLE_MODULE
+from .configuration import OWN_CLASSES, PIPELINE, PORTABLE_MODULE, PORTABLE_PIPELINE
 
 _PACKAGE = Path(__file__).parents[1]
 _HEAD = "assets/portable_head.py"
@@ -41,18 +41,18 @@ def index_text(index: dict[str, Any]) -> str:
 
 def with_code(index: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """A `model_index.json` that names the travelling code, and the files of that code by their place in the folder."""
-    code = {f"{PORTABLE_MODULE}.py": portable_code()}
+    code = {f"{PORTABLE_PIPELINE}.py": portable_code()}
     changed = {name: value for name, value in index.items() if name != "_name_or_path"}  # a path of this machine
     for name, entry in index.items():
         if isinstance(entry, list | tuple) and len(entry) == 2 and entry[1] in OWN_CLASSES:
             changed[name] = [PORTABLE_MODULE, entry[1]]
             code[f"{name}/{PORTABLE_MODULE}.py"] = portable_code()
-    return changed | {"_class_name": [PORTABLE_MODULE, PIPELINE]}, code
+    return changed | {"_class_name": [PORTABLE_PIPELINE, PIPELINE]}, code
 
 
 @functools.cache
 def portable_code() -> str:
-    """`sama.py`: a pipeline's code in one file, readable, the same text wherever it is needed."""
+    """A pipeline's code in one file, readable, the same text wherever it is needed."""
     sources = {file.relative_to(_PACKAGE).as_posix(): file.read_text(encoding="utf-8") for file in _files()}
     digest = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
     head = sources[_HEAD]

@@ -10,7 +10,7 @@ from ..models.presets import ASSETS
 from ..models.shapes import fit_size
 from ..models.weight_files import first_line
 from ..system.errors import UserError
-from .configuration import PORTABLE_MODULE
+from .configuration import PORTABLE_PIPELINE
 from .portable_code import index_text, with_code
 from .scope import describe_scope
 from .selection import INDEX, Model, read_preset
@@ -97,7 +97,7 @@ def _facts(model: Model, repository: str) -> dict[str, Any]:
     return {
         "title": repository.partition("/")[2],
         "repository": repository,
-        "module": PORTABLE_MODULE,
+        "module": PORTABLE_PIPELINE,
         "parameters": f"{preset.num_parameters / 1e6:,.1f} M parameters",
         "frames": info.native_num_frames,
         "area": f"{width} x {height}",
