@@ -91,3 +91,11 @@ def test_pages_load_nothing_from_other_machines(site, pages):
 def test_the_reference_has_what_the_package_offers(pages, name):
     reference = next(page for path, page in pages.items() if path.parent.name == "edit_api")
     assert any(anchor.startswith("sama_video.") and anchor.endswith(name) for anchor in reference.anchors)
+
+
+@pytest.mark.slow
+def test_the_reference_has_every_command(site):
+    words = (site / "reference" / "commands" / "index.html").read_text(encoding="utf-8")
+    for command in ("edit", "push", "studio", "train plot", "data preview", "eval exact"):
+        assert f">sama {command}<" in words
+    assert "--num-inference-steps" in words
