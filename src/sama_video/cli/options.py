@@ -22,9 +22,7 @@ def parse_time(text: str | float) -> float:
 
 # Of SAMA's edits, by 'sama edit' and 'sama eval predict'.
 ModelName = Annotated[str, typer.Option(help="Preset, local folder or hub id (OWNER/NAME, OWNER/NAME@REVISION).")]
-Lora = Annotated[
-    list[str] | None, typer.Option(help="PATH or PATH:SCALE (hub ids, too); may be given again.")
-]
+Lora = Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE (hub ids, too); may be given again.")]
 NumInferenceSteps = Annotated[int | None, typer.Option(help="Default: the model's own.")]
 GuidanceScale = Annotated[float | None, typer.Option(help="Default: the model's own; 1 is none.")]
 FlowShift = Annotated[float | None, typer.Option(help="Default: the model's own.")]
