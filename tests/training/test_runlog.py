@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from accelerate.tracking import GeneralTracker
 
 from sama_video.system.errors import UserError
 from sama_video.training.logs.runlog import RunLog, finite, forget_after, read_metrics
@@ -116,3 +117,24 @@ def test_a_full_disk_is_told(tmp_path):
         log.file = Path("/dev/full")
         with pytest.raises(UserError, match=r"/dev/full \(No space left"):
             log.validation(1, {"all": {"psnr": 20.0}})
+
+
+def test_a_tracker_that_fails_does_not_end_a_run(tmp_path, caplog):
+    """Its network went away, say: the others and the file get everything."""
+
+    class Failing(GeneralTracker):
+        name, requires_logging_directory = "elsewhere", False
+
+        def __init__(self):
+            super().__init__(_blank=True)
+
+        def log(self, values, step, **_):  # noqa: ARG002
+            raise OSError("no route to host")
+
+    with caplog.at_level("INFO"), open_log(tmp_path) as log:
+        log.trackers.insert(0, Failing())
+        for step in (1, 2, 3):
+            log.step(step, Numbers())
+        assert [tracker.name for tracker in log.trackers] == ["tensorboard"]
+    assert caplog.text.count("elsewhere failed and gets no more curves (no route to host)") == 1
+    assert [step for step, _ in steps_of(tmp_path / "metrics.jsonl")] == [1, 2, 3]

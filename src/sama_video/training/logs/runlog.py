@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..config import LoggingConfig
 from .trackers import open_trackers, show_files
 
 if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
     from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,7 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
-        for tracker in self.trackers:
-            tracker.finish()
+        self._tell(lambda tracker: tracker.finish())
 
     def step(self, step: int, metrics: StepMetrics) -> None:
         """After optimizer step `step` (from 1), with its metrics."""
@@ -123,8 +123,7 @@ class RunLog:
         append_record(self.file, {"step": step, "validation": families})
         self._draw(step, {"validation": families})
         if folder is not None:
-            for tracker in self.trackers:
-                show_files(tracker, "validation", folder, step)
+            self._tell(lambda tracker: show_files(tracker, "validation", folder, step))
         parts = [f"{name} {value:.2f}" for name, value in families.get("all", {}).items() if value is not None]
         self.message(f"step {step} validation: {', '.join(parts)}")
 
@@ -136,8 +135,17 @@ class RunLog:
             logger.info("%s", text)
 
     def _draw(self, step: int, values: dict[str, Any]) -> None:
-        for tracker in self.trackers:
-            tracker.log(dict(numbers_of(values)), step=step)
+        numbers = dict(numbers_of(values))
+        self._tell(lambda tracker: tracker.log(numbers, step=step))
+
+    def _tell(self, tell: Callable[["GeneralTracker"], Any]) -> None:
+        """Every tracker something; one that fails is left out from then on: no training ends for its curves."""
+        for tracker in list(self.trackers):
+            try:
+                tell(tracker)
+            except Exception as error:  # each library has its own
+                self.trackers.remove(tracker)
+                self.message(f"{tracker.name} failed and gets no more curves ({error}); {METRICS} has them all")
 
     def _line(self, step: int, values: dict[str, Any]) -> str:
         left = (self.num_steps - step) * self.seconds / self.steps_seen
