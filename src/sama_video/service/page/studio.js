@@ -173,7 +173,6 @@ $("edit").onsubmit = async (event) => {
     const job = await api.add(form, (part) => ($("submit").textContent = `Sending ${Math.round(100 * part)} %`));
     show(job);
     shownJobs.get(job.id).item.scrollIntoView({ block: "nearest" });
-    follow(job);
   } catch (error) {
     complain(error.message);
   } finally {
@@ -187,13 +186,21 @@ $("edit").onsubmit = async (event) => {
 const shownJobs = new Map(); // id -> { item, job }
 const followed = new Map();
 
+// Only what runs is followed, where somebody looks: a browser opens few connections to a server, and this keeps one open.
+// How the others are, the list says.
 function follow(job) {
-  if (followed.has(job.id) || api.hasEnded(job)) return;
+  if (followed.has(job.id) || job.state !== "running" || document.hidden) return;
   followed.set(job.id, api.follow(job.id, (changed) => {
     show(changed);
     if (api.hasEnded(changed)) followed.delete(job.id);
   }));
 }
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) return refresh();
+  for (const events of followed.values()) events.close();
+  followed.clear();
+});
 
 function timeLeft(job) {
   if (!job.started || job.phase !== "editing" || !job.done || job.done >= job.total) return "";
@@ -266,7 +273,7 @@ function actions(job) {
   if (!api.hasEnded(job)) made.push(button("Cancel", () => api.cancel(job.id).then(show)));
   else {
     made.push(button("Use these settings", () => reuse(job)));
-    made.push(button("Again", () => api.retry(job.id).then((again) => { show(again); follow(again); })));
+    made.push(button("Again", () => api.retry(job.id).then(show)));
     made.push(button("Remove", () => api.remove(job.id).then(() => forget(job.id))));
   }
   return made;
@@ -361,4 +368,4 @@ function introduce(model) {
 }
 
 refresh();
-setInterval(refresh, 3000);
+setInterval(refresh, 2000);

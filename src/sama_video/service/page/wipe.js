@@ -1,8 +1,18 @@
 // Source and result in one place, divided by a line that a slider moves; two videos play as one.
 
+// What is far from the screen is not fetched: a long history has many films.
+const near = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    target.src = target.dataset.src;
+    near.unobserve(target);
+  }
+}, { rootMargin: "300px" });
+
 function element(url, kind, alt) {
   const made = document.createElement(kind);
-  made.src = url;
+  made.dataset.src = url;
+  near.observe(made);
   if (kind === "img") made.alt = alt;
   else {
     Object.assign(made, { muted: true, loop: true, playsInline: true, preload: "auto" });
