@@ -96,6 +96,7 @@ def test_an_edit_over_http_is_that_of_the_command(model, tmp_path):
         assert "another service uses" in second.stderr
 
 
+@pytest.mark.slow
 def test_a_running_job_is_cancelled_and_the_next_one_runs(model, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 13)
     with serving(tmp_path / "jobs", model, "--token", "secret") as (client, _):
@@ -110,6 +111,7 @@ def test_a_running_job_is_cancelled_and_the_next_one_runs(model, tmp_path):
             Client(str(client._http.base_url), token="wrong").jobs()
 
 
+@pytest.mark.slow
 def test_a_server_stops_though_somebody_listens_and_another_goes_on(model, tmp_path):
     clip, folder = write_clip(tmp_path / "clip.mp4", 13), tmp_path / "jobs"
     with serving(folder, model) as (client, server):
@@ -123,6 +125,7 @@ def test_a_server_stops_though_somebody_listens_and_another_goes_on(model, tmp_p
         assert client.wait(job["id"])["state"] == "done"
 
 
+@pytest.mark.slow
 def test_jobs_choose_among_models_and_one_may_be_gone(model, other, tmp_path):
     clip = write_clip(tmp_path / "clip.mp4", 9)
     expected = {}
