@@ -102,7 +102,7 @@ class Client:
                         yield json.loads(line.removeprefix("data: "))
         except httpx.TransportError as error:
             raise UserError(
-                f"the service at {self._http.base_url} went away ({error}); the job goes on there"
+                f"the service at {self._http.base_url} went away ({error}); the job continues there"
             ) from error
 
     def wait(self, job_id: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def _in_model_range(video: torch.Tensor) -> torch.Tensor:
     if video.dtype == torch.uint8:
         return video.float() * (2 / 255) - 1
     if not (video.min() >= 0 and video.max() <= 1):  # so that NaN is refused, too
-        raise ValueError("float frames must lie in 0..1")
+        raise ValueError("float frames must have values from 0 to 1")
     return video.float() * 2 - 1
 
 
