@@ -9,6 +9,7 @@ trainers are read as `models/lora_namings.py` says.
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -284,6 +285,31 @@ class SamaLoraLoaderMixin(WanLoraLoaderMixin):
         self.check_full_parts()
         super().set_adapters(adapter_names, adapter_weights)
         self._mix_full_parts()
+
+    @contextmanager
+    def _scaled_lora(self, scale: float) -> Iterator[None]:
+        """A call's LoRA scale times those of `set_adapters`, for low-rank layers and full parts alike.
+
+        Without effect where no LoRA is loaded, or where it was fused, as in diffusers.
+
+        Raises:
+            ValueError: if weights that have to change are offloaded.
+        """
+        layers = [layer for layer in self._lora_layers() if not layer.merged]
+        if scale == 1 or not layers:
+            yield
+            return
+        self.check_full_parts()
+        before = [dict(layer.scaling) for layer in layers]
+        try:
+            for layer in layers:
+                layer.scale_layer(scale)
+            self._mix_full_parts()
+            yield
+        finally:
+            for layer, scaling in zip(layers, before, strict=True):
+                layer.scaling.update(scaling)
+            self._mix_full_parts()
 
     def disable_lora(self) -> None:
         """The model without adapters; those that are fused are taken out of the weights."""

@@ -531,31 +531,6 @@ class SamaPipeline(DiffusionPipeline, SamaLoraLoaderMixin):
                 self.scheduler = configured
             self.maybe_free_model_hooks()
 
-    @contextmanager
-    def _scaled_lora(self, scale: float) -> Iterator[None]:
-        """A call's LoRA scale times those of `set_adapters`, for low-rank layers and full parts alike.
-
-        Without effect where no LoRA is loaded, or where it was fused, as in diffusers.
-
-        Raises:
-            ValueError: if weights that have to change are offloaded.
-        """
-        layers = [layer for layer in self._lora_layers() if not layer.merged]
-        if scale == 1 or not layers:
-            yield
-            return
-        self.check_full_parts()
-        before = [dict(layer.scaling) for layer in layers]
-        try:
-            for layer in layers:
-                layer.scale_layer(scale)
-            self._mix_full_parts()
-            yield
-        finally:
-            for layer, scaling in zip(layers, before, strict=True):
-                layer.scaling.update(scaling)
-            self._mix_full_parts()
-
     def _denoise(
         self,
         scheduler: Any,
