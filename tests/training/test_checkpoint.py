@@ -89,6 +89,20 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(undisturbed, tiny
     assert_same_run(tmp_path, undisturbed)
 
 
+def trained_with_a_stop(config, folder, *, after):
+    """A run to its end, stopped after so many steps and resumed by another trainer."""
+    stopped = processes.trainer(config, folder)
+    batches = iter(stopped.loader)
+    for _ in range(after):
+        stopped.train_step([next(batches)])
+    stopped.save()
+    stopped.checkpoints.finish()
+    resumed = processes.trainer(config, folder)
+    assert resumed.resume()
+    resumed.train()
+    return resumed
+
+
 def test_a_run_whose_batches_echo_encodes_each_once_and_resumes_as_if_it_had_not_stopped(
     tiny_init, tmp_path, monkeypatch
 ):
@@ -100,15 +114,7 @@ def test_a_run_whose_batches_echo_encodes_each_once_and_resumes_as_if_it_had_not
     whole.train()
     assert len(encoded) == 5, "new, new, new, 0, new, 1, new, 2"
 
-    stopped = processes.trainer(config, tmp_path / "stopped")
-    batches = iter(stopped.loader)
-    for _ in range(5):
-        stopped.train_step([next(batches)])
-    stopped.save()
-    stopped.checkpoints.finish()
-    resumed = processes.trainer(config, tmp_path / "stopped")
-    assert resumed.resume()
-    resumed.train()
+    resumed = trained_with_a_stop(config, tmp_path / "stopped", after=5)
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), atol=0, rtol=0)
 
 
@@ -118,15 +124,7 @@ def test_a_run_with_moments_in_8_bits_resumes_as_if_it_had_not_stopped(tiny_init
     whole.train()
     assert any(values["state1"].dtype == torch.uint8 for values in whole.optimizer.state().values())
 
-    stopped = processes.trainer(config, tmp_path / "stopped")
-    batches = iter(stopped.loader)
-    for _ in range(3):
-        stopped.train_step([next(batches)])
-    stopped.save()
-    stopped.checkpoints.finish()
-    resumed = processes.trainer(config, tmp_path / "stopped")
-    assert resumed.resume()
-    resumed.train()
+    resumed = trained_with_a_stop(config, tmp_path / "stopped", after=3)
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), atol=0, rtol=0)
 
 
