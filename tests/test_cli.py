@@ -453,3 +453,13 @@ def test_what_the_model_cannot_do_is_said_before_it_runs(clip):
     assert rows.stderr.startswith('note: row 1: "remove the cup" is outside')
     assert "sepia" not in rows.stderr.partition(")")[2]
     assert sama("edit", clip, "make it sepia", "--dry-run").stderr == ""
+
+
+@pytest.mark.slow
+def test_libraries_that_come_along_say_nothing(tmp_path):
+    """A process of its own, since peft imports what is installed once; tests install all of it."""
+    write_clip(tmp_path / "clip.mp4", 5)
+    command = [sys.executable, "-m", "sama_video.cli", "edit", "clip.mp4", "Make it sepia", "-o", "out.mp4"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0
+    assert "kernels" not in done.stderr

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -134,6 +135,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be text
     signal.signal(signal.SIGTERM, _terminate)
+    # peft imports it where it is installed, and it complains of kernels that nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app(args=normalise_arguments(sys.argv[1:]))
     except (Exception, KeyboardInterrupt) as error:
